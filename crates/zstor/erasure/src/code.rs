@@ -45,13 +45,7 @@ impl Code {
         let points: Vec<u8> = (0..=u8::MAX).take(data + parity).collect();
         let (known, wanted) = points.split_at(data);
         let encoding = Plan::new(kernel, data, &field::interpolation(known, wanted));
-        Ok(Self {
-            data,
-            parity,
-            kernel,
-            encoding,
-            recoveries: Cache::default(),
-        })
+        Ok(Self { data, parity, kernel, encoding, recoveries: Cache::default() })
     }
 
     /// Data shards (k).
@@ -80,22 +74,12 @@ impl Code {
     /// [`CodeError::Count`] unless there are k data and m parity shards, [`CodeError::Length`] unless all are equally long (any length, also
     /// 0). Nothing is written then.
     pub fn encode(&self, data: &[&[u8]], parity: &mut [&mut [u8]]) -> Result<(), CodeError> {
-        for (role, expected, given) in [
-            ("data", self.data, data.len()),
-            ("parity", self.parity, parity.len()),
-        ] {
+        for (role, expected, given) in [("data", self.data, data.len()), ("parity", self.parity, parity.len())] {
             if expected != given {
-                return Err(CodeError::Count {
-                    role,
-                    expected,
-                    given,
-                });
+                return Err(CodeError::Count { role, expected, given });
             }
         }
-        let lengths = data
-            .iter()
-            .map(|shard| shard.len())
-            .chain(parity.iter().map(|shard| shard.len()));
+        let lengths = data.iter().map(|shard| shard.len()).chain(parity.iter().map(|shard| shard.len()));
         check_lengths(lengths.enumerate())?;
         self.encoding.apply(data, parity);
         Ok(())
@@ -108,11 +92,7 @@ impl Code {
     /// # Errors
     /// [`CodeError::Index`] for an index that is not below k+m, [`CodeError::Duplicate`] for one given twice (also once in each list),
     /// [`CodeError::TooFew`] for fewer than k present, [`CodeError::Length`] unless all are equally long. Nothing is written then.
-    pub fn reconstruct(
-        &self,
-        present: &[(usize, &[u8])],
-        missing: &mut [(usize, &mut [u8])],
-    ) -> Result<(), CodeError> {
+    pub fn reconstruct(&self, present: &[(usize, &[u8])], missing: &mut [(usize, &mut [u8])]) -> Result<(), CodeError> {
         let pattern = self.check_recovery(present, missing)?;
         if missing.is_empty() {
             return Ok(());
@@ -136,52 +116,26 @@ impl Code {
     }
 
     /// Everything that can be wrong with a recovery, else its pattern.
-    fn check_recovery(
-        &self,
-        present: &[(usize, &[u8])],
-        missing: &[(usize, &mut [u8])],
-    ) -> Result<Pattern, CodeError> {
+    fn check_recovery(&self, present: &[(usize, &[u8])], missing: &[(usize, &mut [u8])]) -> Result<Pattern, CodeError> {
         if present.len() < self.data {
-            return Err(CodeError::TooFew {
-                present: present.len(),
-                needed: self.data,
-            });
+            return Err(CodeError::TooFew { present: present.len(), needed: self.data });
         }
-        let known = self.index_set(
-            present.iter().take(self.data).map(|&(index, _)| index),
-            IndexSet::default(),
-        )?;
-        let all_present = self.index_set(
-            present.iter().skip(self.data).map(|&(index, _)| index),
-            known,
-        )?;
-        let wanted =
-            self.index_set(missing.iter().map(|&(index, _)| index), IndexSet::default())?;
-        if let Some(&(index, _)) = missing
-            .iter()
-            .find(|&&(index, _)| all_present.contains(index))
-        {
+        let known = self.index_set(present.iter().take(self.data).map(|&(index, _)| index), IndexSet::default())?;
+        let all_present = self.index_set(present.iter().skip(self.data).map(|&(index, _)| index), known)?;
+        let wanted = self.index_set(missing.iter().map(|&(index, _)| index), IndexSet::default())?;
+        if let Some(&(index, _)) = missing.iter().find(|&&(index, _)| all_present.contains(index)) {
             return Err(CodeError::Duplicate { index });
         }
         let present_lengths = present.iter().map(|(index, shard)| (*index, shard.len()));
-        check_lengths(
-            present_lengths.chain(missing.iter().map(|(index, shard)| (*index, shard.len()))),
-        )?;
+        check_lengths(present_lengths.chain(missing.iter().map(|(index, shard)| (*index, shard.len()))))?;
         Ok(Pattern { known, wanted })
     }
 
     /// `set` with these indexes added, each in range and new.
-    fn index_set(
-        &self,
-        indexes: impl Iterator<Item = usize>,
-        mut set: IndexSet,
-    ) -> Result<IndexSet, CodeError> {
+    fn index_set(&self, indexes: impl Iterator<Item = usize>, mut set: IndexSet) -> Result<IndexSet, CodeError> {
         for index in indexes {
             if index >= self.shards() {
-                return Err(CodeError::Index {
-                    index,
-                    shards: self.shards(),
-                });
+                return Err(CodeError::Index { index, shards: self.shards() });
             }
             if !set.insert(index) {
                 return Err(CodeError::Duplicate { index });
@@ -197,11 +151,7 @@ fn check_lengths(mut shards: impl Iterator<Item = (usize, usize)>) -> Result<(),
         return Ok(());
     };
     match shards.find(|&(_, length)| length != expected) {
-        Some((index, found)) => Err(CodeError::Length {
-            index,
-            expected,
-            found,
-        }),
+        Some((index, found)) => Err(CodeError::Length { index, expected, found }),
         None => Ok(()),
     }
 }
@@ -210,9 +160,7 @@ fn check_lengths(mut shards: impl Iterator<Item = (usize, usize)>) -> Result<(),
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum CodeError {
     /// No such code.
-    #[error(
-        "no {data}+{parity} code: at least 1 data and 1 parity shard are needed, and at most 256 together"
-    )]
+    #[error("no {data}+{parity} code: at least 1 data and 1 parity shard are needed, and at most 256 together")]
     Shape {
         /// Data shards asked for.
         data: usize,
@@ -236,9 +184,7 @@ pub enum CodeError {
         given: usize,
     },
     /// Shards of one stripe that differ in length.
-    #[error(
-        "shard {index} has {found} bytes where the first has {expected}: all shards of a stripe are equally long"
-    )]
+    #[error("shard {index} has {found} bytes where the first has {expected}: all shards of a stripe are equally long")]
     Length {
         /// Index of the shard that differs from the first.
         index: usize,
@@ -262,9 +208,7 @@ pub enum CodeError {
         index: usize,
     },
     /// Fewer shards than it takes.
-    #[error(
-        "{present} shards are present and {needed} are needed: the missing ones cannot be computed"
-    )]
+    #[error("{present} shards are present and {needed} are needed: the missing ones cannot be computed")]
     TooFew {
         /// Shards given.
         present: usize,

@@ -59,10 +59,8 @@ fn log(a: u8) -> usize {
 /// The points must all be distinct, across both lists: then no factor below is zero.
 pub(crate) fn interpolation(known: &[u8], wanted: &[u8]) -> Vec<u8> {
     // All factors are differences of distinct points, so the products are sums of logarithms. A sum has at most 256 terms below 255.
-    let weights: Vec<usize> = known
-        .iter()
-        .map(|&p| known.iter().filter(|&&q| q != p).map(|&q| log(p ^ q)).sum())
-        .collect();
+    let weights: Vec<usize> =
+        known.iter().map(|&p| known.iter().filter(|&&q| q != p).map(|&q| log(p ^ q)).sum()).collect();
     let mut coefficients = Vec::with_capacity(known.len() * wanted.len());
     for &t in wanted {
         let numerator: usize = known.iter().map(|&q| log(t ^ q)).sum();
@@ -105,10 +103,7 @@ mod tests {
 
     /// The value at `point` of the polynomial with these coefficients, lowest first.
     fn evaluate(polynomial: &[u8], point: u8) -> u8 {
-        polynomial
-            .iter()
-            .rev()
-            .fold(0, |value, &c| multiply(value, point) ^ c)
+        polynomial.iter().rev().fold(0, |value, &c| multiply(value, point) ^ c)
     }
 
     #[test]
@@ -118,9 +113,7 @@ mod tests {
         let wanted = [1, 2, 4, 254];
         let matrix = interpolation(&known, &wanted);
         for (row, &t) in matrix.chunks(known.len()).zip(&wanted) {
-            let value = row.iter().zip(&known).fold(0, |sum, (&c, &p)| {
-                sum ^ multiply(c, evaluate(&polynomial, p))
-            });
+            let value = row.iter().zip(&known).fold(0, |sum, (&c, &p)| sum ^ multiply(c, evaluate(&polynomial, p)));
             assert_eq!(value, evaluate(&polynomial, t), "at {t}");
         }
     }

@@ -8,10 +8,8 @@ use proptest::sample::Index;
 use reed_solomon_erasure::galois_8::ReedSolomon;
 
 /// Lengths around every vector width, block and tile there is.
-const LENGTHS: [usize; 24] = [
-    0, 1, 7, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257, 511, 513, 1023,
-    4096, 4097, 20_011,
-];
+const LENGTHS: [usize; 24] =
+    [0, 1, 7, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257, 511, 513, 1023, 4096, 4097, 20_011];
 
 /// Reproducible bytes that look random (xorshift64*).
 fn bytes(seed: u64, length: usize) -> Vec<u8> {
@@ -27,9 +25,7 @@ fn bytes(seed: u64, length: usize) -> Vec<u8> {
 
 /// k data shards and m parity shards of rubbish, to be overwritten.
 fn stripe(data: usize, parity: usize, length: usize, seed: u64) -> Vec<Vec<u8>> {
-    (0..data + parity)
-        .map(|index| bytes(seed + 1000 * index as u64, length))
-        .collect()
+    (0..data + parity).map(|index| bytes(seed + 1000 * index as u64, length)).collect()
 }
 
 /// Encodes in place with `code`.
@@ -44,36 +40,20 @@ fn encode(code: &Code, shards: &mut [Vec<u8>]) {
 fn encoded_by_reference(data: usize, parity: usize, length: usize, seed: u64) -> Vec<Vec<u8>> {
     let mut shards = stripe(data, parity, length, seed);
     if length > 0 {
-        ReedSolomon::new(data, parity)
-            .unwrap()
-            .encode(&mut shards)
-            .unwrap();
+        ReedSolomon::new(data, parity).unwrap().encode(&mut shards).unwrap();
     }
     shards
 }
 
 /// Computes `missing` from `present` and compares with the whole stripe.
 fn recover(code: &Code, whole: &[Vec<u8>], present: &[usize], missing: &[usize]) {
-    let given: Vec<(usize, &[u8])> = present
-        .iter()
-        .map(|&index| (index, whole[index].as_slice()))
-        .collect();
-    let mut found: Vec<Vec<u8>> = missing
-        .iter()
-        .map(|&index| bytes(index as u64, whole[index].len()))
-        .collect();
-    let mut wanted: Vec<(usize, &mut [u8])> = missing
-        .iter()
-        .copied()
-        .zip(found.iter_mut().map(Vec::as_mut_slice))
-        .collect();
+    let given: Vec<(usize, &[u8])> = present.iter().map(|&index| (index, whole[index].as_slice())).collect();
+    let mut found: Vec<Vec<u8>> = missing.iter().map(|&index| bytes(index as u64, whole[index].len())).collect();
+    let mut wanted: Vec<(usize, &mut [u8])> =
+        missing.iter().copied().zip(found.iter_mut().map(Vec::as_mut_slice)).collect();
     code.reconstruct(&given, &mut wanted).unwrap();
     for (index, shard) in missing.iter().zip(&found) {
-        assert!(
-            shard == &whole[*index],
-            "{}: shard {index} from {present:?}",
-            code.kernel()
-        );
+        assert!(shard == &whole[*index], "{}: shard {index} from {present:?}", code.kernel());
     }
 }
 
@@ -86,10 +66,7 @@ fn parity_is_that_of_reed_solomon_erasure_at_every_length() {
                 let code = Code::with_kernel(data, parity, kernel).unwrap();
                 let mut shards = stripe(data, parity, length, 7);
                 encode(&code, &mut shards);
-                assert!(
-                    shards == expected,
-                    "{kernel}: {data}+{parity}, {length} bytes"
-                );
+                assert!(shards == expected, "{kernel}: {data}+{parity}, {length} bytes");
             }
         }
     }
@@ -228,32 +205,15 @@ proptest! {
 
 #[test]
 fn impossible_codes_are_refused() {
-    for (data, parity) in [
-        (0, 1),
-        (1, 0),
-        (0, 0),
-        (256, 1),
-        (200, 57),
-        (usize::MAX, 1),
-        (1, usize::MAX),
-    ] {
-        assert_eq!(
-            Code::new(data, parity).unwrap_err(),
-            CodeError::Shape { data, parity }
-        );
+    for (data, parity) in [(0, 1), (1, 0), (0, 0), (256, 1), (200, 57), (usize::MAX, 1), (1, usize::MAX)] {
+        assert_eq!(Code::new(data, parity).unwrap_err(), CodeError::Shape { data, parity });
     }
     assert!(Code::new(255, 1).is_ok());
 }
 
 #[test]
 fn kernels_of_other_processors_are_refused() {
-    let all = [
-        Kernel::Gfni512,
-        Kernel::Gfni256,
-        Kernel::Avx2,
-        Kernel::Neon,
-        Kernel::Portable,
-    ];
+    let all = [Kernel::Gfni512, Kernel::Gfni256, Kernel::Avx2, Kernel::Neon, Kernel::Portable];
     let available = Kernel::available();
     assert_eq!(available.first(), Some(&Kernel::detect()));
     assert_eq!(available.last(), Some(&Kernel::Portable));
@@ -271,68 +231,17 @@ fn bad_input_to_encode_is_refused_and_nothing_written() {
         let code = Code::new(2, 2).unwrap();
         let data: Vec<&[u8]> = data.iter().map(|&length| &long[..length]).collect();
         let mut room = [[7; 9]; 4];
-        let mut parity: Vec<&mut [u8]> = parity
-            .iter()
-            .zip(&mut room)
-            .map(|(&length, room)| &mut room[..length])
-            .collect();
+        let mut parity: Vec<&mut [u8]> =
+            parity.iter().zip(&mut room).map(|(&length, room)| &mut room[..length]).collect();
         assert_eq!(code.encode(&data, &mut parity), Err(expected));
         assert_eq!(room, [[7; 9]; 4]);
     };
-    check(
-        &[8],
-        &[8, 8],
-        CodeError::Count {
-            role: "data",
-            expected: 2,
-            given: 1,
-        },
-    );
-    check(
-        &[8, 8, 8],
-        &[8, 8],
-        CodeError::Count {
-            role: "data",
-            expected: 2,
-            given: 3,
-        },
-    );
-    check(
-        &[8, 8],
-        &[],
-        CodeError::Count {
-            role: "parity",
-            expected: 2,
-            given: 0,
-        },
-    );
-    check(
-        &[8, 8],
-        &[8, 8, 8],
-        CodeError::Count {
-            role: "parity",
-            expected: 2,
-            given: 3,
-        },
-    );
-    check(
-        &[8, 9],
-        &[8, 8],
-        CodeError::Length {
-            index: 1,
-            expected: 8,
-            found: 9,
-        },
-    );
-    check(
-        &[8, 8],
-        &[8, 0],
-        CodeError::Length {
-            index: 3,
-            expected: 8,
-            found: 0,
-        },
-    );
+    check(&[8], &[8, 8], CodeError::Count { role: "data", expected: 2, given: 1 });
+    check(&[8, 8, 8], &[8, 8], CodeError::Count { role: "data", expected: 2, given: 3 });
+    check(&[8, 8], &[], CodeError::Count { role: "parity", expected: 2, given: 0 });
+    check(&[8, 8], &[8, 8, 8], CodeError::Count { role: "parity", expected: 2, given: 3 });
+    check(&[8, 9], &[8, 8], CodeError::Length { index: 1, expected: 8, found: 9 });
+    check(&[8, 8], &[8, 0], CodeError::Length { index: 3, expected: 8, found: 0 });
 }
 
 #[test]
@@ -340,94 +249,24 @@ fn bad_input_to_reconstruct_is_refused_and_nothing_written() {
     let long = [1; 9];
     let check = |present: &[(usize, usize)], missing: &[(usize, usize)], expected: CodeError| {
         let code = Code::new(2, 2).unwrap();
-        let present: Vec<(usize, &[u8])> = present
-            .iter()
-            .map(|&(index, length)| (index, &long[..length]))
-            .collect();
+        let present: Vec<(usize, &[u8])> = present.iter().map(|&(index, length)| (index, &long[..length])).collect();
         let mut room = [[7; 9]; 4];
-        let mut missing: Vec<(usize, &mut [u8])> = missing
-            .iter()
-            .zip(&mut room)
-            .map(|(&(index, length), room)| (index, &mut room[..length]))
-            .collect();
+        let mut missing: Vec<(usize, &mut [u8])> =
+            missing.iter().zip(&mut room).map(|(&(index, length), room)| (index, &mut room[..length])).collect();
         assert_eq!(code.reconstruct(&present, &mut missing), Err(expected));
         assert_eq!(room, [[7; 9]; 4]);
     };
-    check(
-        &[],
-        &[(0, 8)],
-        CodeError::TooFew {
-            present: 0,
-            needed: 2,
-        },
-    );
-    check(
-        &[(1, 8)],
-        &[(0, 8)],
-        CodeError::TooFew {
-            present: 1,
-            needed: 2,
-        },
-    );
-    check(
-        &[(1, 8), (1, 8)],
-        &[(0, 8)],
-        CodeError::Duplicate { index: 1 },
-    );
-    check(
-        &[(1, 8), (2, 8), (1, 8)],
-        &[(0, 8)],
-        CodeError::Duplicate { index: 1 },
-    );
-    check(
-        &[(1, 8), (2, 8)],
-        &[(0, 8), (0, 8)],
-        CodeError::Duplicate { index: 0 },
-    );
-    check(
-        &[(1, 8), (2, 8)],
-        &[(2, 8)],
-        CodeError::Duplicate { index: 2 },
-    );
-    check(
-        &[(1, 8), (2, 8), (3, 8)],
-        &[(3, 8)],
-        CodeError::Duplicate { index: 3 },
-    );
-    check(
-        &[(1, 8), (4, 8)],
-        &[(0, 8)],
-        CodeError::Index {
-            index: 4,
-            shards: 4,
-        },
-    );
-    check(
-        &[(1, 8), (2, 8)],
-        &[(usize::MAX, 8)],
-        CodeError::Index {
-            index: usize::MAX,
-            shards: 4,
-        },
-    );
-    check(
-        &[(1, 8), (2, 9)],
-        &[(0, 8)],
-        CodeError::Length {
-            index: 2,
-            expected: 8,
-            found: 9,
-        },
-    );
-    check(
-        &[(1, 8), (2, 8)],
-        &[(0, 8), (3, 7)],
-        CodeError::Length {
-            index: 3,
-            expected: 8,
-            found: 7,
-        },
-    );
+    check(&[], &[(0, 8)], CodeError::TooFew { present: 0, needed: 2 });
+    check(&[(1, 8)], &[(0, 8)], CodeError::TooFew { present: 1, needed: 2 });
+    check(&[(1, 8), (1, 8)], &[(0, 8)], CodeError::Duplicate { index: 1 });
+    check(&[(1, 8), (2, 8), (1, 8)], &[(0, 8)], CodeError::Duplicate { index: 1 });
+    check(&[(1, 8), (2, 8)], &[(0, 8), (0, 8)], CodeError::Duplicate { index: 0 });
+    check(&[(1, 8), (2, 8)], &[(2, 8)], CodeError::Duplicate { index: 2 });
+    check(&[(1, 8), (2, 8), (3, 8)], &[(3, 8)], CodeError::Duplicate { index: 3 });
+    check(&[(1, 8), (4, 8)], &[(0, 8)], CodeError::Index { index: 4, shards: 4 });
+    check(&[(1, 8), (2, 8)], &[(usize::MAX, 8)], CodeError::Index { index: usize::MAX, shards: 4 });
+    check(&[(1, 8), (2, 9)], &[(0, 8)], CodeError::Length { index: 2, expected: 8, found: 9 });
+    check(&[(1, 8), (2, 8)], &[(0, 8), (3, 7)], CodeError::Length { index: 3, expected: 8, found: 7 });
 }
 
 #[test]
@@ -440,24 +279,12 @@ fn nothing_missing_is_nothing_to_do() {
 fn errors_say_what_and_what_to_do() {
     let check = |error: CodeError, text: &str| assert_eq!(error.to_string(), text);
     check(
-        CodeError::Shape {
-            data: 300,
-            parity: 4,
-        },
+        CodeError::Shape { data: 300, parity: 4 },
         "no 300+4 code: at least 1 data and 1 parity shard are needed, and at most 256 together",
     );
     check(
-        CodeError::TooFew {
-            present: 3,
-            needed: 4,
-        },
+        CodeError::TooFew { present: 3, needed: 4 },
         "3 shards are present and 4 are needed: the missing ones cannot be computed",
     );
-    check(
-        CodeError::Index {
-            index: 9,
-            shards: 6,
-        },
-        "shard index 9 is out of range: this code has shards 0 to 5",
-    );
+    check(CodeError::Index { index: 9, shards: 6 }, "shard index 9 is out of range: this code has shards 0 to 5");
 }
