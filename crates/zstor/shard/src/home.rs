@@ -248,9 +248,6 @@ impl HomeError {
     /// Whether the home is silent or misbehaving, as opposed to having given a clear answer.
     #[must_use]
     pub fn is_no_answer(&self) -> bool {
-        matches!(
-            self,
-            Self::Unreachable { .. } | Self::TimedOut { .. } | Self::Protocol { .. }
-        )
+        matches!(self, Self::Unreachable { .. } | Self::TimedOut { .. } | Self::Protocol { .. })
     }
 }

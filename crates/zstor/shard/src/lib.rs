@@ -10,13 +10,11 @@
 //! ends of a stream know each other's `NodeId` before the first byte here.
 
 pub mod dial;
-pub mod grant;
 pub mod home;
 pub mod limits;
-pub mod protocol;
+pub mod testing;
 
 pub use dial::{BoxStream, Dial, DialError, Stream};
-pub use grant::{GrantError, StorageGrant};
 pub use home::{Health, HomeError, HomeStat, PutOutcome, Refusal, ShardEntry, ShardHome};
 
 /// Name and version of the protocol, as negotiated in TLS or QUIC.
