@@ -22,9 +22,9 @@ pub const IN_FLIGHT_MAX: usize = 256;
 /// Most payload bytes of unfinished puts a server holds per stream: at 3 GB/s, over 5 ms of writing, several group commits.
 pub const PUT_BYTES_MAX: usize = 16 << 20;
 
-/// Most gets a server executes at once per stream. Eight reads of 256 KiB saturate an NVMe disk, and bound the
+/// Most reads (get, verify, list) a server executes at once per stream. Eight reads of 256 KiB saturate an NVMe disk, and bound the
 /// memory of shards read but not yet admitted to the answer queue (8 × [`SHARD_BYTES_MAX`] at the very worst).
-pub const GETS_MAX: usize = 8;
+pub const READS_MAX: usize = 8;
 
 /// Most payload bytes of answers waiting for a slow reader, per stream; about a 1 Gbit/s path of 60 ms.
 pub const ANSWER_BYTES_MAX: usize = 8 << 20;
