@@ -62,11 +62,7 @@ impl PlanetaryAddress {
     /// # Errors
     /// [`AddressError::OutsidePrefix`] when it is not within `0600::/8`.
     pub fn from_ip(ip: Ipv6Addr) -> Result<Self, AddressError> {
-        if ip.octets()[0] == PREFIX {
-            Ok(Self(ip))
-        } else {
-            Err(AddressError::OutsidePrefix { found: ip })
-        }
+        if ip.octets()[0] == PREFIX { Ok(Self(ip)) } else { Err(AddressError::OutsidePrefix { found: ip }) }
     }
 }
 
@@ -89,9 +85,7 @@ impl FromStr for PlanetaryAddress {
         match text.parse() {
             Ok(ip) => Self::from_ip(ip),
             // 60 characters are more than any IPv6 address takes; a pasted novel would drown the message.
-            Err(_) => Err(AddressError::Syntax {
-                text: text.chars().take(60).collect(),
-            }),
+            Err(_) => Err(AddressError::Syntax { text: text.chars().take(60).collect() }),
         }
     }
 }
@@ -112,44 +106,23 @@ mod tests {
     fn golden_addresses() {
         #[track_caller]
         fn check(key: [u8; 32], expect: &str) {
-            assert_eq!(
-                NodeId::from_bytes(key).planetary_address().to_string(),
-                expect
-            );
+            assert_eq!(NodeId::from_bytes(key).planetary_address().to_string(), expect);
         }
         check([0; 32], "6d6:f810:d4d2:ccee:bcc8:e987:6f40:30c2");
         check([0xff; 32], "6fc:7d99:d63b:d4b0:83da:511b:8fbf:c35e");
-        check(
-            std::array::from_fn(|i| u8::try_from(i).unwrap()),
-            "64c:3a84:6a54:a112:3e8a:28eb:da29:4b94",
-        );
+        check(std::array::from_fn(|i| u8::try_from(i).unwrap()), "64c:3a84:6a54:a112:3e8a:28eb:da29:4b94");
     }
 
     #[test]
     fn foreign_addresses_are_refused() {
         #[track_caller]
         fn check(text: &str, expect: &str) {
-            assert_eq!(
-                text.parse::<PlanetaryAddress>().unwrap_err().to_string(),
-                expect
-            );
+            assert_eq!(text.parse::<PlanetaryAddress>().unwrap_err().to_string(), expect);
         }
-        check(
-            "::1",
-            "::1 is not a planetary address: those lie within 600::/8",
-        );
-        check(
-            "fd00::1",
-            "fd00::1 is not a planetary address: those lie within 600::/8",
-        );
-        check(
-            "6::1",
-            "6::1 is not a planetary address: those lie within 600::/8",
-        );
-        check(
-            "10.0.0.1",
-            "\"10.0.0.1\" is not an IPv6 address; a planetary address looks like 6a3:b1c2:…",
-        );
+        check("::1", "::1 is not a planetary address: those lie within 600::/8");
+        check("fd00::1", "fd00::1 is not a planetary address: those lie within 600::/8");
+        check("6::1", "6::1 is not a planetary address: those lie within 600::/8");
+        check("10.0.0.1", "\"10.0.0.1\" is not an IPv6 address; a planetary address looks like 6a3:b1c2:…");
         assert!("6ff::1".parse::<PlanetaryAddress>().is_ok());
     }
 

@@ -73,10 +73,7 @@ impl FromStr for BucketName {
         if !(CHARS_MIN..=CHARS_MAX).contains(&found) {
             return Err(BucketNameError::Length { found });
         }
-        if let Some(found) = text
-            .chars()
-            .find(|&c| !alphanumeric(c) && c != '.' && c != '-')
-        {
+        if let Some(found) = text.chars().find(|&c| !alphanumeric(c) && c != '.' && c != '-') {
             return Err(BucketNameError::Character { found });
         }
         if !text.starts_with(alphanumeric) || !text.ends_with(alphanumeric) {

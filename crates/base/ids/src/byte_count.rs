@@ -53,10 +53,7 @@ impl ByteCount {
             value /= 1024;
             unit += 1;
         }
-        Exact {
-            value,
-            unit: UNITS[unit],
-        }
+        Exact { value, unit: UNITS[unit] }
     }
 }
 
@@ -114,9 +111,7 @@ fn unit_bytes(unit: &str) -> Option<u128> {
 
 fn parse(text: &str) -> Option<u128> {
     let text = text.trim();
-    let end = text
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(text.len());
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
     let unit = unit_bytes(unit.trim_start())?;
     let (whole, fraction) = match number.split_once('.') {
@@ -125,22 +120,14 @@ fn parse(text: &str) -> Option<u128> {
         Some((whole, fraction)) => (whole, fraction),
         None => (number, "0"),
     };
-    if fraction.is_empty()
-        || fraction.len() > DECIMALS_MAX
-        || fraction.contains('.')
-        || whole.is_empty()
-    {
+    if fraction.is_empty() || fraction.len() > DECIMALS_MAX || fraction.contains('.') || whole.is_empty() {
         return None;
     }
     // A number too long for u128 is saturated: it is refused as too large, which is what is wrong with it.
     let whole: u128 = whole.parse().unwrap_or(u128::MAX);
     let scale = 10_u128.pow(u32::try_from(fraction.len()).ok()?);
     let fraction: u128 = fraction.parse().ok()?;
-    Some(
-        whole
-            .saturating_mul(unit)
-            .saturating_add(fraction * unit / scale),
-    )
+    Some(whole.saturating_mul(unit).saturating_add(fraction * unit / scale))
 }
 
 impl FromStr for ByteCount {
@@ -149,9 +136,7 @@ impl FromStr for ByteCount {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let shown = || text.chars().take(60).collect();
         let bytes = parse(text).ok_or_else(|| ByteCountError::Syntax { text: shown() })?;
-        u64::try_from(bytes)
-            .map(Self)
-            .map_err(|_| ByteCountError::TooLarge { text: shown() })
+        u64::try_from(bytes).map(Self).map_err(|_| ByteCountError::TooLarge { text: shown() })
     }
 }
 
@@ -207,9 +192,7 @@ impl Visitor<'_> for TextOrNumber {
     }
 
     fn visit_i64<E: Error>(self, bytes: i64) -> Result<ByteCount, E> {
-        u64::try_from(bytes)
-            .map(ByteCount)
-            .map_err(|_| E::custom("an amount of data cannot be negative"))
+        u64::try_from(bytes).map(ByteCount).map_err(|_| E::custom("an amount of data cannot be negative"))
     }
 }
 
@@ -237,10 +220,7 @@ mod tests {
         check(1 << 30, "1 GiB");
         check((1 << 40) + (1 << 39), "1.5 TiB");
         check(u64::MAX, "16 EiB");
-        assert_eq!(
-            format!("{:>8}|{:<8}", ByteCount(1024), ByteCount(7)),
-            "   1 KiB|7 B     "
-        );
+        assert_eq!(format!("{:>8}|{:<8}", ByteCount(1024), ByteCount(7)), "   1 KiB|7 B     ");
     }
 
     #[test]
@@ -267,10 +247,7 @@ mod tests {
         #[track_caller]
         fn check(text: &str) {
             let error = text.parse::<ByteCount>().unwrap_err();
-            assert!(
-                matches!(error, ByteCountError::Syntax { .. }),
-                "{text}: {error}"
-            );
+            assert!(matches!(error, ByteCountError::Syntax { .. }), "{text}: {error}");
         }
         for text in [
             "",
@@ -291,31 +268,16 @@ mod tests {
             check(text);
         }
         for text in ["16E", "18446744073709551616", &"9".repeat(50)] {
-            assert!(
-                matches!(
-                    text.parse::<ByteCount>(),
-                    Err(ByteCountError::TooLarge { .. })
-                ),
-                "{text}"
-            );
+            assert!(matches!(text.parse::<ByteCount>(), Err(ByteCountError::TooLarge { .. })), "{text}");
         }
         let error = "lots".parse::<ByteCount>().unwrap_err().to_string();
-        assert_eq!(
-            error,
-            "\"lots\" is not an amount of data; write for example 4096, 512M, 1.5GiB or 2T"
-        );
+        assert_eq!(error, "\"lots\" is not an amount of data; write for example 4096, 512M, 1.5GiB or 2T");
     }
 
     #[test]
     fn serde_forms() {
-        assert_eq!(
-            serde_json::to_string(&ByteCount(3 << 29)).unwrap(),
-            "\"1536 MiB\""
-        );
-        assert_eq!(
-            serde_json::from_str::<ByteCount>("4096").unwrap(),
-            ByteCount(4096)
-        );
+        assert_eq!(serde_json::to_string(&ByteCount(3 << 29)).unwrap(), "\"1536 MiB\"");
+        assert_eq!(serde_json::from_str::<ByteCount>("4096").unwrap(), ByteCount(4096));
         assert!(serde_json::from_str::<ByteCount>("-1").is_err());
         assert!(serde_json::from_str::<ByteCount>("1.5").is_err());
         assert_eq!(postcard::to_stdvec(&ByteCount(300)).unwrap(), [0xac, 0x02]);

@@ -50,20 +50,13 @@ impl Domain {
     /// # Errors
     /// When a label is too long or contains control characters.
     pub fn new(owner: Option<OwnerId>, site: &str, country: &str) -> Result<Self, DomainError> {
-        Ok(Self {
-            owner,
-            site: label("site", site.trim())?,
-            country: label("country", country.trim())?,
-        })
+        Ok(Self { owner, site: label("site", site.trim())?, country: label("country", country.trim())? })
     }
 }
 
 fn label(what: &'static str, text: &str) -> Result<String, DomainError> {
     if text.len() > LABEL_BYTES_MAX {
-        return Err(DomainError::TooLong {
-            what,
-            found: text.len(),
-        });
+        return Err(DomainError::TooLong { what, found: text.len() });
     }
     match text.chars().find(|c| c.is_control()) {
         Some(found) => Err(DomainError::Control { what, found }),
@@ -84,18 +77,10 @@ struct Foreign {
 
 impl<'de> Deserialize<'de> for Domain {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let Foreign {
-            owner,
-            site,
-            country,
-        } = Foreign::deserialize(deserializer)?;
+        let Foreign { owner, site, country } = Foreign::deserialize(deserializer)?;
         let site = label("site", &site).map_err(serde::de::Error::custom)?;
         let country = label("country", &country).map_err(serde::de::Error::custom)?;
-        Ok(Self {
-            owner,
-            site,
-            country,
-        })
+        Ok(Self { owner, site, country })
     }
 }
 
@@ -108,35 +93,17 @@ mod tests {
     #[test]
     fn labels_are_bounded_on_every_way_in() {
         let long = "x".repeat(65);
-        assert_eq!(
-            Domain::new(None, &long, ""),
-            Err(DomainError::TooLong {
-                what: "site",
-                found: 65
-            })
-        );
-        assert_eq!(
-            Domain::new(None, "", "a\nb"),
-            Err(DomainError::Control {
-                what: "country",
-                found: '\n'
-            })
-        );
+        assert_eq!(Domain::new(None, &long, ""), Err(DomainError::TooLong { what: "site", found: 65 }));
+        assert_eq!(Domain::new(None, "", "a\nb"), Err(DomainError::Control { what: "country", found: '\n' }));
         let domain = Domain::new(Some(OwnerId::from_bytes([1; 32])), " Ghent ", "BE").unwrap();
-        assert_eq!(
-            (domain.site.as_str(), domain.country.as_str()),
-            ("Ghent", "BE")
-        );
+        assert_eq!((domain.site.as_str(), domain.country.as_str()), ("Ghent", "BE"));
 
         let json = serde_json::to_string(&domain).unwrap();
         assert_eq!(serde_json::from_str::<Domain>(&json).unwrap(), domain);
         let bytes = postcard::to_stdvec(&domain).unwrap();
         assert_eq!(postcard::from_bytes::<Domain>(&bytes).unwrap(), domain);
 
-        let foreign = Domain {
-            site: long,
-            ..Domain::default()
-        };
+        let foreign = Domain { site: long, ..Domain::default() };
         assert!(postcard::from_bytes::<Domain>(&postcard::to_stdvec(&foreign).unwrap()).is_err());
         assert!(serde_json::from_str::<Domain>(&serde_json::to_string(&foreign).unwrap()).is_err());
     }

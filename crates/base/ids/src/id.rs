@@ -29,9 +29,7 @@ pub enum ParseIdError {
         found: usize,
     },
     /// A character that the alphabet of the id does not have.
-    #[error(
-        "{what} is written in {alphabet}; the character {found:?} at position {position} is not"
-    )]
+    #[error("{what} is written in {alphabet}; the character {found:?} at position {position} is not")]
     Character {
         /// Which kind of id was expected.
         what: &'static str,
@@ -50,11 +48,7 @@ pub enum ParseIdError {
     },
 }
 
-fn parse<const N: usize>(
-    text: &str,
-    alphabet: Alphabet,
-    what: &'static str,
-) -> Result<[u8; N], ParseIdError> {
+fn parse<const N: usize>(text: &str, alphabet: Alphabet, what: &'static str) -> Result<[u8; N], ParseIdError> {
     let words = match alphabet {
         Alphabet::Base32 => "base32 (a to z, 2 to 7)",
         Alphabet::Hex => "hexadecimal (0 to 9, a to f)",
@@ -66,23 +60,12 @@ fn parse<const N: usize>(
     let expected = alphabet.chars(N);
     let found = text.chars().count();
     if found != expected {
-        return Err(ParseIdError::Length {
-            what,
-            expected,
-            found,
-        });
+        return Err(ParseIdError::Length { what, expected, found });
     }
     if let Some((at, c)) = text.chars().enumerate().find(|&(_, c)| !belongs(c)) {
-        return Err(ParseIdError::Character {
-            what,
-            alphabet: words,
-            found: c,
-            position: at + 1,
-        });
+        return Err(ParseIdError::Character { what, alphabet: words, found: c, position: at + 1 });
     }
-    alphabet
-        .decode(text)
-        .map_err(|_| ParseIdError::Trailing { what })
+    alphabet.decode(text).map_err(|_| ParseIdError::Trailing { what })
 }
 
 /// The first characters of an id, for people: `{}` of [`NodeId::short`] and its like.

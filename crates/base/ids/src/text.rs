@@ -34,10 +34,7 @@ impl Alphabet {
             Self::Base32 => BASE32_NOPAD_NOCASE.decode(text.as_bytes())?,
             Self::Hex => HEXLOWER_PERMISSIVE.decode(text.as_bytes())?,
         };
-        decoded.try_into().map_err(|_| DecodeError {
-            position: 0,
-            kind: DecodeKind::Length,
-        })
+        decoded.try_into().map_err(|_| DecodeError { position: 0, kind: DecodeKind::Length })
     }
 }
 
@@ -52,8 +49,7 @@ macro_rules! serde_by_text {
 
         impl<'de> serde::Deserialize<'de> for $type {
             fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let text =
-                    <std::borrow::Cow<'de, str> as serde::Deserialize>::deserialize(deserializer)?;
+                let text = <std::borrow::Cow<'de, str> as serde::Deserialize>::deserialize(deserializer)?;
                 text.parse().map_err(serde::de::Error::custom)
             }
         }

@@ -45,30 +45,21 @@ pub enum FrameError {
 ///
 /// # Errors
 /// [`FrameError`].
-pub async fn read_frame<R: AsyncRead + Unpin>(
-    reader: &mut R,
-    max: u32,
-) -> Result<Option<Bytes>, FrameError> {
+pub async fn read_frame<R: AsyncRead + Unpin>(reader: &mut R, max: u32) -> Result<Option<Bytes>, FrameError> {
     let mut header = [0; FRAME_HEADER_BYTES];
     let mut got = 0;
     while got < header.len() {
         match reader.read(&mut header[got..]).await? {
             0 if got == 0 => return Ok(None),
             0 => {
-                return Err(FrameError::Truncated {
-                    expected: FRAME_HEADER_BYTES as u64,
-                    got: got as u64,
-                });
+                return Err(FrameError::Truncated { expected: FRAME_HEADER_BYTES as u64, got: got as u64 });
             }
             n => got += n,
         }
     }
     let length = u32::from_le_bytes(header);
     if length > max {
-        return Err(FrameError::TooLarge {
-            length: length.into(),
-            max,
-        });
+        return Err(FrameError::TooLarge { length: length.into(), max });
     }
     read_body(reader, length).await.map(Some)
 }
@@ -93,15 +84,8 @@ async fn read_body<R: AsyncRead + Unpin>(reader: &mut R, length: u32) -> Result<
 ///
 /// # Errors
 /// [`FrameError::TooLarge`] before anything is written, otherwise [`FrameError::Io`].
-pub async fn write_frame<W: AsyncWrite + Unpin>(
-    writer: &mut W,
-    body: &[u8],
-    max: u32,
-) -> Result<(), FrameError> {
-    let too_large = || FrameError::TooLarge {
-        length: body.len() as u64,
-        max,
-    };
+pub async fn write_frame<W: AsyncWrite + Unpin>(writer: &mut W, body: &[u8], max: u32) -> Result<(), FrameError> {
+    let too_large = || FrameError::TooLarge { length: body.len() as u64, max };
     let length = u32::try_from(body.len()).map_err(|_| too_large())?;
     if length > max {
         return Err(too_large());
@@ -110,9 +94,7 @@ pub async fn write_frame<W: AsyncWrite + Unpin>(
     if body.len() <= JOIN_BYTES_MAX {
         writer.write_all(&[&header, body].concat()).await?;
     } else {
-        writer
-            .write_all_buf(&mut Buf::chain(&header[..], body))
-            .await?;
+        writer.write_all_buf(&mut Buf::chain(&header[..], body)).await?;
     }
     Ok(())
 }

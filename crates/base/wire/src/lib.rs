@@ -16,6 +16,4 @@ mod frame;
 mod versioned;
 
 pub use frame::{FRAME_HEADER_BYTES, FrameError, read_frame, write_frame};
-pub use versioned::{
-    DecodeError, VERSION_BYTES, Versioned, decode, decode_body, encode, version_of,
-};
+pub use versioned::{DecodeError, VERSION_BYTES, Versioned, decode, decode_body, encode, version_of};

@@ -26,11 +26,7 @@ pub trait Versioned: Serialize + DeserializeOwned {
     /// By default [`DecodeError::Version`]: there is no older version, or it is no longer understood.
     fn from_older(version: u16, body: &[u8]) -> Result<Self, DecodeError> {
         let _ = body;
-        Err(DecodeError::Version {
-            name: Self::NAME,
-            found: version,
-            known: Self::VERSION,
-        })
+        Err(DecodeError::Version { name: Self::NAME, found: version, known: Self::VERSION })
     }
 }
 
@@ -66,11 +62,7 @@ pub enum DecodeError {
 }
 
 fn advice(found: u16, known: u16) -> &'static str {
-    if found > known {
-        ": update atoll to read it"
-    } else {
-        ", but not this one"
-    }
+    if found > known { ": update atoll to read it" } else { ", but not this one" }
 }
 
 /// The versioned encoding of a value.
@@ -91,19 +83,12 @@ pub fn encode<T: Versioned>(value: &T) -> Vec<u8> {
 pub fn decode<T: Versioned>(bytes: &[u8]) -> Result<T, DecodeError> {
     let Some((version, body)) = bytes.split_first_chunk::<VERSION_BYTES>() else {
         let reason = format!("{} bytes cannot hold even its version", bytes.len());
-        return Err(DecodeError::Malformed {
-            name: T::NAME,
-            reason,
-        });
+        return Err(DecodeError::Malformed { name: T::NAME, reason });
     };
     match u16::from_le_bytes(*version) {
         version if version == T::VERSION => decode_body(T::NAME, body),
         version @ 1.. if version < T::VERSION => T::from_older(version, body),
-        found => Err(DecodeError::Version {
-            name: T::NAME,
-            found,
-            known: T::VERSION,
-        }),
+        found => Err(DecodeError::Version { name: T::NAME, found, known: T::VERSION }),
     }
 }
 
@@ -114,14 +99,8 @@ pub fn decode<T: Versioned>(bytes: &[u8]) -> Result<T, DecodeError> {
 pub fn decode_body<T: DeserializeOwned>(name: &'static str, body: &[u8]) -> Result<T, DecodeError> {
     match postcard::take_from_bytes(body) {
         Ok((value, [])) => Ok(value),
-        Ok((_, rest)) => Err(DecodeError::Trailing {
-            name,
-            bytes: rest.len(),
-        }),
-        Err(error) => Err(DecodeError::Malformed {
-            name,
-            reason: error.to_string(),
-        }),
+        Ok((_, rest)) => Err(DecodeError::Trailing { name, bytes: rest.len() }),
+        Err(error) => Err(DecodeError::Malformed { name, reason: error.to_string() }),
     }
 }
 

@@ -13,15 +13,9 @@ fn counting() -> [u8; 32] {
 #[test]
 fn golden_text_forms() {
     let node = NodeId::from_bytes(counting());
-    assert_eq!(
-        node.to_string(),
-        "aaaqeayeaudaocajbifqydiob4ibceqtcqkrmfyydenbwha5dypq"
-    );
+    assert_eq!(node.to_string(), "aaaqeayeaudaocajbifqydiob4ibceqtcqkrmfyydenbwha5dypq");
     assert_eq!(node.short().to_string(), "aaaqeayeau");
-    assert_eq!(
-        format!("{node:?}"),
-        "NodeId(aaaqeayeaudaocajbifqydiob4ibceqtcqkrmfyydenbwha5dypq)"
-    );
+    assert_eq!(format!("{node:?}"), "NodeId(aaaqeayeaudaocajbifqydiob4ibceqtcqkrmfyydenbwha5dypq)");
     assert_eq!(format!("{:>12}", node.short()), "  aaaqeayeau");
 
     let owner = OwnerId::from_bytes([0xff; 32]);
@@ -38,10 +32,7 @@ fn serde_is_text_in_json_and_raw_bytes_in_postcard() {
     assert_eq!(serde_json::to_string(&node).unwrap(), format!("\"{node}\""));
     assert_eq!(postcard::to_stdvec(&node).unwrap(), counting());
     let object = ObjectId::from_bytes([0xab; 16]);
-    assert_eq!(
-        serde_json::to_string(&object).unwrap(),
-        format!("\"{}\"", "ab".repeat(16))
-    );
+    assert_eq!(serde_json::to_string(&object).unwrap(), format!("\"{}\"", "ab".repeat(16)));
     assert_eq!(postcard::to_stdvec(&object).unwrap(), [0xab; 16]);
 }
 
@@ -51,14 +42,8 @@ fn what_is_no_id_is_refused_with_the_reason() {
     fn check<T: FromStr<Err = ParseIdError> + fmt::Debug>(text: &str, expect: &str) {
         assert_eq!(text.parse::<T>().unwrap_err().to_string(), expect);
     }
-    check::<NodeId>(
-        "",
-        "a node id has 52 characters, this text has 0: was it copied whole?",
-    );
-    check::<OwnerId>(
-        &"a".repeat(53),
-        "an owner id has 52 characters, this text has 53: was it copied whole?",
-    );
+    check::<NodeId>("", "a node id has 52 characters, this text has 0: was it copied whole?");
+    check::<OwnerId>(&"a".repeat(53), "an owner id has 52 characters, this text has 53: was it copied whole?");
     check::<NodeId>(
         &format!("a1{}", "a".repeat(50)),
         "a node id is written in base32 (a to z, 2 to 7); the character '1' at position 2 is not",

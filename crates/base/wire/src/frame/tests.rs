@@ -11,10 +11,7 @@ use tokio::io::ReadBuf;
 use super::*;
 
 fn run<F: Future>(future: F) -> F::Output {
-    tokio::runtime::Builder::new_current_thread()
-        .build()
-        .unwrap()
-        .block_on(future)
+    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
 }
 
 /// Delivers at most `step` bytes per read.
@@ -24,11 +21,7 @@ struct Dribble<'a> {
 }
 
 impl AsyncRead for Dribble<'_> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-        to: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let n = self.step.min(self.bytes.len()).min(to.remaining());
         let (now, later) = self.bytes.split_at(n);
         to.put_slice(now);
@@ -49,41 +42,24 @@ fn golden_bytes() {
 fn a_frame_over_the_limit_is_refused_by_its_header() {
     let mut stream = Vec::new();
     let error = run(write_frame(&mut stream, &[0; 11], 10)).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "a frame of 11 bytes is larger than the 10 bytes allowed here"
-    );
+    assert_eq!(error.to_string(), "a frame of 11 bytes is larger than the 10 bytes allowed here");
     assert!(stream.is_empty());
 
     let claims_4_gib = [0xff; 4];
     let error = run(read_frame(&mut &claims_4_gib[..], 10)).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "a frame of 4294967295 bytes is larger than the 10 bytes allowed here"
-    );
+    assert_eq!(error.to_string(), "a frame of 4294967295 bytes is larger than the 10 bytes allowed here");
 }
 
 #[test]
 fn an_end_inside_a_frame_is_not_a_clean_end() {
     #[track_caller]
     fn check(stream: &[u8], expect: &str) {
-        assert_eq!(
-            run(read_frame(&mut &stream[..], 10))
-                .unwrap_err()
-                .to_string(),
-            expect
-        );
+        assert_eq!(run(read_frame(&mut &stream[..], 10)).unwrap_err().to_string(), expect);
     }
     assert!(run(read_frame(&mut &[][..], 10)).unwrap().is_none());
     check(&[3], "the stream ended after 1 of the 4 bytes of a frame");
-    check(
-        &[3, 0, 0, 0],
-        "the stream ended after 4 of the 7 bytes of a frame",
-    );
-    check(
-        &[3, 0, 0, 0, 1, 2],
-        "the stream ended after 6 of the 7 bytes of a frame",
-    );
+    check(&[3, 0, 0, 0], "the stream ended after 4 of the 7 bytes of a frame");
+    check(&[3, 0, 0, 0, 1, 2], "the stream ended after 6 of the 7 bytes of a frame");
 }
 
 proptest! {

@@ -32,38 +32,20 @@ impl Versioned for Parcel {
 
     fn from_older(version: u16, body: &[u8]) -> Result<Self, DecodeError> {
         if version != 1 {
-            return Err(DecodeError::Version {
-                name: Self::NAME,
-                found: version,
-                known: Self::VERSION,
-            });
+            return Err(DecodeError::Version { name: Self::NAME, found: version, known: Self::VERSION });
         }
         let ParcelV1 { to, grams } = decode_body(Self::NAME, body)?;
-        Ok(Self {
-            to,
-            grams,
-            ..parcel("", 0)
-        })
+        Ok(Self { to, grams, ..parcel("", 0) })
     }
 }
 
 fn parcel(to: &str, grams: u64) -> Parcel {
-    Parcel {
-        to: to.to_owned(),
-        grams,
-        fragile: None,
-        contents: Vec::new(),
-        labels: BTreeMap::new(),
-    }
+    Parcel { to: to.to_owned(), grams, fragile: None, contents: Vec::new(), labels: BTreeMap::new() }
 }
 
 #[test]
 fn golden_bytes() {
-    let value = Parcel {
-        fragile: Some(true),
-        contents: vec![(7, "x".to_owned())],
-        ..parcel("me", 300)
-    };
+    let value = Parcel { fragile: Some(true), contents: vec![(7, "x".to_owned())], ..parcel("me", 300) };
     let bytes = [3, 0, 2, b'm', b'e', 0xac, 2, 1, 1, 1, 7, 1, b'x', 0];
     assert_eq!(encode(&value), bytes);
     assert_eq!(decode::<Parcel>(&bytes).unwrap(), value);
@@ -73,10 +55,7 @@ fn golden_bytes() {
 
 #[test]
 fn an_old_version_is_still_read() {
-    assert_eq!(
-        decode::<Parcel>(&[1, 0, 2, b'm', b'e', 5]).unwrap(),
-        parcel("me", 5)
-    );
+    assert_eq!(decode::<Parcel>(&[1, 0, 2, b'm', b'e', 5]).unwrap(), parcel("me", 5));
 }
 
 #[test]
@@ -85,44 +64,17 @@ fn refusals() {
     fn check(bytes: &[u8], expect: &str) {
         assert_eq!(decode::<Parcel>(bytes).unwrap_err().to_string(), expect);
     }
-    check(
-        &[],
-        "this is no well-formed parcel: 0 bytes cannot hold even its version",
-    );
-    check(
-        &[3],
-        "this is no well-formed parcel: 1 bytes cannot hold even its version",
-    );
-    check(
-        &[4, 0],
-        "this parcel has version 4 and this program reads up to version 3: update atoll to read it",
-    );
-    check(
-        &[0, 1, 9],
-        "this parcel has version 256 and this program reads up to version 3: update atoll to read it",
-    );
-    check(
-        &[2, 0],
-        "this parcel has version 2 and this program reads up to version 3, but not this one",
-    );
-    check(
-        &[0, 0],
-        "this parcel has version 0 and this program reads up to version 3, but not this one",
-    );
-    check(
-        &[3, 0, 2, b'm'],
-        "this is no well-formed parcel: Hit the end of buffer, expected more data",
-    );
-    check(
-        &[1, 0, 0, 5, 9, 9],
-        "this parcel is followed by 2 bytes that do not belong to it",
-    );
+    check(&[], "this is no well-formed parcel: 0 bytes cannot hold even its version");
+    check(&[3], "this is no well-formed parcel: 1 bytes cannot hold even its version");
+    check(&[4, 0], "this parcel has version 4 and this program reads up to version 3: update atoll to read it");
+    check(&[0, 1, 9], "this parcel has version 256 and this program reads up to version 3: update atoll to read it");
+    check(&[2, 0], "this parcel has version 2 and this program reads up to version 3, but not this one");
+    check(&[0, 0], "this parcel has version 0 and this program reads up to version 3, but not this one");
+    check(&[3, 0, 2, b'm'], "this is no well-formed parcel: Hit the end of buffer, expected more data");
+    check(&[1, 0, 0, 5, 9, 9], "this parcel is followed by 2 bytes that do not belong to it");
     let mut bytes = encode(&parcel("me", 1));
     bytes.push(0);
-    check(
-        &bytes,
-        "this parcel is followed by 1 bytes that do not belong to it",
-    );
+    check(&bytes, "this parcel is followed by 1 bytes that do not belong to it");
 }
 
 /// A few bytes that claim 2⁶⁰ elements fail quickly instead of allocating for them.
@@ -131,10 +83,7 @@ fn a_claimed_length_is_not_believed() {
     let huge = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x0f];
     for prefix in [&[3_u8, 0][..], &[3, 0, 0, 0, 0], &[3, 0, 0, 0, 0, 0]] {
         let bytes = [prefix, &huge].concat();
-        assert!(
-            matches!(decode::<Parcel>(&bytes), Err(DecodeError::Malformed { .. })),
-            "{prefix:?}"
-        );
+        assert!(matches!(decode::<Parcel>(&bytes), Err(DecodeError::Malformed { .. })), "{prefix:?}");
     }
 }
 
