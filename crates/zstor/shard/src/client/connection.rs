@@ -1,0 +1,226 @@
+//! The task behind a slot: connects, greets, sends, receives, and notices silence.
+//!
+//! Sending, receiving and the watch run as one task, so that they end together: whichever returns first decides why. The task ends when
+//! there is nothing left to do, when connecting failed (back-off), or when the client is dropped; the next request starts a new one.
+
+use std::sync::Arc;
+
+use atoll_ids::ShardId;
+use atoll_wire::{decode, encode, read_frame, write_frame};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::Shared;
+use super::slot::Slot;
+use crate::dial::BoxStream;
+use crate::frame::{Fault, FrameReader, FrameWriter, Progress};
+use crate::home::{HomeError, Refusal};
+use crate::limits::{CLIENT_IDLE_LIMIT, DIAL_LIMIT, HELLO_BYTES_MAX, IN_FLIGHT_MAX, STALL_LIMIT};
+use crate::protocol::{Answer, Code, Greeting, Hello, Kind, ProtocolError, ServerLimits, fitting};
+
+/// How a connection ended.
+enum End {
+    /// Nothing was pending: closed for idleness, or by the server.
+    Rest,
+    /// Requests were pending, or none could be sent.
+    Lost(HomeError),
+}
+
+/// Serves slot `index` until there is nothing to do; `attempt` connections failed just before.
+pub(super) async fn run(shared: Arc<Shared>, index: usize, mut attempt: u32) {
+    let slot = &shared.slots[index];
+    loop {
+        let mut answers = 0;
+        let end = tokio::select! {
+            () = shared.closed.cancelled() => End::Lost(shared.unreachable("its client was closed")),
+            end = connection(&shared, slot, &mut answers) => end,
+        };
+        let (error, quiet) = match end {
+            End::Rest => (shared.unreachable("it closed the connection without an answer"), slot.is_empty()),
+            End::Lost(error) => (error, false),
+        };
+        slot.disconnected(&error);
+        // A connection that gave answers is worth another at once. One that gave none although some were wanted is like no connection.
+        if shared.closed.is_cancelled() || (answers == 0 && !quiet) {
+            attempt = attempt.saturating_add(1);
+            // Without randomness clients are merely not spread.
+            let random = getrandom::u32().unwrap_or(u32::MAX);
+            slot.back_off(attempt, error, random);
+            return;
+        }
+        attempt = 0;
+        if slot.rest() {
+            return;
+        }
+    }
+}
+
+/// One connection from its opening to its end. Counts answers as they come.
+async fn connection(shared: &Shared, slot: &Slot, answers: &mut u64) -> End {
+    let opening = async {
+        let opened = shared.dial.open(shared.node).await;
+        opened.map_err(|error| shared.unreachable(error))
+    };
+    let stream = match timeout(DIAL_LIMIT, opening).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return End::Lost(error),
+        Err(_) => return End::Lost(HomeError::TimedOut { node: shared.node, after: DIAL_LIMIT }),
+    };
+    let (stream, limits) = match timeout(DIAL_LIMIT, greet(shared, stream)).await {
+        Ok(Ok(welcomed)) => welcomed,
+        Ok(Err(error)) => return End::Lost(error),
+        Err(_) => return End::Lost(HomeError::TimedOut { node: shared.node, after: DIAL_LIMIT }),
+    };
+    let progress = Arc::new(Progress::new());
+    slot.connected(Arc::clone(&progress));
+    let (read, write) = tokio::io::split(stream);
+    let reader = FrameReader::new(read, &progress, None);
+    let writer = FrameWriter::new(write, &progress, None);
+    let fault = tokio::select! {
+        fault = send(shared, slot, writer, limits) => fault,
+        end = receive(shared, slot, reader, answers) => match end {
+            Ok(end) => return end,
+            Err(fault) => fault,
+        },
+        end = watch(shared, slot, &progress) => return end,
+    };
+    End::Lost(match fault {
+        Fault::Io(error) => shared.unreachable(format_args!("the connection broke: {error}")),
+        Fault::Protocol(ProtocolError::Truncated) => shared.unreachable("the connection broke inside an answer"),
+        Fault::Protocol(error) => shared.broken_protocol(error),
+        Fault::Stalled(after) => HomeError::TimedOut { node: shared.node, after },
+    })
+}
+
+/// Shows the grant and waits to be welcomed.
+async fn greet(shared: &Shared, mut stream: BoxStream) -> Result<(BoxStream, ServerLimits), HomeError> {
+    let broken = |error| shared.unreachable(format_args!("the connection broke: {error}"));
+    let hello = encode(&Hello { grant: shared.grant() });
+    write_frame(&mut stream, &hello, HELLO_BYTES_MAX).await.map_err(|error| broken(error.to_string()))?;
+    stream.flush().await.map_err(|error| broken(error.to_string()))?;
+    let frame = match read_frame(&mut stream, HELLO_BYTES_MAX).await {
+        Ok(Some(frame)) => frame,
+        Ok(None) => return Err(broken("it ended before the greeting".to_owned())),
+        Err(error @ atoll_wire::FrameError::TooLarge { .. }) => return Err(shared.broken_protocol(error)),
+        Err(error) => return Err(broken(error.to_string())),
+    };
+    match decode::<Greeting>(&frame).map_err(|error| shared.broken_protocol(error))? {
+        Greeting::Welcome(welcome) => Ok((stream, welcome.limits)),
+        Greeting::Refused(refused) => {
+            Err(HomeError::Refused { node: shared.node, why: refused.why, text: printable(&refused.text) })
+        }
+    }
+}
+
+/// Sends what is queued, as far as the server's window allows. Returns only on a fault.
+async fn send<W: AsyncWrite + Unpin>(
+    shared: &Shared,
+    slot: &Slot,
+    mut writer: FrameWriter<'_, W>,
+    limits: ServerLimits,
+) -> Fault {
+    let in_flight_max = (limits.in_flight_max as usize).clamp(1, IN_FLIGHT_MAX);
+    let shard_bytes_max = limits.shard_bytes_max as usize;
+    loop {
+        let Some(outgoing) = slot.next(in_flight_max) else {
+            if let Err(fault) = writer.flush().await {
+                return fault;
+            }
+            slot.wake.notified().await;
+            continue;
+        };
+        let payload = outgoing.request.payload();
+        if payload.len() > shard_bytes_max {
+            let (node, len) = (shared.node, payload.len());
+            if let Some(pending) = slot.answered(outgoing.id) {
+                let too_large = HomeError::TooLarge { node, len, max_bytes: shard_bytes_max };
+                let _ = pending.answer.send(Err(too_large));
+            }
+            continue;
+        }
+        let head = |out: &mut bytes::BytesMut| outgoing.request.head(outgoing.id, out);
+        if let Err(fault) = writer.write(head, &payload).await {
+            return fault;
+        }
+        drop(outgoing.room);
+    }
+}
+
+/// Hands out answers until the server closes the connection.
+async fn receive<R: AsyncRead + Unpin>(
+    shared: &Shared,
+    slot: &Slot,
+    mut reader: FrameReader<'_, R>,
+    answers: &mut u64,
+) -> Result<End, Fault> {
+    loop {
+        let Some(header) = reader.header().await? else {
+            let closed = || End::Lost(shared.unreachable("it closed the connection"));
+            return Ok(if slot.is_waiting() { closed() } else { End::Rest });
+        };
+        if header.kind == Kind::End {
+            let body = reader.body(header).await?;
+            let Answer::End { text } = Answer::decode(header, body)? else { continue };
+            let text = format!("it ended the connection: {}", printable(&text));
+            return Ok(End::Lost(shared.unreachable(text)));
+        }
+        // Before the body is read: nothing is received that was not asked for.
+        let asked = slot.asked(header.request).ok_or(ProtocolError::NotAsked(header.request))?;
+        if header.kind != asked.answer() && header.kind != Kind::Failed {
+            return Err(ProtocolError::Mismatch { asked, got: header.kind }.into());
+        }
+        let body = reader.body(header).await?;
+        let answer = Answer::decode(header, body)?;
+        let Some(pending) = slot.answered(header.request) else { continue };
+        *answers += 1;
+        let result = match answer {
+            Answer::Failed { code, text } => Err(failure(shared, pending.shard, code, &text)),
+            answer => Ok(answer),
+        };
+        // The caller may have lost interest; then the answer is discarded.
+        let _ = pending.answer.send(result);
+    }
+}
+
+/// Returns when the connection has been silent for too long with requests pending, or without requests for long enough to close it.
+async fn watch(shared: &Shared, slot: &Slot, progress: &Progress) -> End {
+    loop {
+        let (now, last) = (Instant::now(), progress.last());
+        let stalled = last + STALL_LIMIT;
+        if slot.is_waiting() {
+            if now >= stalled {
+                return End::Lost(HomeError::TimedOut { node: shared.node, after: STALL_LIMIT });
+            }
+            sleep_until(stalled).await;
+        } else {
+            if now >= last + CLIENT_IDLE_LIMIT {
+                return End::Rest;
+            }
+            // A request that is sent meanwhile resets the clock, so looking again this often misses no stall.
+            sleep_until((now + STALL_LIMIT).min(last + CLIENT_IDLE_LIMIT)).await;
+        }
+    }
+}
+
+/// What an error answer means to the caller.
+fn failure(shared: &Shared, shard: Option<ShardId>, code: Code, text: &str) -> HomeError {
+    let (node, text) = (shared.node, printable(text));
+    let refused = |why| HomeError::Refused { node, why, text: text.clone() };
+    match (code, shard) {
+        (Code::NotFound, Some(id)) => HomeError::NotFound { node, id },
+        (Code::Rotten, Some(id)) => HomeError::Rotten { node, id },
+        (Code::DifferentContent, Some(id)) => HomeError::DifferentContent { node, id },
+        (Code::Damaged, Some(id)) => HomeError::Damaged { node, id },
+        (Code::Grant, _) => refused(Refusal::Grant),
+        (Code::Quota, _) => refused(Refusal::Quota),
+        (Code::Full, _) => refused(Refusal::Full),
+        (Code::Policy, _) => refused(Refusal::Policy),
+        (Code::Broken, _) => HomeError::Failed { node, text },
+        (code, None) => shared.broken_protocol(format_args!("{code:?} in answer to a request about no shard")),
+    }
+}
+
+/// A peer's words, short and without what could play tricks on a terminal or a log.
+fn printable(text: &str) -> String {
+    fitting(text).chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
