@@ -98,7 +98,8 @@ impl<'a, R: AsyncRead + Unpin> FrameReader<'a, R> {
         let length = header.length as usize;
         let mut body = BytesMut::with_capacity(length);
         while body.len() < length {
-            let mut rest = (&mut body).limit(length - body.len());
+            let missing = length - body.len();
+            let mut rest = (&mut body).limit(missing);
             Self::some(step(self.stall, self.inner.read_buf(&mut rest)).await?)?;
             self.progress.touch();
         }

@@ -71,13 +71,8 @@ pub(super) enum Standing {
 
 impl Slot {
     pub(super) fn new() -> Self {
-        let state = State {
-            phase: Phase::Idle,
-            queue: VecDeque::new(),
-            pending: HashMap::new(),
-            next_id: 1,
-            progress: None,
-        };
+        let state =
+            State { phase: Phase::Idle, queue: VecDeque::new(), pending: HashMap::new(), next_id: 1, progress: None };
         Self { state: Mutex::new(state), wake: Notify::new() }
     }
 
