@@ -35,9 +35,10 @@
 //! - **Limits.** A run has at most [`RUN_STRIPES_MAX`] = 2²⁸ stripes of at most 2¹⁶ blocks, so at most 2⁴⁴ blocks (256 TiB) under one key: the
 //!   advantage of the AES permutation over a random function stays under 2⁻⁴⁰, where NIST SP 800-38D with deterministic
 //!   nonces would allow more. Forging a stripe or a shard succeeds with at most 2⁻¹¹¹ per attempt.
-//! - **What is bound.** Changing any field of a record, swapping shards, stripes, runs or objects, or another policy, fails the stripe's
-//!   tag: each goes into the key, the nonce, the associated data or the ciphertext. A shard's tag only tells *which* shard
-//!   to throw away; plaintext is released on the stripe's tag alone.
+//! - **What is bound.** Changing a number in a record, swapping shards, stripes, runs or objects, or another policy, fails the stripe's
+//!   tag: each goes into the key, the nonce, the associated data or the ciphertext. A shard's tag (which also covers the padding at the end of
+//!   the data shards, zeros that no plaintext is made of) only tells *which* shard to throw away; plaintext is released on
+//!   the stripe's tag alone, a rebuilt shard on its own.
 //! - **Compression is inside the encryption.** Lengths of shards say how well a stripe compressed. That is a leak to know about when an
 //!   attacker can put text of their choice beside a secret in one stripe *and* see its shards stored, over and over.
 //! - **No bomb.** zstd decompresses only what was authenticated, into a buffer of exactly the recorded plain length, at most 1 MiB
