@@ -16,14 +16,14 @@ pub mod grant;
 pub mod home;
 pub mod limits;
 pub mod protocol;
-//SRV mod server;
+mod server;
 pub mod testing;
 
 pub use client::ShardClient;
 pub use dial::{BoxStream, Dial, DialError, Stream};
 pub use grant::{GrantError, StorageGrant};
 pub use home::{Health, HomeError, HomeStat, PutOutcome, Refusal, ShardEntry, ShardHome};
-//SRV pub use server::{Admission, RequestCounts, ServeError, ServePolicy, ShardServer, ShardServerStats, StatsSnapshot};
+pub use server::{Admission, RequestCounts, ServeError, ServePolicy, ShardServer, ShardServerStats, StatsSnapshot};
 
 /// Name and version of the protocol, as negotiated in TLS or QUIC.
 pub const ALPN: &str = "atoll/shard/1";

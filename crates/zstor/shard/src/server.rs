@@ -183,10 +183,7 @@ impl ShardServer {
 /// What is announced to clients: the protocol's limits, or the store's where they are narrower.
 fn limits() -> ServerLimits {
     let shard_bytes_max = SHARD_BYTES_MAX.min(atoll_segments::SHARD_BYTES_MAX);
-    ServerLimits {
-        shard_bytes_max: u32::try_from(shard_bytes_max).expect("at most 4 MiB"),
-        ..ServerLimits::default()
-    }
+    ServerLimits { shard_bytes_max: u32::try_from(shard_bytes_max).expect("at most 4 MiB"), ..ServerLimits::default() }
 }
 
 /// How long a valid grant still entitles.

@@ -231,11 +231,11 @@ fn flags_are_refused_like_the_file() {
 
 #[test]
 fn all_mistakes_are_reported_at_once_up_to_a_limit() {
-    let sources = Sources::new().file("a.toml", "b = 1\na = 2\n").environment([("ATOLL_X", "")]);
+    let sources = Sources::new().file("a.toml", "b = 1\na = 2\n").environment([("ATOLL_X", ""), ("ATOLL_W", "")]);
     let error = load(sources.flag("y", "", "--y")).unwrap_err();
     let places: Vec<_> = error.to_string().lines().map(|line| line.split(": ").next().unwrap().to_owned()).collect();
-    assert_eq!(places, ["a.toml:1", "a.toml:2", "environment ATOLL_X", "flag --y"]);
-    assert_eq!(error.problems().len(), 4);
+    assert_eq!(places, ["a.toml:1", "a.toml:2", "environment ATOLL_W", "environment ATOLL_X", "flag --y"]);
+    assert_eq!(error.problems().len(), 5);
 
     let many: String = (0..10_000).map(|i| format!("key{i} = 1\n")).collect();
     let error = of_file(&many).unwrap_err();

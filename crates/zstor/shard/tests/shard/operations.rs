@@ -105,9 +105,8 @@ async fn quota() {
     let client = world.client();
     let results = join_all((0..20).map(|n| client.put(id(n), vec![1; 100].into()))).await;
     let stored = results.iter().filter(|result| result.is_ok()).count();
-    let refused = |result: &&Result<_, HomeError>| {
-        matches!(result, Err(HomeError::Refused { why: Refusal::Quota, .. }))
-    };
+    let refused =
+        |result: &&Result<_, HomeError>| matches!(result, Err(HomeError::Refused { why: Refusal::Quota, .. }));
     assert_eq!((stored, results.iter().filter(refused).count()), (10, 10));
     assert_eq!(client.stat().await.unwrap().used, ByteCount(1000));
     client.delete(client.list(None, 1).await.unwrap()[0].id).await.unwrap();

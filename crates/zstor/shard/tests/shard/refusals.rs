@@ -19,12 +19,8 @@ async fn refusal(world: &World, grant: Signed<StorageGrant>) -> (Refusal, String
 #[tokio::test]
 async fn bad_grants() {
     let world = World::new();
-    let statement = |not_before, not_after| StorageGrant {
-        owner: world.owner.id(),
-        node: world.node,
-        not_before,
-        not_after,
-    };
+    let statement =
+        |not_before, not_after| StorageGrant { owner: world.owner.id(), node: world.node, not_before, not_after };
     let check = async |grant, expected: &str| {
         let (why, text) = refusal(&world, grant).await;
         assert_eq!(why, Refusal::Grant);
