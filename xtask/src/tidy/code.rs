@@ -28,7 +28,7 @@ const FILE_LINES_MAX: usize = 800;
 /// Longest function in lines, tests aside; past it nobody sees its beginning and end at once.
 const FUNCTION_LINES_MAX: usize = 70;
 
-/// Fewest words of a file's opening sentence: less than this is a title.
+/// Fewest words of a file's own documentation: less than this is a title.
 const DOC_WORDS_MIN: usize = 4;
 
 /// Where files and functions that are longer are recorded, with the length they may not exceed.
@@ -110,17 +110,17 @@ pub(super) fn docs(tree: &Tree) -> Vec<Problem> {
         if path.ends_with("/mod.rs") {
             problems.push(problem("docs", path, "name the file after its module: foo.rs beside foo/, never mod.rs"));
         }
-        if opening(source).split_whitespace().count() < DOC_WORDS_MIN {
+        if doc_words(source) < DOC_WORDS_MIN {
             problems.push(problem("docs", path, "open the file with a //! sentence that says what it is for"));
         }
     }
     problems
 }
 
-/// The first paragraph of the file's own documentation; empty when the file does not begin with one.
-fn opening(source: &str) -> String {
+/// Words in the documentation the file begins with.
+fn doc_words(source: &str) -> usize {
     let lines = source.lines().map_while(|line| line.strip_prefix("//!"));
-    lines.map(str::trim).take_while(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
+    lines.flat_map(str::split_whitespace).count()
 }
 
 /// Rule `size`.
@@ -214,8 +214,13 @@ mod tests {
     #[test]
     fn files_say_what_they_are_for() {
         check(docs, &[("a.rs", "//! Turns one thing\n//! into another.\n\nfn f() {}\n")], &[]);
-        check(docs, &[("a.rs", "//! Helpers\n//!\n//! which do one thing or another.\n")], &["a.rs"]);
+        check(docs, &[("a.rs", "//! Helpers\n//!\n//! which do one thing or another.\n")], &[]);
         check(docs, &[("a.rs", "use x;\n//! Turns one thing into another.\n")], &["a.rs"]);
+        check(
+            docs,
+            &[("a.rs", "//! Helpers for things\n\n// This is not for readers of the documentation.\n")],
+            &["a.rs"],
+        );
         check(docs, &[("a.rs", "")], &["a.rs"]);
         check(docs, &[("a/mod.rs", "//! Turns one thing into another.\n")], &["never mod.rs"]);
     }
