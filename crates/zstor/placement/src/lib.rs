@@ -26,7 +26,7 @@
 //! # The same everywhere, for ever
 //!
 //! A placement computed by another build on another processor must be the same, or data is not found. So there is no floating point:
-//! the logarithm is computed in integers ([`ln`]), and scores are compared as exact fractions by cross-multiplication. Draws are BLAKE3 hashes.
+//! the logarithm is computed in integers (`ln.rs`), and scores are compared as exact fractions by cross-multiplication. Draws are BLAKE3 hashes.
 //! Tests pin the results.
 //!
 //! # Cost
@@ -39,7 +39,7 @@
 //! [`MapError`] for candidates that make no map, [`PlaceError`] for too few domains. Foreign bytes that decode to a `Map` went through the
 //! same checks as [`Map::new`].
 
-pub mod ln;
+mod ln;
 mod map;
 mod rank;
 
