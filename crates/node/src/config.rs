@@ -3,6 +3,7 @@
 //! One TOML file, every key overridable by environment (`ATOLL_STORAGE_CAPACITY`) and flag. Where a value came from is kept, for
 //! `atoll config show` and for errors.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -174,7 +175,7 @@ impl Config {
     pub fn load(
         data_dir: &Path,
         file: Option<&Path>,
-        environment: impl IntoIterator<Item = (String, String)>,
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
         overrides: Vec<SettingOverride>,
     ) -> Result<Self, ConfigError> {
         let mut sources = Sources::new().environment(environment).ignore_variables(OTHER_VARIABLES);
@@ -276,7 +277,7 @@ mod tests {
     fn load(file: &str, environment: &[(&str, &str)], overrides: Vec<SettingOverride>) -> Result<Config, ConfigError> {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join(CONFIG_FILE), file).unwrap();
-        let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let environment = environment.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
         Config::load(folder.path(), None, environment, overrides)
     }
 

@@ -191,9 +191,12 @@ impl Node {
                 tracing::warn!("a background task did not end in time");
             }
         }
+        if let Err(error) = parts.engine.close().await {
+            tracing::warn!(%error, "the engine did not end in order");
+        }
         link.shutdown(deadline.saturating_duration_since(tokio::time::Instant::now())).await;
         if let Some(segments) = &parts.segments {
-            segments.shutdown().await;
+            segments.close().await;
         }
         if let Err(error) = std::fs::remove_file(&socket) {
             tracing::debug!(%error, "the control socket was gone already");
