@@ -93,7 +93,7 @@ impl PeerTable {
 
     /// Probes until told to stop.
     pub(crate) async fn run(self, stop: CancellationToken) {
-        let mut changes = self.shared.link.subscribe();
+        let mut changes = self.shared.link.changes();
         let mut ticks = tokio::time::interval(PROBE_EVERY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
