@@ -12,7 +12,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 fn stripes(criterion: &mut Criterion) {
     for case in Case::all() {
         for operation in [Operation::Encode, Operation::Decode] {
-            let title = format!("{operation:?} {}+{}", case.data, case.parity);
+            let title = format!("{operation} {}+{}", case.data, case.parity);
             let mut group = criterion.benchmark_group(title);
             group.throughput(Throughput::Bytes(case.bytes() as u64));
             let mut work = Work::new(case);

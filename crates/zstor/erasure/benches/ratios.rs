@@ -22,13 +22,12 @@ const WARM_UP_RUNS: u32 = 3;
 
 fn main() {
     let filter = std::env::args().skip(1).find(|argument| !argument.starts_with('-')).unwrap_or_default();
-    println!(
-        "| code | working set | operation | implementation | GB/s, median | ours is faster by, median (5 % to 95 %) |"
-    );
-    println!("|---|---|---|---|---:|---:|");
+    let names: Vec<String> = contenders::all(Case::all()[0]).iter().map(|contender| contender.name()).collect();
+    println!("| code | working set | operation | {} |", names.join(" | "));
+    println!("|---|---|---|{}", "---:|".repeat(names.len()));
     for case in Case::all() {
         for operation in [Operation::Encode, Operation::Decode] {
-            let title = format!("{}+{} | {} | {operation:?}", case.data, case.parity, case.size);
+            let title = format!("{}+{} | {} | {operation}", case.data, case.parity, case.size);
             if title.contains(&filter) {
                 compare(&title, case, operation);
             }
@@ -36,7 +35,7 @@ fn main() {
     }
 }
 
-/// Prints a line per contender.
+/// Prints a line: our rate, then for each other contender its rate and how many times that ours is.
 fn compare(title: &str, case: Case, operation: Operation) {
     let mut work = Work::new(case);
     let mut contenders = contenders::all(case);
@@ -53,12 +52,15 @@ fn compare(title: &str, case: Case, operation: Operation) {
             rates[at].push(case.bytes() as f64 * f64::from(times[at]) / seconds / 1e9);
         }
     }
-    for (contender, theirs) in contenders.iter().zip(&rates) {
+    let (_, ours, _) = quantiles(rates[0].clone());
+    print!("| {title} | {ours:.1} GB/s |");
+    for theirs in &rates[1..] {
         let ratios: Vec<f64> = rates[0].iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect();
         let (low, middle, high) = quantiles(ratios);
         let (_, rate, _) = quantiles(theirs.clone());
-        println!("| {title} | {} | {rate:.1} | {middle:.2} ({low:.2} to {high:.2}) |", contender.name());
+        print!(" {rate:.1} GB/s, ×{middle:.2} ({low:.2}–{high:.2}) |");
     }
+    println!();
 }
 
 fn time(contender: &mut dyn Contender, operation: Operation, work: &mut Work, times: u32) -> Duration {

@@ -1,5 +1,7 @@
 //! [`Code`]: checks what it is given, finds the plan, runs it. After the checks nothing can fail.
 
+use std::borrow::Cow;
+
 use thiserror::Error;
 
 use crate::cache::{Cache, IndexSet, Pattern};
@@ -98,9 +100,11 @@ impl Code {
             return Ok(());
         }
         // In the order of their indexes, so that one erasure pattern is one plan whatever order shards arrive in.
-        let mut known = present[..self.data].to_vec();
-        known.sort_unstable_by_key(|&(index, _)| index);
-        let inputs: Vec<&[u8]> = known.into_iter().map(|(_, shard)| shard).collect();
+        let mut known = Cow::Borrowed(&present[..self.data]);
+        if !known.is_sorted_by_key(|&(index, _)| index) {
+            known.to_mut().sort_unstable_by_key(|&(index, _)| index);
+        }
+        let inputs: Vec<&[u8]> = known.iter().map(|&(_, shard)| shard).collect();
         let mut wanted: Vec<(usize, &mut [u8])> =
             missing.iter_mut().map(|(index, shard)| (*index, &mut **shard)).collect();
         wanted.sort_unstable_by_key(|&(index, _)| index);
