@@ -1,8 +1,9 @@
 //! The implementations the benches compare, each doing the same work on the same memory.
 //!
-//! All but `reed-solomon-simd` (another code, over GF(2¹⁶)) are given the same matrices and must produce the same bytes; [`Work::check`] sees
-//! to it. What can be prepared outside the loop is: ISA-L's tables and pointers are, also those of the decode matrix, which our own code and
-//! `reed-solomon-erasure` look up in their caches every time. `reed-solomon-simd` copies shards in and out, as its interface asks.
+//! All but `reed-solomon-simd` (another code, over GF(2¹⁶)) are given the same matrices and must produce the same
+//! bytes; [`Work::check`] sees to it. What can be prepared outside the loop is: ISA-L's tables and pointers are, also
+//! those of the decode matrix, which our own code and `reed-solomon-erasure` look up in their caches every time.
+//! `reed-solomon-simd` copies shards in and out, as its interface asks.
 
 use std::ffi::{c_int, c_uchar};
 use std::fmt;
@@ -146,7 +147,8 @@ pub(crate) trait Contender {
 /// All contenders on this machine, ours first.
 pub(crate) fn all(case: Case) -> Vec<Box<dyn Contender>> {
     let mut contenders: Vec<Box<dyn Contender>> = vec![Box::new(Ours::new(case, Kernel::detect()))];
-    // The system's first: glibc answers a bare soname with any library of that soname that is already loaded, whatever its path.
+    // The system's first: glibc answers a bare soname with any library of that soname that is already loaded, whatever
+    // its path.
     let system = Some(("ISA-L (Debian)", ISAL_SYSTEM.to_owned()));
     let other = std::env::var(ISAL_VARIABLE).ok().map(|path| ("ISA-L ($ATOLL_ISAL)", path));
     for (name, path) in [system, other].into_iter().flatten() {
@@ -216,7 +218,8 @@ type EncodeData = unsafe extern "C" fn(c_int, c_int, c_int, *const c_uchar, *con
 
 impl Isal {
     fn new(case: Case, name: &'static str, path: &str) -> Result<Self, libloading::Error> {
-        // SAFETY: ISA-L has no initializers that run on load; the two functions have the types of its header erasure_code.h.
+        // SAFETY: ISA-L has no initializers that run on load; the two functions have the types of its header
+        // erasure_code.h.
         let (library, init_tables, encode_data) = unsafe {
             let library = Library::new(path)?;
             let init_tables = *library.get::<InitTables>(b"ec_init_tables\0")?;

@@ -1,7 +1,11 @@
-//! How many times faster than the others, measured so that a busy machine does not decide: `cargo bench -p atoll-erasure --bench ratios`.
+//! How many times faster than the others, measured so that a busy machine does not decide:
+//! `cargo bench -p atoll-erasure --bench ratios`.
 //!
-//! All contenders take turns in short slots, round after round, and a ratio is taken within a round; the table shows its median, and in brackets its 5th and 95th percentile.
-//! `ATOLL_ISAL` names a second ISA-L, an argument selects cases by a part of their name ("10+4", "16 KiB").
+//! All contenders take turns in short slots, round after round, and a ratio is taken within a round; the table shows
+//! its median, and in brackets its 5th and 95th percentile. Under `cargo test --benches` it compares bytes and
+//! measures nothing.
+//!
+//! `ATOLL_ISAL` names a second ISA-L; an argument selects cases by a part of their name ("10+4", "16 KiB").
 
 #![expect(clippy::print_stdout, reason = "it prints a table")]
 
@@ -21,6 +25,8 @@ const SLOT: Duration = Duration::from_micros(1500);
 const WARM_UP_RUNS: u32 = 3;
 
 fn main() {
+    // What `cargo bench` says and `cargo test` does not.
+    let measure = std::env::args().any(|argument| argument == "--bench");
     let filter = std::env::args().skip(1).find(|argument| !argument.starts_with('-')).unwrap_or_default();
     let names: Vec<String> = contenders::all(Case::all()[0]).iter().map(|contender| contender.name()).collect();
     println!("| code | working set | operation | {} |", names.join(" | "));
@@ -29,18 +35,21 @@ fn main() {
         for operation in [Operation::Encode, Operation::Decode] {
             let title = format!("{}+{} | {} | {operation}", case.data, case.parity, case.size);
             if title.contains(&filter) {
-                compare(&title, case, operation);
+                compare(&title, case, operation, measure);
             }
         }
     }
 }
 
 /// Prints a line: our rate, then for each other contender its rate and how many times that ours is.
-fn compare(title: &str, case: Case, operation: Operation) {
+fn compare(title: &str, case: Case, operation: Operation, measure: bool) {
     let mut work = Work::new(case);
     let mut contenders = contenders::all(case);
     for contender in contenders.iter_mut().filter(|contender| contender.same_code()) {
         work.check(contender.as_mut(), operation);
+    }
+    if !measure {
+        return;
     }
     let times: Vec<u32> = contenders.iter_mut().map(|it| runs_per_slot(it.as_mut(), operation, &mut work)).collect();
     let mut rates = vec![Vec::with_capacity(ROUNDS); contenders.len()];
