@@ -50,7 +50,7 @@ impl<F: Fn(OwnerId, NodeId) -> Admission + Send + Sync> ServePolicy for F {
 pub enum Admission {
     /// The owner may store here.
     Admit {
-        /// The most it may store; `None` is no limit but the node's capacity.
+        /// The most it may store; `None` is the store's default, which usually is no limit but the node's capacity.
         quota: Option<ByteCount>,
     },
     /// The owner may not store here.
@@ -66,7 +66,7 @@ pub enum ServeError {
     /// The client did not say hello in time.
     #[error("no hello within {} s", .0.as_secs())]
     NoHello(Duration),
-    /// The first frame was no hello.
+    /// The first frame was no hello. The client was told.
     #[error("the first frame is no hello: {0}")]
     Hello(DecodeError),
     /// The grant does not entitle the peer. The client was told.
@@ -129,7 +129,7 @@ impl ShardServer {
     ///
     /// # Errors
     /// [`ServeError`], for the log; the client was told what it can be told.
-    pub async fn serve<S: Stream + 'static>(
+    pub async fn serve<S: Stream>(
         &self,
         mut stream: S,
         peer: NodeId,
@@ -157,7 +157,13 @@ impl ShardServer {
     /// Reads the hello and answers it. `None` if the client closed the stream before saying anything.
     async fn greet<S: Stream>(&self, stream: &mut S, peer: NodeId) -> Result<Option<Admitted>, ServeError> {
         let Some(frame) = read_frame(stream, HELLO_BYTES_MAX).await.map_err(unreadable)? else { return Ok(None) };
-        let hello = decode::<Hello>(&frame).map_err(ServeError::Hello)?;
+        let hello = match decode::<Hello>(&frame) {
+            Ok(hello) => hello,
+            Err(error) => {
+                refuse(stream, Refusal::Policy, &error.to_string()).await?;
+                return Err(ServeError::Hello(error));
+            }
+        };
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let grant = match grant::check(&hello.grant, peer, now) {
             Ok(grant) => grant,
@@ -174,7 +180,8 @@ impl ShardServer {
             }
         };
         self.segments.set_quota(grant.owner, quota.map(|quota| quota.0));
-        let used = ByteCount(self.segments.stat(grant.owner).bytes);
+        let stat = self.segments.stat(grant.owner);
+        let (quota, used) = (stat.quota.map(ByteCount), ByteCount(stat.bytes));
         send(stream, &Greeting::Welcome(Welcome { limits: limits(), quota, used })).await?;
         Ok(Some(Admitted { owner: grant.owner, expires_in: remaining(&grant, now) }))
     }
