@@ -1,8 +1,9 @@
-//! Measures the shard protocol over TCP on loopback, client and server in one process: how fast large shards are stored and fetched, and
-//! how many small ones a second.
+//! Measures the shard protocol over TCP on loopback, client and server in one process: how fast large shards are stored
+//! and fetched, and how many small ones a second.
 //!
-//! `cargo run --release -p atoll-shard --example throughput [DIR]`: the shards are kept in DIR (default: the temporary directory),
-//! so a directory on tmpfs measures the protocol and one on a disk the two together. No encryption: that is the lane's.
+//! `cargo run --release -p atoll-shard --example throughput [DIR]`: the shards are kept in DIR (default: the temporary
+//! directory), so a directory on tmpfs measures the protocol and one on a disk the two together. No encryption: that is
+//! the lane's.
 #![expect(clippy::print_stdout, reason = "the figures are the point")]
 
 use std::sync::Arc;

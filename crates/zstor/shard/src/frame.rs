@@ -1,11 +1,11 @@
 //! Moves frames between a stream and memory with as few copies and system calls as the sizes allow.
 //!
 //! Reading: a small buffer in front of the stream serves headers and small bodies; a large body is read straight into
-//! an allocation of exactly its size, which then is the payload. Writing: heads and small payloads are gathered; a large payload is
-//! written from where it lies, together with what was gathered before it.
+//! an allocation of exactly its size, which then is the payload. Writing: heads and small payloads are gathered; a
+//! large payload is written from where it lies, together with what was gathered before it.
 //!
-//! Invariants: memory per direction is the buffer plus one frame; nothing is allocated for a body before its header was accepted. A fault
-//! leaves the stream unusable, as does dropping any future here except [`FrameReader::ready`].
+//! Invariants: memory per direction is the buffer plus one frame; nothing is allocated for a body before its header was
+//! accepted. A fault leaves the stream unusable, as does dropping any future here except [`FrameReader::ready`].
 
 use std::io::{self, IoSlice};
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,14 +1,17 @@
 //! Answers the shard protocol from the segments of this node.
 //!
-//! [`ShardServer::serve`] runs one stream: it checks the grant and the node's own policy, then reads requests, lets a bounded number of them run at once,
-//! and writes answers as they complete, in any order. The owner in the grant is the namespace of everything on the stream; no request
-//! can name another.
+//! [`ShardServer::serve`] runs one stream: it checks the grant and the node's own policy, then reads requests, lets a
+//! bounded number of them run at once, and writes answers as they complete, in any order. The owner in the grant is the
+//! namespace of everything on the stream; no request can name another.
 //!
-//! Limits per stream, whatever the client does: [`IN_FLIGHT_MAX`](crate::limits::IN_FLIGHT_MAX) requests, [`PUT_BYTES_MAX`](crate::limits::PUT_BYTES_MAX) of unfinished puts,
-//! [`READS_MAX`](crate::limits::READS_MAX) reads at once, [`ANSWER_BYTES_MAX`](crate::limits::ANSWER_BYTES_MAX) of answers for a slow reader. At a limit the server stops reading.
+//! Limits per stream, whatever the client does: [`IN_FLIGHT_MAX`](crate::limits::IN_FLIGHT_MAX) requests,
+//! [`PUT_BYTES_MAX`](crate::limits::PUT_BYTES_MAX) of unfinished puts, [`READS_MAX`](crate::limits::READS_MAX) reads at
+//! once, [`ANSWER_BYTES_MAX`](crate::limits::ANSWER_BYTES_MAX) of answers for a slow reader. At a limit the server
+//! stops reading.
 //!
-//! A stream ends when the client closes it, is silent for too long, breaks the protocol, or its grant runs out; and on shutdown. Requests that were
-//! read are completed and answered before the end, except when the stream is broken, where they are completed and not answered.
+//! A stream ends when the client closes it, is silent for too long, breaks the protocol, or its grant runs out; and on
+//! shutdown. Requests that were read are completed and answered before the end, except when the stream is broken, where
+//! they are completed and not answered.
 
 mod session;
 mod stats;
@@ -35,7 +38,8 @@ use crate::protocol::{Greeting, Hello, ProtocolError, RefusedHello, ServerLimits
 
 /// The node's own decision about who may store here.
 pub trait ServePolicy: Send + Sync {
-    /// Whether shards of `owner` are kept here, on the word of `peer`, which has shown a valid grant. Called once per stream.
+    /// Whether shards of `owner` are kept here, on the word of `peer`, which has shown a valid grant. Called once per
+    /// stream.
     fn admit(&self, owner: OwnerId, peer: NodeId) -> Admission;
 }
 
@@ -92,7 +96,8 @@ pub enum ServeError {
     /// The stream broke.
     #[error("the stream broke: {0}")]
     Io(io::Error),
-    /// A request could not be completed because of a mistake in this program; the stream was ended so that the client learns of it.
+    /// A request could not be completed because of a mistake in this program; the stream was ended so that the client
+    /// learns of it.
     #[error("a request failed by a panic")]
     Panicked,
 }
@@ -124,8 +129,9 @@ impl ShardServer {
         Arc::clone(&self.stats)
     }
 
-    /// Serves one stream from `peer`, which the transport has authenticated, until it ends. After `shutdown` is cancelled it reads no further
-    /// requests, completes and answers those it has read, and returns; the caller sets the deadline by dropping the future.
+    /// Serves one stream from `peer`, which the transport has authenticated, until it ends. After `shutdown` is
+    /// cancelled it reads no further requests, completes and answers those it has read, and returns; the caller sets
+    /// the deadline by dropping the future.
     ///
     /// # Errors
     /// [`ServeError`], for the log; the client was told what it can be told.

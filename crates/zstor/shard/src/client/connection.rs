@@ -1,7 +1,8 @@
 //! The task behind a slot: connects, greets, sends, receives, and notices silence.
 //!
-//! Sending, receiving and the watch run as one task, so that they end together: whichever returns first decides why. The task ends when
-//! there is nothing left to do, when connecting failed (back-off), or when the client is dropped; the next request starts a new one.
+//! Sending, receiving and the watch run as one task, so that they end together: whichever returns first decides why.
+//! The task ends when there is nothing left to do, when connecting failed (back-off), or when the client is dropped;
+//! the next request starts a new one.
 
 use std::sync::Arc;
 
@@ -39,7 +40,8 @@ pub(super) async fn run(shared: Arc<Shared>, index: usize, mut attempt: u32) {
             End::Lost(error) => (error, false),
         };
         slot.disconnected(&error);
-        // A connection that gave answers is worth another at once. One that gave none although some were wanted is like no connection.
+        // A connection that gave answers is worth another at once. One that gave none although some were wanted is like
+        // no connection.
         if shared.closed.is_cancelled() || (answers == 0 && !quiet) {
             attempt = attempt.saturating_add(1);
             // Without randomness clients are merely not spread.
@@ -197,7 +199,8 @@ fn check_page(pending: &Pending, answer: &Answer) -> Result<(), ProtocolError> {
     }
 }
 
-/// Returns when the connection has been silent for too long with requests pending, or without requests for long enough to close it.
+/// Returns when the connection has been silent for too long with requests pending, or without requests for long enough
+/// to close it.
 async fn watch(shared: &Shared, slot: &Slot, progress: &Progress) -> End {
     loop {
         let (now, last) = (Instant::now(), progress.last());

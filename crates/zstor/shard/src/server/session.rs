@@ -1,9 +1,10 @@
 //! One welcomed stream: a reader that starts requests, a task for each request, a writer that sends answers.
 //!
-//! What bounds memory: a request holds one of [`IN_FLIGHT_MAX`] places from before its header is read until its answer is written; a put holds its
-//! payload's bytes of [`PUT_BYTES_MAX`] from before the body is read until it is done; a read holds one of [`READS_MAX`] places until its answer has its
-//! bytes of [`ANSWER_BYTES_MAX`], which it holds until it is written. Each waits for the next without holding what the next waits for, so
-//! nothing can lock up: writing never waits for reading.
+//! What bounds memory: a request holds one of [`IN_FLIGHT_MAX`] places from before its header is read until its answer
+//! is written; a put holds its payload's bytes of [`PUT_BYTES_MAX`] from before the body is read until it is done; a
+//! read holds one of [`READS_MAX`] places until its answer has its bytes of [`ANSWER_BYTES_MAX`], which it holds until
+//! it is written. Each waits for the next without holding what the next waits for, so nothing can lock up: writing
+//! never waits for reading.
 
 use std::io;
 use std::sync::Arc;
@@ -56,7 +57,8 @@ enum Stop {
 
 /// Serves requests until the stream ends.
 ///
-/// Reading and writing are one task: the halves of a stream share a lock, over which two tasks would only wait for each other.
+/// Reading and writing are one task: the halves of a stream share a lock, over which two tasks would only wait for each
+/// other.
 pub(super) async fn run<S: Stream>(
     server: &ShardServer,
     stream: S,

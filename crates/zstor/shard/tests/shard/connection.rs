@@ -57,7 +57,8 @@ async fn every_error_has_its_kind() {
             Code::DifferentContent => matches!(error, HomeError::DifferentContent { .. }),
             Code::Damaged => matches!(error, HomeError::Damaged { .. }),
             Code::Grant | Code::Quota | Code::Full | Code::Policy => {
-                matches!(&error, HomeError::Refused { why, text, .. } if format!("{why:?}") == format!("{code:?}") && text == "be cause")
+                let HomeError::Refused { why, text, .. } = &error else { panic!("{code:?}: {error:?}") };
+                format!("{why:?}") == format!("{code:?}") && text == "be cause"
             }
             Code::Broken => matches!(&error, HomeError::Failed { text, .. } if text == "be cause"),
         };
@@ -271,8 +272,8 @@ async fn insist<T, F: Future<Output = Result<T, HomeError>>>(client: &ShardClien
     panic!("never reached");
 }
 
-/// Many callers, some of whom lose interest and the others insist, over connections that keep breaking: what was acknowledged is
-/// there, and in the end nothing is left over in the client or the server.
+/// Many callers, some of whom lose interest and the others insist, over connections that keep breaking: what was
+/// acknowledged is there, and in the end nothing is left over in the client or the server.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_storm() {
     const CALLERS: u64 = 1500;
