@@ -59,6 +59,10 @@ pub const STALL_LIMIT: Duration = Duration::from_secs(30);
 /// s, a hole punch a few.
 pub const DIAL_LIMIT: Duration = Duration::from_secs(10);
 
+/// How long closing a connection properly may take. It is one small packet; where that does not go out at once, it does not
+/// matter.
+pub const GOODBYE_LIMIT: Duration = Duration::from_secs(1);
+
 /// A client closes a connection that had no request for this long. Shorter than [`SERVER_IDLE_LIMIT`], so that a
 /// request and the server's hanging up do not meet.
 pub const CLIENT_IDLE_LIMIT: Duration = Duration::from_secs(120);
