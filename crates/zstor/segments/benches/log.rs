@@ -17,40 +17,61 @@ use std::time::{Duration, Instant};
 
 const RAW_BYTES: u64 = 768 << 20;
 const BLOCK: usize = 4 << 20;
+const READ: usize = 256 << 10;
+const CHILD: &str = "one-case";
+
+const CASES: [Case; 4] = [
+    Case { len: 256 << 10, in_flight: 16, puts: 3_000 },
+    Case { len: 4 << 10, in_flight: 1_000, puts: 120_000 },
+    Case { len: 1 << 10, in_flight: 4_000, puts: 200_000 },
+    Case { len: 4 << 10, in_flight: 1, puts: 2_000 },
+];
 
 fn main() {
     let root = std::env::var_os("ATOLL_BENCH_DIR").map_or_else(std::env::temp_dir, Into::into);
     let dir = tempfile::Builder::new().prefix("atoll-segments-bench").tempdir_in(root).unwrap();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let args: Vec<String> = std::env::args().collect();
+    if let [_, word, case, idle, raw, read] = &args[..]
+        && word == CHILD
+    {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        let case = CASES[case.parse::<usize>().unwrap()];
+        let run = case.run(dir.path(), idle == "true", raw.parse().unwrap(), read.parse().unwrap());
+        return runtime.block_on(run);
+    }
 
-    let (fresh, written) = raw(&dir.path().join("raw"));
-    println!("raw disk, 4 MiB direct + fdatasync, one after the other:");
-    println!("  into unwritten extents          {fresh:6.2} GB/s");
-    println!("  into written extents            {written:6.2} GB/s");
+    let Raw { fresh, written, read } = raw(&dir.path().join("raw"));
+    println!("raw disk, direct: write of 4 MiB + fdatasync, one after the other; read of 256 KiB, 16 at a time");
+    println!("  write into unwritten extents    {fresh:6.2} GB/s");
+    println!("  write into written extents      {written:6.2} GB/s");
+    println!("  read                            {read:6.2} GB/s");
     for idle in [false, true] {
         println!("log, next segment {}:", if idle { "filled ahead (the store was idle)" } else { "only allocated" });
-        let base = if idle { written } else { fresh };
-        for case in [
-            Case { len: 256 << 10, in_flight: 16, puts: 3_000 },
-            Case { len: 4 << 10, in_flight: 1_000, puts: 120_000 },
-            Case { len: 1 << 10, in_flight: 4_000, puts: 200_000 },
-            Case { len: 4 << 10, in_flight: 1, puts: 2_000 },
-        ] {
-            runtime.block_on(case.run(&dir.path().join(format!("log-{idle}")), idle, base));
+        let raw = if idle { written } else { fresh };
+        for case in 0..CASES.len() {
+            // A process of its own, so that its peak memory is its own.
+            let args = [CHILD.to_owned(), case.to_string(), idle.to_string(), raw.to_string(), read.to_string()];
+            let status = std::process::Command::new(std::env::current_exe().unwrap()).args(args).status().unwrap();
+            assert!(status.success());
         }
     }
-    println!("peak memory of this process: {}", peak_memory());
 }
 
-/// GB/s of the disk itself: first writing and overwriting.
-fn raw(dir: &Path) -> (f64, f64) {
+/// GB/s of the disk itself.
+struct Raw {
+    fresh: f64,
+    written: f64,
+    read: f64,
+}
+
+fn raw(dir: &Path) -> Raw {
     let disk = FileDisk::open(dir).unwrap();
     println!("O_DIRECT: {}", if disk.is_direct() { "yes" } else { "no, buffered" });
     let file = disk.create("raw").unwrap();
     file.allocate(RAW_BYTES).unwrap();
     let memory = noise(BLOCK + 4096, 1);
     let start = memory.as_ptr().align_offset(4096);
-    let rate = || {
+    let write = || {
         let begin = Instant::now();
         for offset in (0..RAW_BYTES).step_by(BLOCK) {
             file.pwrite(&memory[start..start + BLOCK], offset).unwrap();
@@ -58,9 +79,27 @@ fn raw(dir: &Path) -> (f64, f64) {
         }
         RAW_BYTES as f64 / begin.elapsed().as_secs_f64() / 1e9
     };
-    let rates = (rate(), rate());
+    let (fresh, written) = (write(), write());
+    let next = AtomicU64::new(0);
+    let begin = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..16 {
+            scope.spawn(|| {
+                let mut memory = vec![0; READ + 4096];
+                let start = memory.as_ptr().align_offset(4096);
+                loop {
+                    let offset = next.fetch_add(READ as u64, Ordering::Relaxed);
+                    if offset >= RAW_BYTES {
+                        return;
+                    }
+                    file.pread(&mut memory[start..start + READ], offset).unwrap();
+                }
+            });
+        }
+    });
+    let read = RAW_BYTES as f64 / begin.elapsed().as_secs_f64() / 1e9;
     disk.remove("raw").unwrap();
-    rates
+    Raw { fresh, written, read }
 }
 
 /// One load.
@@ -72,7 +111,7 @@ struct Case {
 }
 
 impl Case {
-    async fn run(self, dir: &Path, idle: bool, raw: f64) {
+    async fn run(self, dir: &Path, idle: bool, raw: f64, raw_read: f64) {
         let mut config = SegmentsConfig::new(8 << 30);
         config.segment_bytes = if idle { 1 << 30 } else { 256 << 20 };
         config.spare_ahead = idle;
@@ -104,18 +143,19 @@ impl Case {
         let begin = Instant::now();
         drop(Segments::open(dir, SegmentsConfig { spare_ahead: false, ..SegmentsConfig::new(8 << 30) }).unwrap());
         let open = begin.elapsed();
-        std::fs::remove_dir_all(dir).unwrap();
 
         let bytes = self.puts as f64 * self.len as f64 / 1e9;
         println!(
-            "  {:4} KiB, {:5} in flight: put {:6.2} GB/s ({:.2} of raw), {:8.0} puts/s; get {:6.2} GB/s, {:8.0} gets/s; reopen {open:.0?}",
+            "  {:4} KiB, {:5} in flight: put {:6.2} GB/s ({:.2} of raw), {:8.0} puts/s; get {:6.2} GB/s ({:.2} of raw), {:8.0} gets/s; reopen {open:.0?}; peak memory {}",
             self.len >> 10,
             self.in_flight,
             bytes / put,
             bytes / put / raw,
             self.puts as f64 / put,
             bytes / get,
+            bytes / get / raw_read,
             self.puts as f64 / get,
+            peak_memory(),
         );
     }
 

@@ -91,6 +91,8 @@ struct State {
     /// Batches given out, batches settled: equal when nothing is under way.
     taken: u64,
     settled: u64,
+    /// Committers that wait for work: nobody is woken who is not waiting.
+    idle: usize,
     /// A committer is opening a segment.
     rolling: bool,
     closing: bool,
@@ -112,6 +114,9 @@ pub(crate) struct Log {
     catalog: Arc<RwLock<Catalog>>,
     keeper: Arc<Keeper>,
     state: Mutex<State>,
+    /// There is something in the queue: for idle committers.
+    work: Condvar,
+    /// A batch was settled or a segment opened: for committers that wait for the other one.
     changed: Condvar,
 }
 
@@ -134,7 +139,7 @@ impl Log {
             durable: resume.next_sequence - 1,
             ..State::default()
         };
-        Self { disk, catalog, keeper, state: Mutex::new(state), changed: Condvar::new() }
+        Self { disk, catalog, keeper, state: Mutex::new(state), work: Condvar::new(), changed: Condvar::new() }
     }
 
     /// Queues a record. What waits is bounded by the permits the jobs hold.
@@ -145,13 +150,17 @@ impl Log {
             return self.fail(vec![job], &LogError::Disk(DiskError::closed()));
         }
         state.queue.push_back(job);
+        let idle = state.idle > 0;
         drop(state);
-        self.changed.notify_all();
+        if idle {
+            self.work.notify_one();
+        }
     }
 
     /// Ends the committers once everything queued is settled.
     pub(crate) fn close(&self) {
         lock(&self.state).closing = true;
+        self.work.notify_all();
         self.changed.notify_all();
     }
 
@@ -179,10 +188,12 @@ impl Log {
                 return None;
             }
             let Some(front) = state.queue.front() else {
-                if state.closing && !state.rolling {
+                if state.closing {
                     return None;
                 }
-                state = wait(&self.changed, state);
+                state.idle += 1;
+                state = wait(&self.work, state);
+                state.idle -= 1;
                 continue;
             };
             if state.rolling {
@@ -304,6 +315,7 @@ impl Drop for Fuse<'_> {
             state.closing = true;
             let queue = std::mem::take(&mut state.queue);
             drop(state);
+            self.0.work.notify_all();
             self.0.changed.notify_all();
             drop(queue);
             write(&self.0.catalog).abandon();
