@@ -6,16 +6,24 @@
 //! - [`StorageGrant`] is the owner's signed word that a node may act for it; without one nothing is stored or read.
 //! - [`protocol`] is the wire format as pure functions, [`limits`] every bound and its reason.
 //!
-//! What it is not: it knows nothing of stripes, placement or owners' encryption keys, and it neither dials nor authenticates: both
-//! ends of a stream know each other's `NodeId` before the first byte here.
+//! What it is not: it knows nothing of stripes, placement or owners' encryption keys, and it neither dials nor
+//! authenticates: both ends of a stream know each other's `NodeId` before the first byte here.
 
+mod client;
 pub mod dial;
+mod frame;
+pub mod grant;
 pub mod home;
 pub mod limits;
+pub mod protocol;
+mod server;
 pub mod testing;
 
+pub use client::ShardClient;
 pub use dial::{BoxStream, Dial, DialError, Stream};
+pub use grant::{GrantError, StorageGrant};
 pub use home::{Health, HomeError, HomeStat, PutOutcome, Refusal, ShardEntry, ShardHome};
+pub use server::{Admission, RequestCounts, ServeError, ServePolicy, ShardServer, ShardServerStats, StatsSnapshot};
 
 /// Name and version of the protocol, as negotiated in TLS or QUIC.
 pub const ALPN: &str = "atoll/shard/1";

@@ -125,8 +125,7 @@ impl Request {
             Kind::Verify => Self::Verify(ShardId::from_bytes(fields.array()?)),
             Kind::List => {
                 let limit = fields.u32()?;
-                let after =
-                    if fields.is_empty() { None } else { Some(ShardId::from_bytes(fields.array()?)) };
+                let after = if fields.is_empty() { None } else { Some(ShardId::from_bytes(fields.array()?)) };
                 Self::List { after, limit }
             }
             Kind::Stat => Self::Stat,
