@@ -37,7 +37,7 @@ type Call = BoxFuture<'static, Result<Bytes, HomeError>>;
 enum Event {
     Answer { index: usize, sent: Instant, result: Result<Bytes, HomeError> },
     Late { index: usize, sent: Instant, call: Call },
-    OutOfPatience { index: usize, sent: Instant },
+    OutOfPatience { index: usize, sent: Instant, call: Call },
 }
 
 struct Gather<'a> {
@@ -70,11 +70,7 @@ pub(crate) async fn read(inner: &Arc<Inner>, wanted: &Wanted) -> Result<Bytes, R
 ///
 /// # Errors
 /// As [`read`].
-pub(crate) async fn rebuild(
-    inner: &Arc<Inner>,
-    wanted: &Wanted,
-    missing: Vec<usize>,
-) -> Result<Vec<Bytes>, ReadError> {
+pub(crate) async fn rebuild(inner: &Arc<Inner>, wanted: &Wanted, missing: Vec<usize>) -> Result<Vec<Bytes>, ReadError> {
     let mut gather = Gather::start(inner, wanted, &missing);
     loop {
         gather.fill().await?;
@@ -172,8 +168,13 @@ impl<'a> Gather<'a> {
                     self.launch(next);
                 }
             }
-            Event::OutOfPatience { index, sent } => {
-                self.inner.tracker().no_answer(self.wanted.holders[index], now());
+            Event::OutOfPatience { index, sent, call } => {
+                let node = self.wanted.holders[index];
+                if self.inner.is_worth_waiting_for(node) {
+                    self.events.push(wait_on(call, index, sent, self.inner.config.patience));
+                    return;
+                }
+                self.inner.tracker().no_answer(node, now());
                 let waited = now().saturating_duration_since(sent);
                 self.fail(index, format!("did not answer for {:.1} s", waited.as_secs_f64()));
             }
@@ -191,7 +192,8 @@ impl<'a> Gather<'a> {
     fn discard(&mut self, bad: &[usize]) {
         for &index in bad {
             self.shards.retain(|(at, _)| *at != index);
-            self.faults.push(NodeFault { node: self.wanted.holders[index], why: "its shard is forged or rotten".to_owned() });
+            self.faults
+                .push(NodeFault { node: self.wanted.holders[index], why: "its shard is forged or rotten".to_owned() });
             if let Some(next) = self.plan.spoiled() {
                 self.launch(next);
             }
@@ -217,11 +219,11 @@ fn mark_away(inner: &Inner, wanted: &Wanted, mut holders: Vec<Holder>) -> Vec<Ho
     holders
 }
 
-fn wait_on(call: Call, index: usize, sent: Instant, patience: Duration) -> BoxFuture<'static, Event> {
+fn wait_on(mut call: Call, index: usize, sent: Instant, patience: Duration) -> BoxFuture<'static, Event> {
     async move {
-        match timeout(patience, call).await {
+        match timeout(patience, &mut call).await {
             Ok(result) => Event::Answer { index, sent, result },
-            Err(_) => Event::OutOfPatience { index, sent },
+            Err(_) => Event::OutOfPatience { index, sent, call },
         }
     }
     .boxed()

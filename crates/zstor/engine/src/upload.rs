@@ -31,7 +31,8 @@ use crate::keyspace;
 use crate::pool::stripe_bytes;
 use crate::put::{Guard, Job, PutOptions, StoredStripe, Target, stopped};
 use crate::record::{
-    Body, Garbage, INLINE_STRIPES_MAX, ManifestPage, ObjectRecord, PAGE_STRIPES, SourceIdentity, StripeEntry, Tail, UploadRecord,
+    Body, Garbage, INLINE_STRIPES_MAX, ManifestPage, ObjectRecord, PAGE_STRIPES, SourceIdentity, StripeEntry, Tail,
+    UploadRecord,
 };
 use crate::store::{Stored, delete, is_conflict};
 
@@ -146,7 +147,12 @@ impl Inner {
     }
 
     /// Whether an upload can be continued from this source: it is the same file, and what is stored of it is what it still says.
-    async fn still_good(self: &Arc<Self>, upload: &UploadRecord, target: &Target, from: &FileSource) -> Result<bool, PutError> {
+    async fn still_good(
+        self: &Arc<Self>,
+        upload: &UploadRecord,
+        target: &Target,
+        from: &FileSource,
+    ) -> Result<bool, PutError> {
         let bucket = &target.bucket.value;
         let same = upload.source == Some(from.identity)
             && (upload.body.policy, upload.body.level) == (bucket.policy, bucket.level)
@@ -240,7 +246,9 @@ impl Inner {
     /// Adds what makes garbage of the stripes that an upload's last run may have begun beyond its journal.
     fn bury_tail(&self, upload: &UploadRecord, changes: &mut Vec<Mutation>) {
         let Some(&salt) = upload.body.runs.last() else { return };
-        let Ok(counter) = u32::try_from(upload.body.stripes - upload.run_first.min(upload.body.stripes)) else { return };
+        let Ok(counter) = u32::try_from(upload.body.stripes - upload.run_first.min(upload.body.stripes)) else {
+            return;
+        };
         let tail = Tail {
             id: upload.id,
             key: upload.body.key.clone(),
@@ -331,10 +339,7 @@ impl Journal<'_> {
         let page = ManifestPage { stripes: std::mem::take(&mut self.page) };
         let store = &self.inner.store;
         let upload = keyspace::upload(&self.record.bucket, &self.record.object_key, self.record.id);
-        let changes = vec![
-            store.put(keyspace::page(self.record.id, number), &page),
-            store.put(upload, &self.record),
-        ];
+        let changes = vec![store.put(keyspace::page(self.record.id, number), &page), store.put(upload, &self.record)];
         let inner = self.inner.clone();
         let commit = async move { inner.store.commit(Vec::new(), changes).await.map(|_| ()) };
         self.commit = Some(AbortOnDropHandle::new(tokio::spawn(commit)));

@@ -8,7 +8,8 @@ use atoll_engine::{HealOptions, HealReport, ListError};
 use crate::grid::{Grid, MIB, content, id};
 
 fn objects() -> Vec<(String, bytes::Bytes)> {
-    let mut objects: Vec<_> = (0..40).map(|at| (format!("small/{at:02}"), content(at, 50 + at as usize * 100))).collect();
+    let mut objects: Vec<_> =
+        (0..40).map(|at| (format!("small/{at:02}"), content(at, 50 + at as usize * 100))).collect();
     objects.push(("middle".into(), content(100, 3 * MIB)));
     objects.push(("large".into(), content(101, 67 * MIB + 1)));
     objects
@@ -42,7 +43,11 @@ async fn any_m_nodes_may_be_lost_again_and_again() {
             tell.fetch_max(progress.objects, Ordering::SeqCst);
         });
         let report = engine.heal(HealOptions { progress: Some(progress), ..HealOptions::default() }).await.unwrap();
-        assert_eq!((report.missing, report.rebuilt, report.lost), (2 * STRIPES as u64, 2 * STRIPES as u64, 0), "{report:?}");
+        assert_eq!(
+            (report.missing, report.rebuilt, report.lost),
+            (2 * STRIPES as u64, 2 * STRIPES as u64, 0),
+            "{report:?}"
+        );
         assert_eq!(told.load(Ordering::SeqCst), 42);
         let again = engine.heal(HealOptions::default()).await.unwrap();
         assert_eq!((again.missing, again.rebuilt, again.strays), (0, 0, 0), "a second run finds nothing");

@@ -10,14 +10,27 @@ use crate::grid::{Grid, MIB, content, eventually, read};
 
 #[derive(Clone, Debug)]
 enum Step {
-    Put { key: u8, seed: u64, len: usize },
-    Remove { key: u8 },
-    Get { key: u8 },
+    Put {
+        key: u8,
+        seed: u64,
+        len: usize,
+    },
+    Remove {
+        key: u8,
+    },
+    Get {
+        key: u8,
+    },
     /// One node at a time is down, since 2+2 on five nodes can store with one missing.
-    Kill { node: usize, known: bool },
+    Kill {
+        node: usize,
+        known: bool,
+    },
     Revive,
     /// A node loses everything; another heal must come before the next loss.
-    Wipe { node: usize },
+    Wipe {
+        node: usize,
+    },
     Heal,
     Restart,
 }
