@@ -159,7 +159,7 @@ impl Opener {
         let mut buffer = self.gather(shape, &chosen);
         let sealed = &mut buffer.bytes_mut()[..shape.sealed_len];
         if self.keys.open_in_place(&shape.header, &record.stripe_tag, sealed).is_err() {
-            return Err(OpenError::BadStripe { counter, bad: self.find_bad(record, shape, shards) });
+            return Err(OpenError::BadStripe { counter, bad: self.find_bad(record, shape, shards, &[]) });
         }
         if !record.is_compressed() {
             return Ok(buffer.freeze(shape.plain_len));
@@ -201,7 +201,7 @@ impl Opener {
         let mut outputs: Vec<(usize, &mut [u8])> = missing.iter().copied().zip(slots).collect();
         self.reconstruct(&chosen, &mut outputs);
         if !outputs.iter().all(|(index, shard)| self.is_genuine(record, shape, *index, shard)) {
-            return Err(RebuildError::BadStripe { counter, bad: self.find_bad(record, shape, present) });
+            return Err(RebuildError::BadStripe { counter, bad: self.find_bad(record, shape, present, missing) });
         }
         let whole = buffer.freeze(missing.len() * shape.shard_len);
         Ok((0..missing.len()).map(|at| whole.slice(at * shape.shard_len..(at + 1) * shape.shard_len)).collect())
@@ -254,9 +254,16 @@ impl Opener {
         }
     }
 
-    /// Which of the given shards are not what they are said to be.
-    fn find_bad(&self, record: &StripeRecord, shape: Shape, shards: &[(usize, Bytes)]) -> Vec<usize> {
-        let bad = shards.iter().filter(|(index, shard)| !self.is_genuine(record, shape, *index, shard));
+    /// Which of the given shards are not what they are said to be, but for those that were not used anyway.
+    fn find_bad(
+        &self,
+        record: &StripeRecord,
+        shape: Shape,
+        shards: &[(usize, Bytes)],
+        excluded: &[usize],
+    ) -> Vec<usize> {
+        let used = shards.iter().filter(|(index, _)| !excluded.contains(index));
+        let bad = used.filter(|(index, shard)| !self.is_genuine(record, shape, *index, shard));
         bad.map(|(index, _)| *index).collect()
     }
 }
