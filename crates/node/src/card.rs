@@ -184,7 +184,7 @@ mod tests {
         answered.unwrap();
         let checked = asked.unwrap();
         assert_eq!(checked.name.as_deref(), Some("attic"));
-        assert_eq!(checked.domain.owner(), Some(owner.id()));
+        assert_eq!(checked.domain.owner, Some(owner.id()));
     }
 
     #[test]

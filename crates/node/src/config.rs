@@ -3,6 +3,7 @@
 //! One TOML file, every key overridable by environment (`ATOLL_STORAGE_CAPACITY`) and flag. Where a value came from is kept, for
 //! `atoll config show` and for errors.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -61,15 +62,15 @@ pub const KEYS: &[Key] = &[
     Key {
         name: "network.bind",
         kind: Kind::List(&Kind::SocketAddr),
-        default: Some("0.0.0.0:5771"),
+        default: Some("0.0.0.0:5771,[::]:5771"),
         doc: "UDP addresses for connections from other nodes; port 0 chooses one and keeps it",
         flag: Some("--bind"),
     },
     Key {
         name: "network.lane",
-        kind: Kind::SocketAddr,
-        default: Some("0.0.0.0:5771"),
-        doc: "TCP address for bulk streams from other nodes; port 0 chooses one and keeps it",
+        kind: Kind::List(&Kind::SocketAddr),
+        default: Some("0.0.0.0:5771,[::]:5771"),
+        doc: "TCP addresses for bulk streams from other nodes; port 0 chooses one and keeps it",
         flag: None,
     },
     Key {
@@ -157,7 +158,7 @@ pub struct Config {
     pub(crate) country: String,
     pub(crate) metrics: Option<SocketAddr>,
     pub(crate) bind: Vec<SocketAddr>,
-    pub(crate) lane: Option<SocketAddr>,
+    pub(crate) lane: Vec<SocketAddr>,
     pub(crate) relays: Vec<String>,
     pub(crate) capacity: Option<ByteCount>,
     pub(crate) shards: Option<PathBuf>,
@@ -174,7 +175,7 @@ impl Config {
     pub fn load(
         data_dir: &Path,
         file: Option<&Path>,
-        environment: impl IntoIterator<Item = (String, String)>,
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
         overrides: Vec<SettingOverride>,
     ) -> Result<Self, ConfigError> {
         let mut sources = Sources::new().environment(environment).ignore_variables(OTHER_VARIABLES);
@@ -209,7 +210,7 @@ impl Config {
             country: settings.get("node.country"),
             metrics,
             bind,
-            lane: settings.get_optional("network.lane"),
+            lane: settings.get("network.lane"),
             relays: settings.get("network.relays"),
             capacity: settings.get_optional("storage.capacity"),
             shards: settings.get_optional("storage.path"),
@@ -276,7 +277,7 @@ mod tests {
     fn load(file: &str, environment: &[(&str, &str)], overrides: Vec<SettingOverride>) -> Result<Config, ConfigError> {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join(CONFIG_FILE), file).unwrap();
-        let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let environment = environment.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
         Config::load(folder.path(), None, environment, overrides)
     }
 

@@ -113,7 +113,7 @@ impl Node {
     pub async fn start(config: Config) -> Result<Self, NodeError> {
         let started = Instant::now();
         let data_dir = DataDir::lock(&config.data_dir)?;
-        let node_key = NodeKey::load_or_create(&data_dir.node_key())?;
+        let node_key = Arc::new(NodeKey::load_or_create(&data_dir.node_key())?);
         let owner_key = Arc::new(OwnerKey::load_or_create(&data_dir.owner_key())?);
         let (node, owner) = (node_key.id(), owner_key.id());
         tracing::info!(node = %node.short(), owner = %owner.short(), data = %data_dir.path().display(), "starting");
@@ -191,9 +191,12 @@ impl Node {
                 tracing::warn!("a background task did not end in time");
             }
         }
+        if let Err(error) = parts.engine.close().await {
+            tracing::warn!(%error, "the engine did not end in order");
+        }
         link.shutdown(deadline.saturating_duration_since(tokio::time::Instant::now())).await;
         if let Some(segments) = &parts.segments {
-            segments.shutdown().await;
+            segments.close().await;
         }
         if let Err(error) = std::fs::remove_file(&socket) {
             tracing::debug!(%error, "the control socket was gone already");
@@ -265,7 +268,7 @@ fn card_maker(
 
 async fn bind_link(
     config: &Config,
-    node_key: &NodeKey,
+    node_key: &Arc<NodeKey>,
     kv: &Arc<dyn KeyValue>,
     make_card: Arc<dyn Fn() -> Card + Send + Sync>,
     shards: Option<ShardServer>,
@@ -274,12 +277,12 @@ async fn bind_link(
     let remembered = ports::remembered(kv).await?;
     let link_config = LinkConfig {
         bind: ports::prefer(&config.bind, remembered.quic),
-        lane_bind: config.lane.map(|lane| ports::prefer_one(lane, remembered.lane)),
+        lane_bind: ports::prefer(&config.lane, remembered.lane),
         relays: config.relays.clone(),
         ..LinkConfig::default()
     };
     let build = |link_config: LinkConfig| {
-        let mut builder = Link::builder(node_key, link_config, KvPeers::new(kv.clone()))
+        let mut builder = Link::builder(node_key.clone(), link_config, KvPeers::new(kv.clone()))
             .protocol(card::PROTOCOL, Arc::new(CardHandler::new(make_card.clone())));
         if let Some(shards) = &shards {
             builder = builder.protocol(atoll_shard::ALPN, Arc::new(ShardHandler::new(shards.clone(), stop.clone())));
@@ -289,7 +292,7 @@ async fn bind_link(
     let link = match build(link_config.clone()).await {
         // A remembered port may be taken by now; any other is as good where the configuration names none.
         Err(atoll_link::BindError::PortInUse { .. }) if link_config.bind != config.bind || link_config.lane_bind != config.lane => {
-            build(LinkConfig { bind: config.bind.clone(), lane_bind: config.lane, ..link_config }).await?
+            build(LinkConfig { bind: config.bind.clone(), lane_bind: config.lane.clone(), ..link_config }).await?
         }
         built => built?,
     };

@@ -19,7 +19,7 @@ macro_rules! told {
     };
 }
 
-told!(BucketError, PutError, GetError, ReadError, RemoveError, ListError, HealError, StatError);
+told!(BucketError, PutError, GetError, ReadError, RemoveError, ListError, MetaError);
 
 /// The API's error for `error`.
 pub(crate) fn told(error: &impl Told) -> ApiError {

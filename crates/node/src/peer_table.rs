@@ -93,7 +93,7 @@ impl PeerTable {
 
     /// Probes until told to stop.
     pub(crate) async fn run(self, stop: CancellationToken) {
-        let mut changes = self.shared.link.subscribe();
+        let mut changes = self.shared.link.changes();
         let mut ticks = tokio::time::interval(PROBE_EVERY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -175,7 +175,7 @@ impl PeerTable {
                 PeerStatus {
                     node: peer.id,
                     name: card.and_then(|card| card.name.clone()),
-                    owner: card.and_then(|card| card.domain.owner()),
+                    owner: card.and_then(|card| card.domain.owner),
                     reachable: known.is_some_and(|known| known.reachable),
                     rtt_ms: known.and_then(|known| known.round_trip).map(|rtt| rtt.as_secs_f64() * 1e3),
                     last_seen_seconds: known.and_then(|known| known.last_seen).map(|at| at.elapsed().as_secs()),

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use atoll_ids::NodeId;
-use atoll_kv::{KeyValue, KvError, Mutation, SCAN_ENTRIES_MAX, Scan};
+use atoll_kv::{KeyValue, Mutation, SCAN_ENTRIES_MAX, Scan};
 use atoll_link::{PeerStore, PeerStoreError, StoredPeer};
+use atoll_wire::{decode, encode};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -44,7 +45,7 @@ impl PeerStore for KvPeers {
                     return Ok(peers);
                 }
                 for entry in page {
-                    peers.push(StoredPeer::decode(&entry.value)?);
+                    peers.push(decode(&entry.value).map_err(failed)?);
                 }
             }
         }
@@ -53,7 +54,7 @@ impl PeerStore for KvPeers {
 
     fn save(&self, peer: StoredPeer) -> BoxFuture<'_, Result<(), PeerStoreError>> {
         async move {
-            let mutation = Mutation::Put { key: Self::key(peer.id()), value: Bytes::from(peer.encode()) };
+            let mutation = Mutation::Put { key: Self::key(peer.node()), value: Bytes::from(encode(&peer)) };
             self.kv.commit(Vec::new(), vec![mutation]).await.map(drop).map_err(failed)
         }
         .boxed()
@@ -68,6 +69,6 @@ impl PeerStore for KvPeers {
     }
 }
 
-fn failed(error: KvError) -> PeerStoreError {
-    PeerStoreError::new(error)
+fn failed(error: impl std::fmt::Display) -> PeerStoreError {
+    PeerStoreError(error.to_string())
 }

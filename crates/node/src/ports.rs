@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use atoll_ids::ByteCount;
 use atoll_kv::{KeyValue, KvError, Mutation};
-use atoll_link::Addresses;
+use atoll_link::AddressRecord;
 use bytes::Bytes;
 
 use crate::daemon::NodeError;
@@ -33,7 +33,7 @@ pub(crate) async fn remembered(kv: &Arc<dyn KeyValue>) -> Result<Remembered, KvE
 }
 
 /// Writes the ports of this run down.
-pub(crate) async fn remember(kv: &Arc<dyn KeyValue>, addresses: &Addresses) -> Result<(), KvError> {
+pub(crate) async fn remember(kv: &Arc<dyn KeyValue>, addresses: &AddressRecord) -> Result<(), KvError> {
     let port = |addresses: &[SocketAddr]| addresses.first().map(SocketAddr::port);
     let found = [(QUIC_KEY, port(&addresses.quic)), (LANE_KEY, port(&addresses.lane))];
     let mutations: Vec<Mutation> = found
@@ -53,7 +53,7 @@ async fn number<T: std::str::FromStr>(kv: &Arc<dyn KeyValue>, key: &[u8]) -> Res
 }
 
 /// Replaces port 0 by the remembered one.
-pub(crate) fn prefer_one(address: SocketAddr, remembered: Option<u16>) -> SocketAddr {
+fn prefer_one(address: SocketAddr, remembered: Option<u16>) -> SocketAddr {
     match remembered {
         Some(port) if address.port() == 0 => SocketAddr::new(address.ip(), port),
         _ => address,

@@ -30,8 +30,8 @@ impl LocalHome {
 
     fn get_error(&self, id: ShardId, error: &GetError) -> HomeError {
         match error {
-            GetError::NotFound { .. } => HomeError::NotFound { node: self.node, id },
-            GetError::Rotten { .. } => HomeError::Rotten { node: self.node, id },
+            GetError::NotFound => HomeError::NotFound { node: self.node, id },
+            GetError::Rotten => HomeError::Rotten { node: self.node, id },
             other => self.failed(other),
         }
     }
@@ -55,7 +55,7 @@ impl ShardHome for LocalHome {
                 Err(error @ PutError::QuotaExceeded { .. }) => {
                     Err(HomeError::Refused { node, why: Refusal::Quota, text: error.to_string() })
                 }
-                Err(PutError::DifferentContent { .. }) => Err(HomeError::DifferentContent { node, id }),
+                Err(PutError::DifferentContent) => Err(HomeError::DifferentContent { node, id }),
                 Err(error) => Err(self.failed(&error)),
             }
         }
@@ -69,7 +69,7 @@ impl ShardHome for LocalHome {
     fn delete(&self, id: ShardId) -> BoxFuture<'_, Result<(), HomeError>> {
         async move {
             match self.segments.delete(self.owner, id).await {
-                Ok(_) | Err(DeleteError::NotFound { .. }) => Ok(()),
+                Ok(_) | Err(DeleteError::NotFound) => Ok(()),
                 Err(error) => Err(self.failed(&error)),
             }
         }

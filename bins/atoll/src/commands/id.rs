@@ -51,7 +51,7 @@ fn phrase(context: &Context) -> anyhow::Result<()> {
     if std::io::stdout().is_terminal() {
         eprintln!("These words are the key to everything you own. Write them on paper; show them to nobody.\n");
     }
-    let words = Words { phrase: key.phrase().to_string() };
+    let words = Words { phrase: key.phrase().to_text().to_string() };
     print(context.output, &words, |words| format!("{}\n", words.phrase))
 }
 

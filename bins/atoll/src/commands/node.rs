@@ -72,7 +72,7 @@ pub(super) async fn down(context: &Context) -> anyhow::Result<()> {
 }
 
 fn load_config(context: &Context, file: Option<&std::path::Path>, flags: &SettingFlags) -> anyhow::Result<Config> {
-    Ok(Config::load(&context.data_dir, file, std::env::vars(), overrides(flags)?)?)
+    Ok(Config::load(&context.data_dir, file, std::env::vars_os(), overrides(flags)?)?)
 }
 
 fn overrides(flags: &SettingFlags) -> anyhow::Result<Vec<SettingOverride>> {

@@ -24,7 +24,7 @@ pub(super) async fn shutdown(State(parts): Shared) -> Json<()> {
 
 pub(super) async fn invite(State(parts): Shared, Json(request): Json<InviteRequest>) -> Answer<Invited> {
     let ttl = std::time::Duration::from_secs(request.ttl_seconds);
-    let ticket = parts.link.invite(ttl, request.uses).await;
+    let ticket = parts.link.invite(ttl, request.uses);
     let ticket = ticket.map_err(|error| ApiError::new(Kind::Input, error.to_string()))?;
     Ok(Json(Invited { ticket: ticket.to_string() }))
 }
@@ -33,7 +33,7 @@ pub(super) async fn join(State(parts): Shared, Json(request): Json<JoinRequest>)
     let ticket: Ticket = request.ticket.parse().map_err(|error| {
         ApiError::new(Kind::Input, format!("this is no ticket: {error}")).with_help("copy the whole line that `atoll invite` printed")
     })?;
-    let peer = parts.link.join(ticket).await.map_err(|error| {
+    let peer = parts.link.join(&ticket).await.map_err(|error| {
         let help = "is the inviting node running and reachable from here? a ticket works as often and as long as it was made for";
         ApiError::new(Kind::Unavailable, error.to_string()).with_help(help)
     })?;
@@ -43,7 +43,7 @@ pub(super) async fn join(State(parts): Shared, Json(request): Json<JoinRequest>)
 }
 
 pub(super) async fn forget(State(parts): Shared, Path(node): Path<NodeId>) -> Answer<()> {
-    let known = parts.link.forget(node).await;
+    let known = parts.link.forget(&node).await;
     if known.map_err(|error| ApiError::new(Kind::Broken, error.to_string()))? {
         return Ok(Json(()));
     }

@@ -3,7 +3,7 @@
 use std::io;
 
 use atoll_control::{ApiError, BucketInfo, BucketRequest, Kind, Listing, ObjectInfo, Usage};
-use atoll_engine::{ObjectMeta, PutOptions, Source};
+use atoll_engine::{LIST_MAX, ListQuery, ObjectMeta, PutOptions, Source};
 use atoll_ids::{BucketName, ByteCount};
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
@@ -15,9 +15,6 @@ use tokio_util::io::StreamReader;
 
 use super::{Answer, Refused, Shared};
 use crate::failure::told;
-
-/// Objects on one page: their JSON stays far below what the client accepts.
-const PAGE: usize = 1000;
 
 #[derive(Deserialize)]
 pub(super) struct Under {
@@ -41,19 +38,19 @@ fn bucket_info(bucket: &atoll_engine::BucketInfo) -> BucketInfo {
 }
 
 /// The engine's view of an object as the API shows it.
-pub(super) fn object_info(bucket: &BucketName, info: &atoll_engine::ObjectInfo) -> ObjectInfo {
+fn object_info(bucket: &BucketName, info: &atoll_engine::ObjectInfo) -> ObjectInfo {
     ObjectInfo {
         bucket: bucket.clone(),
         key: info.key.clone(),
         kind: match info.meta.kind {
             atoll_engine::ObjectKind::File => atoll_control::ObjectKind::File,
-            atoll_engine::ObjectKind::Symlink => atoll_control::ObjectKind::Symlink,
+            atoll_engine::ObjectKind::Symlink(_) => atoll_control::ObjectKind::Symlink,
             atoll_engine::ObjectKind::Directory => atoll_control::ObjectKind::Directory,
         },
         size: info.size,
         stored: info.stored,
-        version: info.version.to_string(),
-        blake3: data_encoding::HEXLOWER.encode(&info.blake3),
+        version: info.id.to_string(),
+        blake3: info.content.to_hex().to_string(),
         policy: info.policy.to_string(),
         stripes: info.stripes,
         modified: info.meta.modified.map(|time| time.to_string()),
@@ -89,24 +86,20 @@ pub(super) async fn list(State(parts): Shared, Query(under): Query<Under>) -> An
     if more.is_some() {
         return Err(ApiError::new(Kind::Input, "a delimiter is one character").into());
     }
-    let after = (!under.after.is_empty()).then_some(under.after.as_str());
-    let page = parts.engine.list(&under.bucket, &under.prefix, delimiter, after, PAGE).await;
+    let after = (!under.after.is_empty()).then_some(under.after);
+    let query = ListQuery { prefix: under.prefix, delimiter, after, limit: LIST_MAX };
+    let page = parts.engine.list(&under.bucket, &query).await;
     let page = page.map_err(|error| told(&error))?;
     Ok(Json(Listing {
         objects: page.objects.iter().map(|info| object_info(&under.bucket, info)).collect(),
-        prefixes: page.prefixes,
+        prefixes: page.common_prefixes,
         next: page.next,
     }))
 }
 
 pub(super) async fn stat(State(parts): Shared, Query(object): Query<Object>) -> Answer<ObjectInfo> {
     let info = parts.engine.stat(&object.bucket, &object.key).await;
-    let info = info.map_err(|error| told(&error))?;
-    Ok(Json(object_info(&object.bucket, &info.ok_or_else(|| not_found(&object))?)))
-}
-
-fn not_found(object: &Object) -> ApiError {
-    ApiError::new(Kind::NotFound, format!("there is no object {}/{}", object.bucket, object.key))
+    Ok(Json(object_info(&object.bucket, &info.map_err(|error| told(&error))?)))
 }
 
 pub(super) async fn usage(State(parts): Shared, Query(under): Query<Under>) -> Answer<Usage> {
@@ -117,7 +110,7 @@ pub(super) async fn usage(State(parts): Shared, Query(under): Query<Under>) -> A
 
 pub(super) async fn upload(State(parts): Shared, Query(object): Query<Object>, body: Body) -> Answer<ObjectInfo> {
     let content = body.into_data_stream().map(|chunk| chunk.map_err(io::Error::other));
-    let source = Source::Stream(Box::pin(StreamReader::new(content)));
+    let source = Source::Stream(Box::pin(StreamReader::new(content)), None);
     let meta = ObjectMeta { modified: Some(Timestamp::now()), ..ObjectMeta::default() };
     let stored = parts.engine.put(&object.bucket, &object.key, source, PutOptions { meta, ..PutOptions::default() }).await;
     let info = stored.map_err(|error| told(&error))?;

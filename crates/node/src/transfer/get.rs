@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use atoll_control::{ApiError, Event, GetRequest, Kind, TransferSummary};
-use atoll_engine::{Engine, ObjectInfo, ObjectKind};
+use atoll_engine::{Engine, LIST_MAX, ListQuery, ObjectInfo, ObjectKind};
 use atoll_ids::BucketName;
 use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc};
@@ -21,10 +21,7 @@ use tokio::task::JoinSet;
 use super::names::path_below;
 use super::put::{cancelled, flatten};
 use super::{OBJECTS_AT_ONCE, Tracker};
-use crate::failure::told;
-
-/// Objects looked up at once.
-const PAGE: usize = 1000;
+use crate::failure::{told, told_of};
 
 /// Stripes that wait for the disk; the engine reads ahead by itself.
 const CHUNKS_WAITING: usize = 2;
@@ -55,9 +52,7 @@ pub(crate) async fn run(
     if everything_below {
         tree(&job, &request).await?;
     } else {
-        let stat = engine.stat(&request.bucket, &request.key).await;
-        let info = stat.map_err(|error| told(&error))?;
-        let info = info.ok_or_else(|| not_found(&request))?;
+        let info = engine.stat(&request.bucket, &request.key).await.map_err(|error| told(&error))?;
         tracker.total(1, info.size);
         tokio::select! {
             done = job.fetch(info, request.destination.clone()) => done?,
@@ -86,7 +81,8 @@ async fn tree(job: &Arc<Job>, request: &GetRequest) -> Result<(), ApiError> {
     let mut links = Vec::new();
     let mut after = None;
     loop {
-        let page = job.engine.list(&request.bucket, &request.key, None, after.as_deref(), PAGE).await;
+        let query = ListQuery { prefix: request.key.clone(), delimiter: None, after, limit: LIST_MAX };
+        let page = job.engine.list(&request.bucket, &query).await;
         let page = page.map_err(|error| told(&error))?;
         for info in page.objects {
             let relative = info.key.get(request.key.len()..).unwrap_or_default();
@@ -97,7 +93,7 @@ async fn tree(job: &Arc<Job>, request: &GetRequest) -> Result<(), ApiError> {
                     continue;
                 }
             };
-            if info.meta.kind == ObjectKind::Symlink {
+            if matches!(info.meta.kind, ObjectKind::Symlink(_)) {
                 links.push((info, path));
                 continue;
             }
@@ -162,23 +158,16 @@ impl Job {
                 return Ok(());
             }
         }
-        match info.meta.kind {
+        match info.meta.kind.clone() {
             ObjectKind::Directory => make_directory(&path).await?,
-            ObjectKind::Symlink => self.fetch_link(&info, &path).await?,
+            ObjectKind::Symlink(target) => {
+                let link = path.clone();
+                blocking(move || make_link(&target, &link)).await?.map_err(|error| cannot_write(&path, &error))?;
+            }
             ObjectKind::File => self.fetch_file(info, &path).await?,
         }
         self.tracker.moved_item();
         Ok(())
-    }
-
-    async fn fetch_link(&self, info: &ObjectInfo, path: &Path) -> Result<(), ApiError> {
-        let mut reader = self.reader(info, 0).await?;
-        let mut target = Vec::new();
-        while let Some(chunk) = reader.next().await {
-            target.extend_from_slice(&chunk.map_err(|error| told(&error))?);
-        }
-        let (target, link) = (String::from_utf8_lossy(&target).into_owned(), path.to_path_buf());
-        blocking(move || make_link(&target, &link)).await?.map_err(|error| cannot_write(path, &error))
     }
 
     async fn reader(&self, info: &ObjectInfo, from: u64) -> Result<atoll_engine::ObjectReader, ApiError> {
@@ -192,7 +181,7 @@ impl Job {
         let part = blocking(move || Part::open(&about, at)).await?.map_err(|error| cannot_write(path, &error))?;
         self.tracker.moved_bytes(part.written);
         let mut reader = self.reader(&info, part.written).await?;
-        if reader.info().version != info.version {
+        if reader.info().id != info.id {
             let message = format!("{}/{} was replaced while it was read", self.bucket, info.key);
             return Err(ApiError::new(Kind::Conflict, message).with_help("run the same command again"));
         }
@@ -226,7 +215,7 @@ fn is_there(info: &ObjectInfo, path: &Path) -> bool {
     let Ok(metadata) = path.symlink_metadata() else { return false };
     match info.meta.kind {
         ObjectKind::Directory => metadata.is_dir(),
-        ObjectKind::Symlink => false,
+        ObjectKind::Symlink(_) => false,
         ObjectKind::File => {
             metadata.is_file()
                 && metadata.len() == info.size
@@ -271,7 +260,7 @@ impl Part {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         // The longest file name is 255 bytes; a version's id tells parts apart without the name.
         let short: String = name.chars().take(32).collect();
-        let part = path.with_file_name(format!(".{short}.{}.atoll-part", info.version));
+        let part = path.with_file_name(format!(".{short}.{}.atoll-part", info.id));
         let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&part)?;
         let length = file.metadata()?.len();
         // Only a whole number of stripes can be continued, and the end of the object must still be read.
@@ -317,7 +306,7 @@ impl Part {
             }
             hasher.update(&chunk[..read]);
         }
-        if hasher.finalize().as_bytes() == &info.blake3 {
+        if hasher.finalize() == info.content {
             return Ok(());
         }
         fs::remove_file(&self.part)?;

@@ -4,11 +4,11 @@ use std::fs::{File, Metadata};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use atoll_control::{ApiError, Event, Kind, PutRequest, TransferSummary};
-use atoll_engine::{Engine, ObjectKind, ObjectMeta, PutOptions, Source, SourceIdentity};
+use atoll_engine::{Engine, GetError, ObjectKind, ObjectMeta, PutError, PutOptions, Source};
 use atoll_ids::BucketName;
-use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -231,74 +231,55 @@ impl Job {
                 let message = format!("{}: it is neither a file, nor a directory, nor a link", item.path.display());
                 self.tracker.skipped(message).await;
             }
-            Ok(Opened::File(file, metadata)) => self.store_file(item, file, metadata).await?,
+            Ok(Opened::File(file, metadata)) => {
+                let (len, meta) = (metadata.len(), meta(ObjectKind::File, &metadata));
+                self.store_one(item, Source::File(file, len), len, meta).await?;
+            }
             Ok(Opened::Symlink(target, metadata)) => match target.into_os_string().into_string() {
-                Ok(target) => {
-                    let meta = meta(ObjectKind::Symlink, &metadata);
-                    self.store_bytes(item, Bytes::from(target), meta).await?;
-                }
+                Ok(target) => self.store_one(item, Source::Empty, 0, meta(ObjectKind::Symlink(target), &metadata)).await?,
                 Err(_) => self.tracker.skipped(format!("{}: its target is not UTF-8", item.path.display())).await,
             },
             Ok(Opened::Directory(metadata)) => {
-                self.store_bytes(item, Bytes::new(), meta(ObjectKind::Directory, &metadata)).await?;
+                self.store_one(item, Source::Empty, 0, meta(ObjectKind::Directory, &metadata)).await?;
             }
         }
         Ok(())
     }
 
-    async fn store_file(&self, item: Item, file: File, metadata: Metadata) -> Result<(), ApiError> {
-        let meta = meta(ObjectKind::File, &metadata);
-        if !self.force && self.is_there(&item.key, metadata.len(), &meta).await? {
-            self.tracker.unchanged(metadata.len());
+    async fn store_one(&self, item: Item, source: Source, len: u64, meta: ObjectMeta) -> Result<(), ApiError> {
+        if !self.force && self.is_there(&item.key, len, &meta).await? {
+            self.tracker.unchanged(len);
             return Ok(());
         }
-        let identity = SourceIdentity {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            bytes: metadata.len(),
-            modified: meta.modified,
-        };
-        let source = Source::File { file, len: metadata.len(), identity: Some(identity) };
-        self.put(item, source, meta).await
-    }
-
-    async fn store_bytes(&self, item: Item, content: Bytes, meta: ObjectMeta) -> Result<(), ApiError> {
-        if !self.force && self.is_there(&item.key, content.len() as u64, &meta).await? {
-            self.tracker.unchanged(content.len() as u64);
-            return Ok(());
-        }
-        self.put(item, Source::Bytes(content), meta).await
-    }
-
-    async fn put(&self, item: Item, source: Source, meta: ObjectMeta) -> Result<(), ApiError> {
-        let tracker = self.tracker.clone();
-        let options = PutOptions { meta, progress: Some(Arc::new(move |bytes| tracker.moved_bytes(bytes))) };
-        let stored = self.engine.put(&self.bucket, &item.key, source, options).await;
-        match stored {
+        let (tracker, told_before) = (self.tracker.clone(), AtomicU64::new(0));
+        let progress = Arc::new(move |progress: atoll_engine::Progress| {
+            let before = told_before.fetch_max(progress.bytes, Ordering::Relaxed);
+            tracker.moved_bytes(progress.bytes.saturating_sub(before));
+        });
+        let options = PutOptions { meta, restart: self.force, progress: Some(progress) };
+        match self.engine.put(&self.bucket, &item.key, source, options).await {
             Ok(_) => {
                 self.tracker.moved_item();
                 Ok(())
             }
-            Err(error) => match error.source_failure() {
-                // The file, not the store: the others go on.
-                Some(why) => {
-                    self.tracker.skipped(format!("{}: {why}", item.path.display())).await;
-                    Ok(())
-                }
-                None => Err(told_of(&self.bucket, &item.key, &error)),
-            },
+            // The file's fault, not the store's: the others go on.
+            Err(error @ (PutError::Source { .. } | PutError::SourceChanged { .. } | PutError::BadKey { .. })) => {
+                self.tracker.skipped(format!("{}: {error}", item.path.display())).await;
+                Ok(())
+            }
+            Err(error) => Err(told_of(&self.bucket, &item.key, &error)),
         }
     }
 
     async fn is_there(&self, key: &str, len: u64, meta: &ObjectMeta) -> Result<bool, ApiError> {
         let found = self.engine.stat(&self.bucket, key).await;
         match found {
-            Ok(Some(info)) => Ok(info.size == len
+            Ok(info) => Ok(info.size == len
                 && info.meta.kind == meta.kind
                 && info.meta.mode == meta.mode
                 && info.meta.modified.is_some()
                 && info.meta.modified == meta.modified),
-            Ok(None) => Ok(false),
+            Err(GetError::NotFound { .. }) => Ok(false),
             Err(error) => Err(told(&error)),
         }
     }

@@ -1,16 +1,13 @@
 //! Removes one object, or everything below a prefix.
 
 use atoll_control::{ApiError, Event, Kind, RemoveRequest, TransferSummary};
-use atoll_engine::Engine;
+use atoll_engine::{Engine, LIST_MAX, ListQuery, RemoveError};
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use tokio::sync::mpsc;
 
 use super::put::cancelled;
 use super::{OBJECTS_AT_ONCE, Tracker};
 use crate::failure::told;
-
-/// Objects looked up at once.
-const PAGE: usize = 1000;
 
 /// Removes what the request names.
 ///
@@ -35,7 +32,8 @@ pub(crate) async fn run(
             return Err(cancelled());
         }
         // What was listed is gone afterwards, so every page is the first.
-        let page = engine.list(bucket, &request.key, None, None, PAGE).await;
+        let query = ListQuery { prefix: request.key.clone(), delimiter: None, after: None, limit: LIST_MAX };
+        let page = engine.list(bucket, &query).await;
         let page = page.map_err(|error| told(&error))?;
         if page.objects.is_empty() {
             break;
@@ -53,7 +51,7 @@ pub(crate) async fn run(
                             Ok(())
                         }
                         // Somebody else removed it in between.
-                        Err(error) if error.is_not_found() => Ok(()),
+                        Err(RemoveError::NotFound { .. }) => Ok(()),
                         Err(error) => Err(told(&error)),
                     }
                 }

@@ -138,10 +138,14 @@ fn shards_and_records_of_other_stripes_runs_objects_and_policies_are_refused() {
     // Whole stripes, record and all, under the keys of another object or run.
     expect(&other.stripes[0].record, &shards(&other.stripes[0]));
     expect(&rerun_stripe.record, &shards(&rerun_stripe));
-    // The same shards cut by another policy of as many: the tags of the shards match, the stripe's does not.
-    let reread = Opener::new(&one.key, one.opener.salt(), "3+3".parse().unwrap());
+    // The same data shards, all genuine, under a policy that the stripe was not sealed with.
+    let reread = Opener::new(&one.key, one.opener.salt(), "4+1".parse().unwrap());
+    let mut fewer = stored(&own.record);
+    fewer.shard_tags.pop();
+    let error = reread.open(&record(&fewer), &shards(own)[..5]).unwrap_err();
+    assert_eq!(error, OpenError::BadStripe { counter: 0, bad: vec![] });
     let error = reread.open(&own.record, &shards(own)).unwrap_err();
-    assert!(matches!(error, OpenError::BadStripe { .. }), "{error:?}");
+    assert!(matches!(error, OpenError::BadRecord(_)), "{error:?}");
 }
 
 #[test]

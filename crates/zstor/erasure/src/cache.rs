@@ -29,13 +29,6 @@ impl IndexSet {
         self.0[index / 64] >> (index % 64) & 1 == 1
     }
 
-    /// How many members are below `index`: its place in the sorted list of members.
-    pub(crate) fn rank(&self, index: usize) -> usize {
-        let below: u32 = self.0[..index / 64].iter().map(|word| word.count_ones()).sum();
-        let mask = (1 << (index % 64)) - 1;
-        (below + (self.0[index / 64] & mask).count_ones()) as usize
-    }
-
     /// The members as field elements, ascending.
     pub(crate) fn points(&self) -> Vec<u8> {
         (0..=255).filter(|&point| self.contains(usize::from(point))).collect()
@@ -111,7 +104,6 @@ mod tests {
             assert!(!set.insert(index));
         }
         assert_eq!(set.points(), [3, 63, 64, 200, 255]);
-        assert_eq!([3, 63, 64, 200, 255].map(|index| set.rank(index)), [0, 1, 2, 3, 4]);
         assert!(set.contains(63) && !set.contains(62));
     }
 

@@ -98,15 +98,13 @@ impl Code {
             return Ok(());
         }
         // In the order of their indexes, so that one erasure pattern is one plan whatever order shards arrive in.
-        let mut inputs: Vec<&[u8]> = vec![&[]; self.data];
-        for &(index, shard) in &present[..self.data] {
-            inputs[pattern.known.rank(index)] = shard;
-        }
-        let mut outputs: Vec<&mut [u8]> = Vec::new();
-        outputs.resize_with(missing.len(), Default::default);
-        for (index, shard) in missing {
-            outputs[pattern.wanted.rank(*index)] = shard;
-        }
+        let mut known = present[..self.data].to_vec();
+        known.sort_unstable_by_key(|&(index, _)| index);
+        let inputs: Vec<&[u8]> = known.into_iter().map(|(_, shard)| shard).collect();
+        let mut wanted: Vec<(usize, &mut [u8])> =
+            missing.iter_mut().map(|(index, shard)| (*index, &mut **shard)).collect();
+        wanted.sort_unstable_by_key(|&(index, _)| index);
+        let mut outputs: Vec<&mut [u8]> = wanted.into_iter().map(|(_, shard)| shard).collect();
         let plan = self.recoveries.get_or_make(&pattern, || {
             let matrix = field::interpolation(&pattern.known.points(), &pattern.wanted.points());
             Plan::new(self.kernel, self.data, &matrix)

@@ -26,7 +26,29 @@
 //! # The same everywhere, for ever
 //!
 //! A placement computed by another build on another processor must be the same, or data is not found. So there is no floating point:
-//! the logarithm is computed in integers ([`ln`]), and scores are compared as exact fractions by cross-multiplication. Draws are BLAKE3 hashes.
+//! the logarithm is computed in integers (`ln.rs`), and scores are compared as exact fractions by cross-multiplication. Draws are BLAKE3 hashes.
+//! Tests pin the results.
+//!
+//! # Cost
+//!
+//! One hash of 64 bytes, one logarithm and a share of a sort per candidate, together about 0.14 µs: 1 µs for 6 nodes, 7 for 50, some 10 ms for the
+//! largest map. Sealing the stripe takes 180 µs.
+//!
+//! # Failure domains
+//!
+//! At a [`DomainLevel`] each candidate is in one domain. A ranking lists the first of every domain in order of score; the first n of
+//! those are the place of a stripe of n shards, in domains of their own *always*: with fewer domains than n, placing fails. The rest of the
+//! ranking are spares. Joining or leaving of one candidate changes at most one member of a place, also with domains.
+//! A site or country that a node does not state is one domain together with all other unstated ones, as nothing says that they would
+//! not fail together.
+//!
+//! The *set* of nodes moves minimally, their *order* does not: a newcomer that ranks first shifts the others by one. Whoever moves
+//! stripes from one map to another compares sets and records where a shard of given index stayed as an exception.
+//!
+//! # The same everywhere, for ever
+//!
+//! A placement computed by another build on another processor must be the same, or data is not found. So there is no floating point:
+//! the logarithm is computed in integers (`ln.rs`), and scores are compared as exact fractions by cross-multiplication. Draws are BLAKE3 hashes.
 //! Tests pin the results.
 //!
 //! # Cost
@@ -39,7 +61,7 @@
 //! [`MapError`] for candidates that make no map, [`PlaceError`] for too few domains. Foreign bytes that decode to a `Map` went through the
 //! same checks as [`Map::new`].
 
-pub mod ln;
+mod ln;
 mod map;
 mod rank;
 

@@ -5,7 +5,7 @@
 //! the inverse hyperbolic tangent; ln(1 + t) is a polynomial of degree 6, whose remainder is below 2⁻⁵⁸.
 
 /// Bits after the binary point of [`neg_ln`].
-pub const FRACTION_BITS: u32 = 56;
+const FRACTION_BITS: u32 = 56;
 
 /// Leading bits of the mantissa, after its first, that select a table entry.
 const TABLE_BITS: u32 = 8;
@@ -41,7 +41,7 @@ const fn ln_of_ratio(i: u128) -> u64 {
 
 /// a·b for numbers below 1 with 96 bits after the point. Drops the low halves, an error below 2⁻⁹⁴.
 const fn mul_96(a: u128, b: u128) -> u128 {
-    (a >> 32) * (b >> 32) >> 32
+    ((a >> 32) * (b >> 32)) >> 32
 }
 
 /// a·b for fractions of 2⁶⁴.
@@ -60,7 +60,7 @@ fn ln_1p(t: u64) -> u64 {
 }
 
 /// -ln(h / 2⁶⁴) · 2⁵⁶, within 2 of the true value; below 2⁶². A draw of 0, for which it would be infinite, counts as 1.
-pub fn neg_ln(h: u64) -> u64 {
+pub(crate) fn neg_ln(h: u64) -> u64 {
     let h = h.max(1);
     let zeros = h.leading_zeros();
     let mantissa = h << zeros;

@@ -5,13 +5,12 @@
 
 use std::sync::Arc;
 
-use atoll_ids::ShardId;
 use atoll_wire::{decode, encode, read_frame, write_frame};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Shared;
-use super::slot::Slot;
+use super::slot::{Pending, Slot};
 use crate::dial::BoxStream;
 use crate::frame::{Fault, FrameReader, FrameWriter, Progress};
 use crate::home::{HomeError, Refusal};
@@ -172,13 +171,29 @@ async fn receive<R: AsyncRead + Unpin>(
         let body = reader.body(header).await?;
         let answer = Answer::decode(header, body)?;
         let Some(pending) = slot.answered(header.request) else { continue };
+        if let Err(error) = check_page(&pending, &answer) {
+            // It is no longer among the pending, which the end of the connection fails.
+            let _ = pending.answer.send(Err(shared.broken_protocol(&error)));
+            return Err(error.into());
+        }
         *answers += 1;
         let result = match answer {
-            Answer::Failed { code, text } => Err(failure(shared, pending.shard, code, &text)),
+            Answer::Failed { code, text } => Err(failure(shared, &pending, code, &text)),
             answer => Ok(answer),
         };
         // The caller may have lost interest; then the answer is discarded.
         let _ = pending.answer.send(result);
+    }
+}
+
+/// Whoever pages through a listing must come to an end, whatever the server does; within a page the decoder has seen to it.
+fn check_page(pending: &Pending, answer: &Answer) -> Result<(), ProtocolError> {
+    let Answer::Listing(page) = answer else { return Ok(()) };
+    let wrong = |what| Err(ProtocolError::Content { kind: Kind::Listing, what });
+    match page.first() {
+        Some(first) if Some(first.id) <= pending.shard => wrong("it does not go forward"),
+        _ if page.len() > pending.limit as usize => wrong("longer than asked for"),
+        _ => Ok(()),
     }
 }
 
@@ -203,9 +218,10 @@ async fn watch(shared: &Shared, slot: &Slot, progress: &Progress) -> End {
 }
 
 /// What an error answer means to the caller.
-fn failure(shared: &Shared, shard: Option<ShardId>, code: Code, text: &str) -> HomeError {
+fn failure(shared: &Shared, pending: &Pending, code: Code, text: &str) -> HomeError {
     let (node, text) = (shared.node, printable(text));
     let refused = |why| HomeError::Refused { node, why, text: text.clone() };
+    let shard = pending.shard.filter(|_| pending.request != Kind::List);
     match (code, shard) {
         (Code::NotFound, Some(id)) => HomeError::NotFound { node, id },
         (Code::Rotten, Some(id)) => HomeError::Rotten { node, id },

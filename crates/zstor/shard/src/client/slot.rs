@@ -7,6 +7,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use atoll_ids::ShardId;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
@@ -52,7 +53,10 @@ struct Queued {
 /// A request that was sent.
 pub(super) struct Pending {
     pub(super) request: Kind,
-    pub(super) shard: Option<atoll_ids::ShardId>,
+    /// The shard it is about; of a listing, the one after which it starts.
+    pub(super) shard: Option<ShardId>,
+    /// The most entries it asked for, if it is a listing.
+    pub(super) limit: u32,
     pub(super) answer: AnswerSender,
 }
 
@@ -143,7 +147,11 @@ impl Slot {
             // The clock for silence starts now, not when something last moved.
             progress.touch();
         }
-        let pending = Pending { request: request.kind(), shard: request.shard(), answer };
+        let (shard, limit) = match &request {
+            Request::List { after, limit } => (*after, *limit),
+            other => (other.shard(), 0),
+        };
+        let pending = Pending { request: request.kind(), shard, limit, answer };
         state.pending.insert(ticket, pending);
         Some(Outgoing { id: ticket, request, room })
     }

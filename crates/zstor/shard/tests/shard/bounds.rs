@@ -20,21 +20,23 @@ use crate::world::{PIPE_BYTES, Raw, Stage, World, id};
 #[tokio::test]
 async fn a_reader_that_does_not_read() {
     const SHARD_BYTES: usize = 1 << 20;
-    const ASKED: u64 = 6000;
+    const ASKED: u64 = 1600;
+    const PIPE: usize = 8 << 10;
     let world = World::new();
     let client = world.client();
     client.put(id(1), vec![3; SHARD_BYTES].into()).await.unwrap();
-    let mut raw = world.welcomed().await;
+    let mut raw = world.welcomed_over(PIPE).await;
     // As many as fit the pipe and the server's read buffer, and then some that do not.
-    let requests: Vec<u8> = (0..ASKED).flat_map(|n| Request::Get(id(n % 2)).encode(n)).collect();
+    let requests: Vec<u8> = (0..ASKED).flat_map(|n| Request::Get(id(1 + n % 4)).encode(n)).collect();
     let mut written = 0;
     while let Ok(wrote) = timeout(Duration::from_millis(300), raw.stream.write(&requests[written..])).await {
         written += wrote.unwrap();
     }
     assert!(written < requests.len());
     let stats = world.server.stats().snapshot();
-    assert!(stats.requests.get <= IN_FLIGHT_MAX as u64 + 1, "{stats:?}");
-    let most = ANSWER_BYTES_MAX + READS_MAX * SHARD_BYTES + 2 * PIPE_BYTES;
+    // Beside those unanswered, the few whose answers the pipe has taken: every fourth is larger than the pipe.
+    assert!(stats.requests.get <= IN_FLIGHT_MAX as u64 + 64, "{stats:?}");
+    let most = ANSWER_BYTES_MAX + (READS_MAX + 1) * SHARD_BYTES;
     assert!(stats.get_bytes <= most as u64, "{stats:?}");
 
     let (mut reader, mut writer) = tokio::io::split(raw.stream);
@@ -54,7 +56,7 @@ async fn a_reader_that_does_not_read() {
     };
     let (bytes, ()) = tokio::join!(reading, writing);
     raw.serving.unwrap().await.unwrap().unwrap();
-    assert!(bytes > ASKED / 2 * SHARD_BYTES as u64);
+    assert!(bytes > ASKED / 4 * SHARD_BYTES as u64);
     assert_eq!(world.server.stats().snapshot().requests.get, ASKED);
 }
 
@@ -66,7 +68,8 @@ async fn the_client_queue_is_bounded() {
         let data = Bytes::from(vec![1; shard_bytes]);
         let mut calls: Vec<_> = (0..callers).map(|n| client.put(id(n as u64), data.clone())).collect();
         for call in &mut calls {
-            assert!(call.now_or_never().is_none());
+            // Polled outside the runtime's budget, which would make some wait for nothing.
+            assert!(tokio::task::unconstrained(call).now_or_never().is_none());
         }
         assert_eq!(client.health().queued, queued_most);
         drop(calls);
@@ -94,18 +97,21 @@ async fn the_window_is_kept() {
     let pings = join_all((0..10).map(|_| client.ping()));
     let server = async {
         let mut raw = Raw::accept(&mut streams, 3).await;
+        let mut unanswered = Vec::new();
         for _ in 0..3 {
-            raw.request().await.unwrap();
+            unanswered.push(raw.request().await.unwrap().0);
         }
-        assert!(timeout(Duration::from_millis(50), raw.stream.read_u8()).await.is_err());
-        for request in 1..=10 {
-            raw.send(&Answer::Pong.encode(request)).await;
+        for n in 0..10 {
+            assert!(timeout(Duration::from_millis(5), raw.stream.read_u8()).await.is_err(), "after {n} answers");
+            raw.send(&Answer::Pong.encode(unanswered.pop().unwrap())).await;
+            if n < 7 {
+                unanswered.push(raw.request().await.unwrap().0);
+            }
         }
         raw
     };
     let (pongs, _raw) = tokio::join!(pings, server);
-    // Seven answers came before their questions: that is not this protocol, but three are good.
-    assert_eq!(pongs.iter().filter(|pong| pong.is_ok()).count(), 3);
+    assert!(pongs.iter().all(Result::is_ok));
 }
 
 #[tokio::test(start_paused = true)]

@@ -165,7 +165,7 @@ async fn a_server_that_breaks_the_protocol() {
     check(Answer::Pong.encode(1), "Pong as the answer to List").await;
     check(Answer::Pong.encode(2), "not pending").await;
     check(Answer::Shard(vec![0; 1000].into()).encode(1), "Shard as the answer to List").await;
-    check(Request::Ping.encode(1), "not").await;
+    check(Request::Ping.encode(1), "Ping as the answer to List").await;
     check(vec![0xff; 64], "unknown kind").await;
     check(entries(6, 3), "longer than asked for").await;
     check(entries(5, 1), "does not go forward").await;

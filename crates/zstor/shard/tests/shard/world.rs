@@ -90,7 +90,12 @@ impl World {
 
     /// A served stream whose client is the test; already welcomed.
     pub(crate) async fn welcomed(&self) -> Raw {
-        let mut raw = self.raw();
+        self.welcomed_over(PIPE_BYTES).await
+    }
+
+    /// The same over a pipe that holds less or more.
+    pub(crate) async fn welcomed_over(&self, pipe_bytes: usize) -> Raw {
+        let mut raw = self.raw_over(pipe_bytes);
         raw.send_hello(self.grant()).await;
         assert!(matches!(raw.greeting().await, Greeting::Welcome(_)));
         raw
@@ -98,7 +103,11 @@ impl World {
 
     /// A served stream whose client is the test.
     pub(crate) fn raw(&self) -> Raw {
-        let (stream, other) = duplex(PIPE_BYTES);
+        self.raw_over(PIPE_BYTES)
+    }
+
+    fn raw_over(&self, pipe_bytes: usize) -> Raw {
+        let (stream, other) = duplex(pipe_bytes);
         let (server, peer) = (self.server.clone(), self.node);
         let serving = tokio::spawn(async move { server.serve(other, peer, CancellationToken::new()).await });
         Raw { stream, serving: Some(serving) }
