@@ -27,11 +27,12 @@
 //! # Why it is safe
 //!
 //! - **Keys are separate.** `derive_key` with distinct hard-coded contexts gives independent keys; no key serves two algorithms or
-//!   purposes, and two runs share none: that their salts collide has probability 2⁻⁶⁴ after 2³² runs of one object.
+//!   purposes, and two runs share none: that their salts collide has a probability below 2⁻⁶⁴ after 2³² runs of one object.
 //! - **A nonce cannot repeat, by type.** [`Sealer::new`] and [`Codec::sealer`] take no salt. The counter is an atomic that only goes up and
 //!   is handed out as a [`Slot`], which cannot be made, copied or used twice, nor with another sealer. So (stripe key,
 //!   counter) is used for one plaintext only, and (tag key, counter, index) for one shard only. An interrupted upload goes
-//!   on with a new sealer: even if its source changed meanwhile, key and nonce never meet two texts.
+//!   on with a new sealer: even if its source changed meanwhile, key and nonce never meet two texts. What no type can prevent is a
+//!   snapshot of a whole machine, memory included, that is resumed twice in the middle of a run.
 //! - **Limits.** A run has at most [`RUN_STRIPES_MAX`] = 2²⁸ stripes of at most 2¹⁶ blocks, so at most 2⁴⁴ blocks (256 TiB) under one key: the
 //!   advantage of the AES permutation over a random function stays under 2⁻⁴⁰, where NIST SP 800-38D with deterministic
 //!   nonces would allow more. Forging a stripe or a shard succeeds with at most 2⁻¹¹¹ per attempt.

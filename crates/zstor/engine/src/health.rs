@@ -14,17 +14,23 @@ use atoll_ids::NodeId;
 
 /// Share of a new sample in the moving average: an eighth, as TCP's round-trip estimate (RFC 6298).
 const SAMPLE_SHARE: f64 = 0.125;
+/// A node is never given up on before this multiple of its own average, whatever the cap: across an ocean every answer takes longer than a cap
+/// that suits a local network.
+const PATIENCE_MIN: f64 = 1.5;
 /// First pause before a suspect is probed: a process that was merely restarted is back by then.
 const PROBE_PAUSE_FIRST: Duration = Duration::from_secs(1);
 /// Longest pause between probes: a node that returns is used again within this time.
 const PROBE_PAUSE_MAX: Duration = Duration::from_secs(15);
+/// How long a node that refused a shard (full, over quota) is asked last for further ones: sending it a quarter of each stripe in vain would cost
+/// as much as storing it.
+const REFUSAL_PAUSE: Duration = Duration::from_secs(10);
 
 /// When to stop waiting for one node alone.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct HedgeRule {
     /// Never sooner than this.
     pub floor: Duration,
-    /// Never later than this.
+    /// Never later than this, unless the node is known to take longer.
     pub cap: Duration,
     /// Otherwise at this multiple of the node's average.
     pub factor: f64,
@@ -34,7 +40,8 @@ pub struct HedgeRule {
 
 impl HedgeRule {
     fn delay(&self, average: Option<Duration>) -> Duration {
-        average.unwrap_or(self.assumed).mul_f64(self.factor).clamp(self.floor, self.cap.max(self.floor))
+        let usual = average.unwrap_or(self.assumed).mul_f64(self.factor).clamp(self.floor, self.cap.max(self.floor));
+        usual.max(average.unwrap_or_default().mul_f64(PATIENCE_MIN))
     }
 }
 
@@ -51,6 +58,7 @@ struct Node {
     get: Option<Duration>,
     heard: Option<Instant>,
     suspect: Option<Suspicion>,
+    refused: Option<Instant>,
 }
 
 struct Suspicion {
@@ -122,6 +130,18 @@ impl Tracker {
     /// Whether the node is believed not to answer.
     pub(crate) fn is_suspect(&self, node: NodeId) -> bool {
         self.nodes.get(&node).is_some_and(|node| node.suspect.is_some())
+    }
+
+    /// The node answered that it does not take shards.
+    pub(crate) fn refused(&mut self, node: NodeId, now: Instant) {
+        self.nodes.entry(node).or_default().refused = Some(now);
+    }
+
+    /// Whether the node is believed not to take a shard now.
+    pub(crate) fn is_unwilling(&self, node: NodeId, now: Instant) -> bool {
+        let Some(node) = self.nodes.get(&node) else { return false };
+        let refused = node.refused.is_some_and(|refused| now.saturating_duration_since(refused) < REFUSAL_PAUSE);
+        refused || node.suspect.is_some()
     }
 
     /// Suspects whose next probe is due; each is then not due again before its pause, which doubles.
@@ -196,12 +216,14 @@ mod tests {
         check(Operation::Get, &[], 50);
         check(Operation::Get, &[1], 10);
         check(Operation::Get, &[5], 15);
-        check(Operation::Get, &[400], 50);
+        check(Operation::Get, &[30], 50);
+        check(Operation::Get, &[400], 600);
         check(Operation::Put, &[], 500);
         check(Operation::Put, &[1], 250);
         check(Operation::Put, &[100], 400);
         check(Operation::Put, &[100, 900], 800);
-        check(Operation::Put, &[5000], 2000);
+        check(Operation::Put, &[1000], 2000);
+        check(Operation::Put, &[4000], 6000);
     }
 
     #[test]
@@ -216,6 +238,15 @@ mod tests {
         assert!(tracker.late(node(2), Operation::Put, start, start + MS), "never heard of");
         tracker.answered(node(1), Operation::Get, MS, start + 70 * MS);
         assert!(!tracker.is_suspect(node(1)), "an answer clears it");
+    }
+
+    #[test]
+    fn a_refusal_is_remembered_for_writing_and_for_a_while() {
+        let mut tracker = tracker();
+        let start = Instant::now();
+        tracker.refused(node(1), start);
+        assert!(tracker.is_unwilling(node(1), start + 9000 * MS) && !tracker.is_suspect(node(1)));
+        assert!(!tracker.is_unwilling(node(1), start + 11_000 * MS));
     }
 
     #[test]

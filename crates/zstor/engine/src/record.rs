@@ -148,6 +148,10 @@ pub(crate) struct UploadRecord {
     pub(crate) body: Body,
     /// Number of the first stripe of the current run.
     pub(crate) run_first: u64,
+    /// The map that the current run places by.
+    pub(crate) run_map: Option<MapId>,
+    /// How many stripes of the current run may exist beyond the durable ones.
+    pub(crate) window: u32,
     /// Hash state over the durable stripes.
     pub(crate) digest: ContentDigest,
 }
@@ -190,22 +194,9 @@ impl Body {
         if self.inline.is_empty() { page_count(self.stripes) } else { 0 }
     }
 
-    /// The salt of an entry's run.
-    pub(crate) fn salt(&self, entry: &StripeEntry) -> Option<RunSalt> {
-        self.runs.get(usize::from(entry.run)).copied()
-    }
-
     /// The map an entry was placed by.
     pub(crate) fn map(&self, entry: &StripeEntry) -> Option<MapId> {
         self.maps.get(usize::from(entry.map)).copied()
-    }
-}
-
-impl StripeEntry {
-    /// The node that has shard `index`, given the node of that rank.
-    pub(crate) fn node_of(&self, index: usize, ranked: NodeId) -> NodeId {
-        let moved = self.moved.iter().find(|place| usize::from(place.index) == index);
-        moved.map_or(ranked, |place| place.node)
     }
 }
 

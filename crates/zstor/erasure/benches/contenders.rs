@@ -1,10 +1,12 @@
 //! The implementations the benches compare, each doing the same work on the same memory.
 //!
-//! All but `reed-solomon-simd` (another code, over GF(2¹⁶)) are given the same matrices and must produce the same bytes; [`Work::check`] sees
-//! to it. What can be prepared outside the loop is: ISA-L's tables and pointers are, also those of the decode matrix, which our own code and
-//! `reed-solomon-erasure` look up in their caches every time. `reed-solomon-simd` copies shards in and out, as its interface asks.
+//! All but `reed-solomon-simd` (another code, over GF(2¹⁶)) are given the same matrices and must produce the same
+//! bytes; [`Work::check`] sees to it. What can be prepared outside the loop is: ISA-L's tables and pointers are, also
+//! those of the decode matrix, which our own code and `reed-solomon-erasure` look up in their caches every time.
+//! `reed-solomon-simd` copies shards in and out, as its interface asks.
 
 use std::ffi::{c_int, c_uchar};
+use std::fmt;
 use std::ops::Range;
 
 use atoll_erasure::{Code, Kernel};
@@ -62,6 +64,12 @@ pub(crate) enum Operation {
     Encode,
     /// The first m data shards from the rest.
     Decode,
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if *self == Self::Encode { "encode" } else { "decode" })
+    }
 }
 
 /// A stripe in memory, every shard aligned to 64 bytes.
@@ -139,12 +147,14 @@ pub(crate) trait Contender {
 /// All contenders on this machine, ours first.
 pub(crate) fn all(case: Case) -> Vec<Box<dyn Contender>> {
     let mut contenders: Vec<Box<dyn Contender>> = vec![Box::new(Ours::new(case, Kernel::detect()))];
-    // The system's first: glibc answers a bare soname with any library of that soname that is already loaded, whatever its path.
-    let paths = [Some(ISAL_SYSTEM.to_owned()), std::env::var(ISAL_VARIABLE).ok()];
-    for path in paths.into_iter().flatten() {
-        match Isal::new(case, &path) {
+    // The system's first: glibc answers a bare soname with any library of that soname that is already loaded, whatever
+    // its path.
+    let system = Some(("ISA-L (Debian)", ISAL_SYSTEM.to_owned()));
+    let other = std::env::var(ISAL_VARIABLE).ok().map(|path| ("ISA-L ($ATOLL_ISAL)", path));
+    for (name, path) in [system, other].into_iter().flatten() {
+        match Isal::new(case, name, &path) {
             Ok(isal) => contenders.push(Box::new(isal)),
-            Err(error) => eprintln!("ISA-L from {path} is left out: {error}"),
+            Err(error) => eprintln!("{name} is left out: {error}"),
         }
     }
     contenders.push(Box::new(Erasure::new(case)));
@@ -193,7 +203,7 @@ impl Contender for Ours {
 
 /// Intel's library, loaded at run time.
 struct Isal {
-    name: String,
+    name: &'static str,
     encode_data: EncodeData,
     encode_tables: Vec<u8>,
     decode_tables: Vec<u8>,
@@ -207,8 +217,9 @@ type InitTables = unsafe extern "C" fn(c_int, c_int, *const c_uchar, *mut c_ucha
 type EncodeData = unsafe extern "C" fn(c_int, c_int, c_int, *const c_uchar, *const *const c_uchar, *const *mut c_uchar);
 
 impl Isal {
-    fn new(case: Case, path: &str) -> Result<Self, libloading::Error> {
-        // SAFETY: ISA-L has no initializers that run on load; the two functions have the types of its header erasure_code.h.
+    fn new(case: Case, name: &'static str, path: &str) -> Result<Self, libloading::Error> {
+        // SAFETY: ISA-L has no initializers that run on load; the two functions have the types of its header
+        // erasure_code.h.
         let (library, init_tables, encode_data) = unsafe {
             let library = Library::new(path)?;
             let init_tables = *library.get::<InitTables>(b"ec_init_tables\0")?;
@@ -224,8 +235,6 @@ impl Isal {
             }
             tables
         };
-        let file = std::fs::canonicalize(path).ok().and_then(|path| path.parent().map(|dir| dir.display().to_string()));
-        let name = file.map_or_else(|| format!("ISA-L ({path})"), |_| format!("ISA-L (${ISAL_VARIABLE})"));
         Ok(Self {
             name,
             encode_data,
@@ -238,7 +247,7 @@ impl Isal {
 
 impl Contender for Isal {
     fn name(&self) -> String {
-        self.name.clone()
+        self.name.to_owned()
     }
 
     fn run(&mut self, operation: Operation, work: &mut Work, times: u32) {

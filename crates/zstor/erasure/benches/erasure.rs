@@ -1,6 +1,7 @@
 //! Criterion benches of every implementation at hand: `cargo bench -p atoll-erasure --bench erasure -- '10\+4'`.
 //!
-//! Throughput counts the data of a stripe, k × shard length, for decoding too. For ratios on a machine that is not idle see `ratios.rs`.
+//! Throughput counts the data of a stripe, k × shard length, for decoding too. For ratios on a machine that is not
+//! idle see `ratios.rs`.
 
 mod contenders;
 
@@ -12,7 +13,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 fn stripes(criterion: &mut Criterion) {
     for case in Case::all() {
         for operation in [Operation::Encode, Operation::Decode] {
-            let title = format!("{operation:?} {}+{}", case.data, case.parity);
+            let title = format!("{operation} {}+{}", case.data, case.parity);
             let mut group = criterion.benchmark_group(title);
             group.throughput(Throughput::Bytes(case.bytes() as u64));
             let mut work = Work::new(case);
@@ -35,7 +36,10 @@ fn stripes(criterion: &mut Criterion) {
 
 criterion_group! {
     name = benches;
-    config = Criterion::default().sample_size(20).warm_up_time(Duration::from_millis(200)).measurement_time(Duration::from_millis(800));
+    config = Criterion::default()
+        .sample_size(20)
+        .warm_up_time(Duration::from_millis(200))
+        .measurement_time(Duration::from_millis(800));
     targets = stripes
 }
 criterion_main!(benches);

@@ -1,7 +1,11 @@
-//! How many times faster than the others, measured so that a busy machine does not decide: `cargo bench -p atoll-erasure --bench ratios`.
+//! How many times faster than the others, measured so that a busy machine does not decide:
+//! `cargo bench -p atoll-erasure --bench ratios`.
 //!
-//! All contenders take turns in short slots, round after round, and a ratio is taken within a round; the table shows its median, and in brackets its 5th and 95th percentile.
-//! `ATOLL_ISAL` names a second ISA-L, an argument selects cases by a part of their name ("10+4", "16 KiB").
+//! All contenders take turns in short slots, round after round, and a ratio is taken within a round; the table shows
+//! its median, and in brackets its 5th and 95th percentile. Under `cargo test --benches` it compares bytes and
+//! measures nothing.
+//!
+//! `ATOLL_ISAL` names a second ISA-L; an argument selects cases by a part of their name ("10+4", "16 KiB").
 
 #![expect(clippy::print_stdout, reason = "it prints a table")]
 
@@ -21,27 +25,31 @@ const SLOT: Duration = Duration::from_micros(1500);
 const WARM_UP_RUNS: u32 = 3;
 
 fn main() {
+    // What `cargo bench` says and `cargo test` does not.
+    let measure = std::env::args().any(|argument| argument == "--bench");
     let filter = std::env::args().skip(1).find(|argument| !argument.starts_with('-')).unwrap_or_default();
-    println!(
-        "| code | working set | operation | implementation | GB/s, median | ours is faster by, median (5 % to 95 %) |"
-    );
-    println!("|---|---|---|---|---:|---:|");
+    let names: Vec<String> = contenders::all(Case::all()[0]).iter().map(|contender| contender.name()).collect();
+    println!("| code | working set | operation | {} |", names.join(" | "));
+    println!("|---|---|---|{}", "---:|".repeat(names.len()));
     for case in Case::all() {
         for operation in [Operation::Encode, Operation::Decode] {
-            let title = format!("{}+{} | {} | {operation:?}", case.data, case.parity, case.size);
+            let title = format!("{}+{} | {} | {operation}", case.data, case.parity, case.size);
             if title.contains(&filter) {
-                compare(&title, case, operation);
+                compare(&title, case, operation, measure);
             }
         }
     }
 }
 
-/// Prints a line per contender.
-fn compare(title: &str, case: Case, operation: Operation) {
+/// Prints a line: our rate, then for each other contender its rate and how many times that ours is.
+fn compare(title: &str, case: Case, operation: Operation, measure: bool) {
     let mut work = Work::new(case);
     let mut contenders = contenders::all(case);
     for contender in contenders.iter_mut().filter(|contender| contender.same_code()) {
         work.check(contender.as_mut(), operation);
+    }
+    if !measure {
+        return;
     }
     let times: Vec<u32> = contenders.iter_mut().map(|it| runs_per_slot(it.as_mut(), operation, &mut work)).collect();
     let mut rates = vec![Vec::with_capacity(ROUNDS); contenders.len()];
@@ -53,12 +61,15 @@ fn compare(title: &str, case: Case, operation: Operation) {
             rates[at].push(case.bytes() as f64 * f64::from(times[at]) / seconds / 1e9);
         }
     }
-    for (contender, theirs) in contenders.iter().zip(&rates) {
+    let (_, ours, _) = quantiles(rates[0].clone());
+    print!("| {title} | {ours:.1} GB/s |");
+    for theirs in &rates[1..] {
         let ratios: Vec<f64> = rates[0].iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect();
         let (low, middle, high) = quantiles(ratios);
         let (_, rate, _) = quantiles(theirs.clone());
-        println!("| {title} | {} | {rate:.1} | {middle:.2} ({low:.2} to {high:.2}) |", contender.name());
+        print!(" {rate:.1} GB/s, ×{middle:.2} ({low:.2}–{high:.2}) |");
     }
+    println!();
 }
 
 fn time(contender: &mut dyn Contender, operation: Operation, work: &mut Work, times: u32) -> Duration {

@@ -1,14 +1,16 @@
 //! The plans of recent erasure patterns, so that a run of stripes that lost the same nodes prepares its matrix once.
 //!
-//! Bounded, exact least-recently-used, shared by threads. The lock is held for a search, never while a plan is made; two threads that
-//! miss at once both make the plan, which costs microseconds and is harmless. It cannot fail: a poisoned lock still guards a valid list.
+//! Bounded, exact least-recently-used, shared by threads. The lock is held for a search, never while a plan is made;
+//! two threads that miss at once both make the plan, which costs microseconds and is harmless. It cannot fail: a
+//! poisoned lock still guards a valid list.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::kernel::Plan;
 
-/// Patterns kept. A grid that lost a few nodes sees, with shards placed per stripe, dozens of patterns; more than this many cost a
-/// rebuild of a few microseconds each. At the largest policy with nibble tables one plan is 64 KiB, so this bounds a code at 4 MiB.
+/// Patterns kept. A grid that lost a few nodes sees, with shards placed per stripe, dozens of patterns; more than this
+/// many cost a rebuild of a few microseconds each. At the largest policy with nibble tables one plan is 64 KiB, so
+/// this bounds a code at 4 MiB.
 const PATTERNS_MAX: usize = 64;
 
 /// A set of shard indexes 0..=255.

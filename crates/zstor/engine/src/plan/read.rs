@@ -85,6 +85,12 @@ impl ReadPlan {
         if self.good + self.outstanding < self.need { self.ask() } else { None }
     }
 
+    /// A shard that came turned out to be wrong. What to ask for instead.
+    pub(crate) fn spoiled(&mut self) -> Option<usize> {
+        self.good -= 1;
+        if self.good + self.outstanding < self.need { self.ask() } else { None }
+    }
+
     /// A shard is late. What to ask for as well.
     pub(crate) fn late(&mut self) -> Option<usize> {
         if self.good < self.need { self.ask() } else { None }
@@ -159,7 +165,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn ends_rightly(need in 1usize..5, extra in 0usize..4, script in prop::collection::vec(0u8..3, 0..40)) {
+        fn ends_rightly(need in 1usize..5, extra in 0usize..4, script in prop::collection::vec(0u8..4, 0..40)) {
             let count = need + extra;
             let mut plan = ReadPlan::new(need, (0..count).map(|index| holder(index, Belief::Up, 1)).collect());
             let mut asked = plan.start();
@@ -169,6 +175,7 @@ mod tests {
                 let more = match what {
                     0 => { good += 1; plan.good(); None }
                     1 => { bad += 1; plan.bad() }
+                    2 if good > 0 => { good -= 1; bad += 1; plan.spoiled() }
                     _ => plan.late(),
                 };
                 asked.extend(more);

@@ -126,12 +126,6 @@ impl WritePlan {
         open.chain(self.doubtful.iter().copied()).map(|(index, seat)| (index, self.seats[seat].node)).collect()
     }
 
-    /// What is stored so far: index and node. For taking it back when the stripe cannot be completed.
-    pub(crate) fn stored_so_far(&self) -> Vec<(usize, NodeId)> {
-        let homes = self.homes.iter().enumerate();
-        homes.filter_map(|(index, home)| home.map(|seat| (index, self.seats[seat].node))).collect()
-    }
-
     /// How many seats have not failed.
     pub(crate) fn answering(&self) -> usize {
         self.uses.iter().filter(|&&used| used != Use::Failed).count()

@@ -1,9 +1,11 @@
-//! GFNI+AVX-512. A multiplication is one `gf2p8affineqb` on 64 bytes; inputs go in pairs, so that one `vpternlogd` adds two products to a sum.
+//! GFNI+AVX-512. A multiplication is one `gf2p8affineqb` on 64 bytes; inputs go in pairs, so that one `vpternlogd`
+//! adds two products to a sum.
 //!
-//! With 10+4 that is 40 multiplications and 20 additions for 640 bytes of data; at two multiplications per cycle (Zen 5) they are the limit
-//! as long as loads stay below two per cycle, which is what several vectors per step (V) are for: a coefficient is loaded once for
-//! all of them. More vectors than that make it slower: a step's stores hold up those loads of the next step that agree with them in
-//! the low 12 bits of the address, the more of both the likelier. The end of a shard is done with masked loads and stores.
+//! With 10+4 that is 40 multiplications and 20 additions for 640 bytes of data; at two multiplications per cycle (Zen
+//! 5) they are the limit as long as loads stay below two per cycle, which is what several vectors per step (V) are
+//! for: a coefficient is loaded once for all of them. More vectors than that make it slower: a step's stores hold up
+//! those loads of the next step that agree with them in the low 12 bits of the address, the more of both the likelier.
+//! The end of a shard is done with masked loads and stores.
 
 use std::arch::x86_64::{
     __m512i, __mmask64, _MM_HINT_T0, _mm_prefetch, _mm512_gf2p8affine_epi64_epi8, _mm512_loadu_si512,
@@ -17,8 +19,8 @@ use super::tables::Affine;
 /// Rows at a time: with 8, two vectors of sums each, their inputs and coefficients still fit in 32 registers.
 pub(super) const ROWS_MAX: usize = 8;
 
-/// From this many rows on, inputs are prefetched a step ahead: there is enough arithmetic per load that it costs nothing where the
-/// data is in the second-level cache, and it gains a few per cent where it is not.
+/// From this many rows on, inputs are prefetched a step ahead: there is enough arithmetic per load that it costs
+/// nothing where the data is in the second-level cache, and it gains a few per cent where it is not.
 const PREFETCH_ROWS_MIN: usize = 4;
 
 /// Bytes of a vector.
@@ -30,7 +32,8 @@ const XOR3: i32 = 0x96;
 /// Overwrites the positions in `range` of all outputs.
 ///
 /// # Safety
-/// The processor has GFNI, AVX-512F and AVX-512BW. There are 1 to [`ROWS_MAX`] outputs. All slices are at least `range.end` long.
+/// The processor has GFNI, AVX-512F and AVX-512BW. There are 1 to [`ROWS_MAX`] outputs. All slices are at least
+/// `range.end` long.
 #[target_feature(enable = "gfni,avx512f,avx512bw")]
 pub(super) unsafe fn band(tables: &[Affine], inputs: &[&[u8]], outputs: &mut [&mut [u8]], range: Range<usize>) {
     // Vectors per step by measurement, see the module's text.
@@ -49,8 +52,8 @@ pub(super) unsafe fn band(tables: &[Affine], inputs: &[&[u8]], outputs: &mut [&m
     }
 }
 
-/// [`rows`] with inputs in groups of four where that leaves none over, else of two: the end of the loop over inputs is hard to predict, so a
-/// loop of half the length is worth its code.
+/// [`rows`] with inputs in groups of four where that leaves none over, else of two: the end of the loop over inputs is
+/// hard to predict, so a loop of half the length is worth its code.
 ///
 /// # Safety
 /// As [`rows`].
