@@ -1,1 +1,44 @@
-//! .
+//! Who a node knows, and how it reaches them.
+//!
+//! A [`Link`] is a node's presence on the network: an iroh endpoint whose id *is* the [`NodeId`](atoll_ids::NodeId), lanes
+//! beside it for bulk, and the peers that it got to know by [`Ticket`] and finds again after every restart. Protocols
+//! register a [`StreamHandler`]; whoever wants something of a peer [opens](LinkHandle::open) a stream. What is said
+//! on a stream is not the link's business.
+//!
+//! # What it promises
+//!
+//! - Every stream is authenticated at both ends by NodeId, under hybrid (X25519 with ML-KEM-768) key exchange, whatever carries it.
+//! - Only known peers get past the handshake; strangers can do nothing but show an invitation.
+//! - No server of anyone's is contacted unless the configuration names it. Planetary addresses are neither dialled nor advertised by it.
+//! - Handshakes, connections, streams, frames and buffers are limited; a reader that stalls stalls its writer.
+//! - A stream that ends without `shutdown` is an error at the other end, never a short success.
+//!
+//! # How it fails
+//!
+//! Each operation has an error of its own ([`BindError`], [`OpenError`], [`JoinError`], …) that tells what is worth trying again. A peer that
+//! cannot be reached stays known and is looked for again, at growing intervals.
+
+mod accept;
+mod address;
+mod book;
+mod dial;
+mod error;
+mod frames;
+mod invite;
+mod join;
+mod link;
+mod node;
+mod peers;
+mod presence;
+mod quic;
+mod stream;
+mod ticket;
+
+pub use address::{ADDRESSES_MAX, AddressRecord, RecordError, is_dialable, open_record};
+pub use error::{BindError, InviteError, JoinError, OpenError, Refusal};
+pub use frames::{FRAME_BYTES_MAX, Hello, JoinAnswer, JoinHello, decode_hello, decode_join_answer, decode_join_hello};
+pub use invite::JoinRefusal;
+pub use link::{Builder, Link, LinkConfig, LinkHandle};
+pub use peers::{Connected, MemoryPeers, Path, Peer, PeerStore, PeerStoreError, StoredPeer};
+pub use stream::{BoxStream, Stream, StreamHandler, Traffic};
+pub use ticket::{TICKET_CHARS_MAX, Ticket, TicketError};

@@ -1,14 +1,16 @@
 //! The plans of recent erasure patterns, so that a run of stripes that lost the same nodes prepares its matrix once.
 //!
-//! Bounded, exact least-recently-used, shared by threads. The lock is held for a search, never while a plan is made; two threads that
-//! miss at once both make the plan, which costs microseconds and is harmless. It cannot fail: a poisoned lock still guards a valid list.
+//! Bounded, exact least-recently-used, shared by threads. The lock is held for a search, never while a plan is made;
+//! two threads that miss at once both make the plan, which costs microseconds and is harmless. It cannot fail: a
+//! poisoned lock still guards a valid list.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::kernel::Plan;
 
-/// Patterns kept. A grid that lost a few nodes sees, with shards placed per stripe, dozens of patterns; more than this many cost a
-/// rebuild of a few microseconds each. At the largest policy with nibble tables one plan is 64 KiB, so this bounds a code at 4 MiB.
+/// Patterns kept. A grid that lost a few nodes sees, with shards placed per stripe, dozens of patterns; more than this
+/// many cost a rebuild of a few microseconds each. At the largest policy with nibble tables one plan is 64 KiB, so
+/// this bounds a code at 4 MiB.
 const PATTERNS_MAX: usize = 64;
 
 /// A set of shard indexes 0..=255.
@@ -27,13 +29,6 @@ impl IndexSet {
     /// Whether the index is in the set.
     pub(crate) fn contains(&self, index: usize) -> bool {
         self.0[index / 64] >> (index % 64) & 1 == 1
-    }
-
-    /// How many members are below `index`: its place in the sorted list of members.
-    pub(crate) fn rank(&self, index: usize) -> usize {
-        let below: u32 = self.0[..index / 64].iter().map(|word| word.count_ones()).sum();
-        let mask = (1 << (index % 64)) - 1;
-        (below + (self.0[index / 64] & mask).count_ones()) as usize
     }
 
     /// The members as field elements, ascending.
@@ -111,7 +106,6 @@ mod tests {
             assert!(!set.insert(index));
         }
         assert_eq!(set.points(), [3, 63, 64, 200, 255]);
-        assert_eq!([3, 63, 64, 200, 255].map(|index| set.rank(index)), [0, 1, 2, 3, 4]);
         assert!(set.contains(63) && !set.contains(62));
     }
 

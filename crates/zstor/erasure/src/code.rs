@@ -1,5 +1,7 @@
 //! [`Code`]: checks what it is given, finds the plan, runs it. After the checks nothing can fail.
 
+use std::borrow::Cow;
+
 use thiserror::Error;
 
 use crate::cache::{Cache, IndexSet, Pattern};
@@ -11,8 +13,8 @@ const SHARDS_MAX: usize = 256;
 
 /// A k+m code: k data shards, m parity shards, indexed 0..k and k..k+m.
 ///
-/// Shareable between threads; each call runs on the calling thread alone. Making one costs microseconds and it remembers the plans of
-/// recent erasure patterns, so keep it rather than making it per stripe.
+/// Shareable between threads; each call runs on the calling thread alone. Making one costs microseconds and it
+/// remembers the plans of recent erasure patterns, so keep it rather than making it per stripe.
 #[derive(Debug)]
 pub struct Code {
     data: usize,
@@ -71,8 +73,8 @@ impl Code {
     /// Computes all parity shards, overwriting what `parity` held.
     ///
     /// # Errors
-    /// [`CodeError::Count`] unless there are k data and m parity shards, [`CodeError::Length`] unless all are equally long (any length, also
-    /// 0). Nothing is written then.
+    /// [`CodeError::Count`] unless there are k data and m parity shards, [`CodeError::Length`] unless all are equally
+    /// long (any length, also 0). Nothing is written then.
     pub fn encode(&self, data: &[&[u8]], parity: &mut [&mut [u8]]) -> Result<(), CodeError> {
         for (role, expected, given) in [("data", self.data, data.len()), ("parity", self.parity, parity.len())] {
             if expected != given {
@@ -85,28 +87,30 @@ impl Code {
         Ok(())
     }
 
-    /// Computes the shards in `missing`, data or parity, from those in `present`, both given as (index, bytes) in any order.
+    /// Computes the shards in `missing`, data or parity, from those in `present`, both given as (index, bytes) in any
+    /// order.
     ///
     /// Only what is listed is computed, from the first k shards in `present`; further ones are checked but not read.
     ///
     /// # Errors
-    /// [`CodeError::Index`] for an index that is not below k+m, [`CodeError::Duplicate`] for one given twice (also once in each list),
-    /// [`CodeError::TooFew`] for fewer than k present, [`CodeError::Length`] unless all are equally long. Nothing is written then.
+    /// [`CodeError::Index`] for an index that is not below k+m, [`CodeError::Duplicate`] for one given twice (also once
+    /// in each list), [`CodeError::TooFew`] for fewer than k present, [`CodeError::Length`] unless all are equally
+    /// long. Nothing is written then.
     pub fn reconstruct(&self, present: &[(usize, &[u8])], missing: &mut [(usize, &mut [u8])]) -> Result<(), CodeError> {
         let pattern = self.check_recovery(present, missing)?;
         if missing.is_empty() {
             return Ok(());
         }
         // In the order of their indexes, so that one erasure pattern is one plan whatever order shards arrive in.
-        let mut inputs: Vec<&[u8]> = vec![&[]; self.data];
-        for &(index, shard) in &present[..self.data] {
-            inputs[pattern.known.rank(index)] = shard;
+        let mut known = Cow::Borrowed(&present[..self.data]);
+        if !known.is_sorted_by_key(|&(index, _)| index) {
+            known.to_mut().sort_unstable_by_key(|&(index, _)| index);
         }
-        let mut outputs: Vec<&mut [u8]> = Vec::new();
-        outputs.resize_with(missing.len(), Default::default);
-        for (index, shard) in missing {
-            outputs[pattern.wanted.rank(*index)] = shard;
-        }
+        let inputs: Vec<&[u8]> = known.iter().map(|&(_, shard)| shard).collect();
+        let mut wanted: Vec<(usize, &mut [u8])> =
+            missing.iter_mut().map(|(index, shard)| (*index, &mut **shard)).collect();
+        wanted.sort_unstable_by_key(|&(index, _)| index);
+        let mut outputs: Vec<&mut [u8]> = wanted.into_iter().map(|(_, shard)| shard).collect();
         let plan = self.recoveries.get_or_make(&pattern, || {
             let matrix = field::interpolation(&pattern.known.points(), &pattern.wanted.points());
             Plan::new(self.kernel, self.data, &matrix)

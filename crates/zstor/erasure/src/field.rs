@@ -1,8 +1,10 @@
-//! GF(2⁸) modulo 0x11d, and the coefficients of the code. Scalar and slow-ish: this runs once per erasure pattern, never per byte.
+//! GF(2⁸) modulo 0x11d, and the coefficients of the code. Scalar and slow-ish: this runs once per erasure pattern,
+//! never per byte.
 //!
 //! Addition and subtraction are exclusive or. No function here fails; those that divide say what must not be zero.
 
-/// x⁸+x⁴+x³+x²+1: primitive, so x generates every non-zero element, and what ISA-L, `reed-solomon-erasure` and RAID-6 use.
+/// x⁸+x⁴+x³+x²+1: primitive, so x generates every non-zero element, and what ISA-L, `reed-solomon-erasure` and RAID-6
+/// use.
 const POLYNOMIAL: u16 = 0x11d;
 
 /// Order of the multiplicative group.
@@ -53,12 +55,13 @@ fn log(a: u8) -> usize {
     usize::from(LOG[usize::from(a)])
 }
 
-/// The matrix that turns the values of a polynomial of degree below `known.len()` at the points `known` into its values at the points
-/// `wanted`: row by row, `coefficients[row * known.len() + column]`.
+/// The matrix that turns the values of a polynomial of degree below `known.len()` at the points `known` into its
+/// values at the points `wanted`: row by row, `coefficients[row * known.len() + column]`.
 ///
 /// The points must all be distinct, across both lists: then no factor below is zero.
 pub(crate) fn interpolation(known: &[u8], wanted: &[u8]) -> Vec<u8> {
-    // All factors are differences of distinct points, so the products are sums of logarithms. A sum has at most 256 terms below 255.
+    // All factors are differences of distinct points, so the products are sums of logarithms. A sum has at most 256
+    // terms below 255.
     let weights: Vec<usize> =
         known.iter().map(|&p| known.iter().filter(|&&q| q != p).map(|&q| log(p ^ q)).sum()).collect();
     let mut coefficients = Vec::with_capacity(known.len() * wanted.len());

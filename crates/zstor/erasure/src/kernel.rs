@@ -1,12 +1,13 @@
 //! `outputs = matrix × inputs`, on the instruction set at hand.
 //!
-//! [`Plan`] is a matrix prepared for one [`Kernel`], and [`Plan::apply`] the safe door to everything under `kernel/`. The work is cut in
-//! two directions. *Bands* of a few rows are what fits in registers: each input vector is loaded once per band and its products are summed
-//! up for all rows of the band before anything is stored. *Tiles* of positions are what fits in the first-level cache, so that the second
-//! band of a matrix with many rows finds the inputs there.
+//! [`Plan`] is a matrix prepared for one [`Kernel`], and [`Plan::apply`] the safe door to everything under `kernel/`. The
+//! work is cut in two directions. *Bands* of a few rows are what fits in registers: each input vector is loaded once per
+//! band and its products are summed up for all rows of the band before anything is stored. *Tiles* of positions are what
+//! fits in the first-level cache, so that the second band of a matrix with many rows finds the inputs there.
 //!
-//! Invariant: a plan of a kernel exists only on a processor that has it ([`Plan::new`] asserts), and the kernels see only slices that are long
-//! enough ([`Plan::apply`] asserts). Both assertions state what `Code` has checked; a failure is a bug in this crate.
+//! Invariant: a plan of a kernel exists only on a processor that has it ([`Plan::new`] asserts), and the kernels see
+//! only slices that are long enough ([`Plan::apply`] asserts). Both assertions state what `Code` has checked; a
+//! failure is a bug in this crate.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -26,8 +27,9 @@ use std::ops::Range;
 use tables::Affine;
 use tables::Nibbles;
 
-/// Bytes of one input that a tile spans, when a matrix has several bands. A multiple of every kernel's step (of 512 and of 192 bytes), and
-/// with 16 inputs 24 KiB: half of the 48 KiB first-level data cache of today's servers, and most of the 32 KiB of older ones.
+/// Bytes of one input that a tile spans, when a matrix has several bands. A multiple of every kernel's step (128 or
+/// 192 bytes, less than that elsewhere), and with 16 inputs 24 KiB: half of the 48 KiB first-level data cache of today's servers, and
+/// most of the 32 KiB of older ones.
 const TILE_BYTES: usize = 1536;
 
 /// Vectors are at most this long: shorter shards are padded to it.
@@ -148,34 +150,36 @@ impl Plan {
         if length < self.length_min() {
             return self.apply_padded(inputs, outputs);
         }
-        // SAFETY (of the calls below): `new` made these tables only after it found the instructions to be there, and arranged them in bands of at most the
-        // kernel's rows, which `bands` takes apart again; every slice is `length` long, which is at least the kernel's vector.
+        // What the kernels ask for holds: `new` made their tables only after it found the instructions to be there, in
+        // bands of at most the kernel's rows, which `bands` takes apart again; every slice has `length` bytes, at
+        // least one vector.
         match &self.tables {
             #[cfg(target_arch = "x86_64")]
             Tables::Gfni512(tables) => bands(tables, gfni512::ROWS_MAX, inputs, outputs, |t, i, o, range| {
-                // SAFETY: as above.
+                // SAFETY: see above.
                 unsafe { gfni512::band(t, i, o, range) }
             }),
             #[cfg(target_arch = "x86_64")]
             Tables::Gfni256(tables) => bands(tables, gfni256::ROWS_MAX, inputs, outputs, |t, i, o, range| {
-                // SAFETY: as above.
+                // SAFETY: see above.
                 unsafe { gfni256::band(t, i, o, range) }
             }),
             #[cfg(target_arch = "x86_64")]
             Tables::Avx2(tables) => bands(tables, avx2::ROWS_MAX, inputs, outputs, |t, i, o, range| {
-                // SAFETY: as above.
+                // SAFETY: see above.
                 unsafe { avx2::band(t, i, o, range) }
             }),
             #[cfg(target_arch = "aarch64")]
             Tables::Neon(tables) => bands(tables, neon::ROWS_MAX, inputs, outputs, |t, i, o, range| {
-                // SAFETY: as above.
+                // SAFETY: see above.
                 unsafe { neon::band(t, i, o, range) }
             }),
             Tables::Portable(tables) => bands(tables, portable::ROWS_MAX, inputs, outputs, portable::band),
         }
     }
 
-    /// The shortest shard the kernel takes: one vector, for those that finish a shard with a vector overlapping the one before.
+    /// The shortest shard the kernel takes: one vector, for those that finish a shard with a vector overlapping the
+    /// one before.
     fn length_min(&self) -> usize {
         match &self.tables {
             #[cfg(target_arch = "x86_64")]
@@ -209,12 +213,14 @@ impl Plan {
     }
 }
 
-/// Rows per band, when at most `rows_max` fit: as equal as can be, for a band of one row does as many loads as a full one.
+/// Rows per band, when at most `rows_max` fit: as equal as can be, for a band of one row does as many loads as a full
+/// one.
 fn band_rows(rows: usize, rows_max: usize) -> usize {
     rows.div_ceil(rows.div_ceil(rows_max).max(1)).max(1)
 }
 
-/// The coefficients in the order the kernels read them: band by band, in a band column by column, in a column row by row.
+/// The coefficients in the order the kernels read them: band by band, in a band column by column, in a column row by
+/// row.
 fn arrange<T>(matrix: &[u8], columns: usize, rows_max: usize, table: impl Fn(u8) -> T) -> Vec<T> {
     let rows: Vec<&[u8]> = matrix.chunks_exact(columns).collect();
     let mut tables = Vec::with_capacity(matrix.len());

@@ -166,14 +166,21 @@ proptest! {
 
     /// Slices that start anywhere, with guards on both sides that must stay as they are.
     #[test]
-    fn nothing_outside_the_shards_is_written(offset in 0_usize..64, length in 0_usize..700, data in 1_usize..12, parity in 1_usize..12) {
+    fn nothing_outside_the_shards_is_written(
+        offset in 0_usize..64,
+        length in 0_usize..700,
+        data in 1_usize..12,
+        parity in 1_usize..12,
+    ) {
         let whole = encoded_by_reference(data, parity, length, 9);
         for kernel in Kernel::available() {
             let code = Code::with_kernel(data, parity, kernel).unwrap();
-            let inputs: Vec<Vec<u8>> = whole[..data].iter().map(|shard| [&vec![1; offset], shard.as_slice()].concat()).collect();
+            let shifted = |shard: &Vec<u8>| [&vec![1; offset], shard.as_slice()].concat();
+            let inputs: Vec<Vec<u8>> = whole[..data].iter().map(shifted).collect();
             let inputs: Vec<&[u8]> = inputs.iter().map(|shard| &shard[offset..]).collect();
             let mut outputs = vec![vec![0xa5; offset + length + 64]; parity];
-            let mut slices: Vec<&mut [u8]> = outputs.iter_mut().map(|shard| &mut shard[offset..offset + length]).collect();
+            let mut slices: Vec<&mut [u8]> =
+                outputs.iter_mut().map(|shard| &mut shard[offset..offset + length]).collect();
             code.encode(&inputs, &mut slices).unwrap();
             for (output, expected) in outputs.iter().zip(&whole[data..]) {
                 prop_assert!(output[offset..offset + length] == **expected);
@@ -192,7 +199,8 @@ proptest! {
     ) {
         let bytes = [0; 3];
         let code = Code::new(data, parity).unwrap();
-        let present: Vec<(usize, &[u8])> = present.into_iter().map(|(index, length)| (index, &bytes[..length])).collect();
+        let present: Vec<(usize, &[u8])> =
+            present.into_iter().map(|(index, length)| (index, &bytes[..length])).collect();
         let mut room = [[0; 3]; 10];
         let mut missing: Vec<(usize, &mut [u8])> =
             missing.into_iter().zip(&mut room).map(|((index, length), room)| (index, &mut room[..length])).collect();

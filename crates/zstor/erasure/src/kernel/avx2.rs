@@ -1,7 +1,7 @@
 //! AVX2, for x86-64 without GFNI (Haswell to Cascade Lake, Zen to Zen 3).
 //!
-//! A multiplication is two `vpshufb` look-ups, by low and by high nibble, on 32 bytes. The end of a shard is done with a vector
-//! that overlaps the one before it, which computes a few bytes twice and needs shards of at least one vector.
+//! A multiplication is two `vpshufb` look-ups, by low and by high nibble, on 32 bytes. The end of a shard is done with
+//! a vector that overlaps the one before it, which computes a few bytes twice and needs shards of at least one vector.
 
 use std::arch::x86_64::{
     __m256i, _mm_loadu_si128, _mm256_and_si256, _mm256_broadcastsi128_si256, _mm256_loadu_si256, _mm256_set1_epi8,
@@ -20,8 +20,8 @@ pub(super) const VECTOR_BYTES: usize = 32;
 /// Overwrites the positions in `range` of all outputs.
 ///
 /// # Safety
-/// The processor has AVX2. There are 1 to [`ROWS_MAX`] outputs. All slices are at least `range.end` long, and `range.end` is at least
-/// [`VECTOR_BYTES`].
+/// The processor has AVX2. There are 1 to [`ROWS_MAX`] outputs. All slices are at least `range.end` long, and
+/// `range.end` is at least [`VECTOR_BYTES`].
 #[target_feature(enable = "avx2")]
 pub(super) unsafe fn band(tables: &[Nibbles], inputs: &[&[u8]], outputs: &mut [&mut [u8]], range: Range<usize>) {
     // SAFETY: the caller's promises are those of `rows`, with R = outputs.len().
@@ -48,8 +48,8 @@ unsafe fn rows<const R: usize, const V: usize>(
 ) {
     let outputs: [*mut u8; R] = std::array::from_fn(|row| outputs[row].as_mut_ptr());
     let mut at = range.start;
-    // SAFETY: every step covers positions from `at` to at most `range.end`, within which the caller says all slices are. The
-    // last one starts a vector before `range.end`, which the caller says is not before the start.
+    // SAFETY: every step covers positions from `at` to at most `range.end`, within which the caller says all slices
+    // are. The last one starts a vector before `range.end`, which the caller says is not before the start.
     unsafe {
         while at + V * VECTOR_BYTES <= range.end {
             step::<R, V>(tables, inputs, &outputs, at);

@@ -1,7 +1,7 @@
 //! GFNI+AVX2, for processors with GFNI and no AVX-512 (Alder Lake and its successors, Zen with AVX-512 switched off).
 //!
-//! A multiplication is one `gf2p8affineqb` on 32 bytes. The end of a shard is done with a vector that overlaps the one before it, which computes a
-//! few bytes twice and needs shards of at least one vector.
+//! A multiplication is one `gf2p8affineqb` on 32 bytes. The end of a shard is done with a vector that overlaps the one
+//! before it, which computes a few bytes twice and needs shards of at least one vector.
 
 use std::arch::x86_64::{
     __m256i, _mm256_gf2p8affine_epi64_epi8, _mm256_loadu_si256, _mm256_set1_epi64x, _mm256_setzero_si256,
@@ -20,8 +20,8 @@ pub(super) const VECTOR_BYTES: usize = 32;
 /// Overwrites the positions in `range` of all outputs.
 ///
 /// # Safety
-/// The processor has GFNI and AVX2. There are 1 to [`ROWS_MAX`] outputs. All slices are at least `range.end` long, and `range.end` is at least
-/// [`VECTOR_BYTES`].
+/// The processor has GFNI and AVX2. There are 1 to [`ROWS_MAX`] outputs. All slices are at least `range.end` long, and
+/// `range.end` is at least [`VECTOR_BYTES`].
 #[target_feature(enable = "gfni,avx2")]
 pub(super) unsafe fn band(tables: &[Affine], inputs: &[&[u8]], outputs: &mut [&mut [u8]], range: Range<usize>) {
     // SAFETY: the caller's promises are those of `rows`, with R = outputs.len().
@@ -48,8 +48,8 @@ unsafe fn rows<const R: usize, const V: usize>(
 ) {
     let outputs: [*mut u8; R] = std::array::from_fn(|row| outputs[row].as_mut_ptr());
     let mut at = range.start;
-    // SAFETY: every step covers positions from `at` to at most `range.end`, within which the caller says all slices are. The
-    // last one starts a vector before `range.end`, which the caller says is not before the start.
+    // SAFETY: every step covers positions from `at` to at most `range.end`, within which the caller says all slices
+    // are. The last one starts a vector before `range.end`, which the caller says is not before the start.
     unsafe {
         while at + V * VECTOR_BYTES <= range.end {
             step::<R, V>(tables, inputs, &outputs, at);

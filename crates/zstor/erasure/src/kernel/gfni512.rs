@@ -1,13 +1,16 @@
-//! GFNI+AVX-512. A multiplication is one `gf2p8affineqb` on 64 bytes; inputs go in pairs, so that one `vpternlogd` adds two products to a sum.
+//! GFNI+AVX-512. A multiplication is one `gf2p8affineqb` on 64 bytes; inputs go in pairs, so that one `vpternlogd`
+//! adds two products to a sum.
 //!
-//! With 10+4 that is 40 multiplications and 20 additions for 640 bytes of data; at two multiplications per cycle (Zen 5) they are the limit
-//! as long as loads stay below two per cycle, which is what several vectors per step (V) are for: a coefficient is loaded once for
-//! all of them. The end of a shard is done with masked loads and stores.
+//! With 10+4 that is 40 multiplications and 20 additions for 640 bytes of data; at two multiplications per cycle (Zen
+//! 5) they are the limit as long as loads stay below two per cycle, which is what several vectors per step (V) are
+//! for: a coefficient is loaded once for all of them. More vectors than that make it slower: a step's stores hold up
+//! those loads of the next step that agree with them in the low 12 bits of the address, the more of both the likelier.
+//! The end of a shard is done with masked loads and stores.
 
 use std::arch::x86_64::{
-    __m512i, __mmask64, _mm512_gf2p8affine_epi64_epi8, _mm512_loadu_si512, _mm512_mask_storeu_epi8,
-    _mm512_maskz_loadu_epi8, _mm512_set1_epi64, _mm512_setzero_si512, _mm512_storeu_si512, _mm512_ternarylogic_epi64,
-    _mm512_xor_si512,
+    __m512i, __mmask64, _MM_HINT_T0, _mm_prefetch, _mm512_gf2p8affine_epi64_epi8, _mm512_loadu_si512,
+    _mm512_mask_storeu_epi8, _mm512_maskz_loadu_epi8, _mm512_set1_epi64, _mm512_setzero_si512, _mm512_storeu_si512,
+    _mm512_ternarylogic_epi64, _mm512_xor_si512,
 };
 use std::ops::Range;
 
@@ -15,6 +18,10 @@ use super::tables::Affine;
 
 /// Rows at a time: with 8, two vectors of sums each, their inputs and coefficients still fit in 32 registers.
 pub(super) const ROWS_MAX: usize = 8;
+
+/// From this many rows on, inputs are prefetched a step ahead: there is enough arithmetic per load that it costs
+/// nothing where the data is in the second-level cache, and it gains a few per cent where it is not.
+const PREFETCH_ROWS_MIN: usize = 4;
 
 /// Bytes of a vector.
 const VECTOR_BYTES: usize = 64;
@@ -25,31 +32,54 @@ const XOR3: i32 = 0x96;
 /// Overwrites the positions in `range` of all outputs.
 ///
 /// # Safety
-/// The processor has GFNI, AVX-512F and AVX-512BW. There are 1 to [`ROWS_MAX`] outputs. All slices are at least `range.end` long.
+/// The processor has GFNI, AVX-512F and AVX-512BW. There are 1 to [`ROWS_MAX`] outputs. All slices are at least
+/// `range.end` long.
 #[target_feature(enable = "gfni,avx512f,avx512bw")]
 pub(super) unsafe fn band(tables: &[Affine], inputs: &[&[u8]], outputs: &mut [&mut [u8]], range: Range<usize>) {
-    // As many vectors per step as leave no sum without a register.
-    // SAFETY: the caller's promises are those of `rows`, with R = outputs.len().
+    // Vectors per step by measurement, see the module's text.
+    // SAFETY: the caller's promises are those of `grouped`, with R = outputs.len().
     unsafe {
         match outputs.len() {
-            1 => rows::<1, 8>(tables, inputs, outputs, range),
-            2 => rows::<2, 4>(tables, inputs, outputs, range),
-            3 => rows::<3, 4>(tables, inputs, outputs, range),
-            4 => rows::<4, 4>(tables, inputs, outputs, range),
-            5 => rows::<5, 3>(tables, inputs, outputs, range),
-            6 => rows::<6, 3>(tables, inputs, outputs, range),
-            7 => rows::<7, 2>(tables, inputs, outputs, range),
-            _ => rows::<8, 2>(tables, inputs, outputs, range),
+            1 => grouped::<1, 2>(tables, inputs, outputs, range),
+            2 => grouped::<2, 2>(tables, inputs, outputs, range),
+            3 => grouped::<3, 3>(tables, inputs, outputs, range),
+            4 => grouped::<4, 3>(tables, inputs, outputs, range),
+            5 => grouped::<5, 3>(tables, inputs, outputs, range),
+            6 => grouped::<6, 2>(tables, inputs, outputs, range),
+            7 => grouped::<7, 2>(tables, inputs, outputs, range),
+            _ => grouped::<8, 2>(tables, inputs, outputs, range),
         }
     }
 }
 
-/// [`band`] for R outputs, V vectors of each at a time.
+/// [`rows`] with inputs in groups of four where that leaves none over, else of two: the end of the loop over inputs is
+/// hard to predict, so a loop of half the length is worth its code.
+///
+/// # Safety
+/// As [`rows`].
+#[target_feature(enable = "gfni,avx512f,avx512bw")]
+unsafe fn grouped<const R: usize, const V: usize>(
+    tables: &[Affine],
+    inputs: &[&[u8]],
+    outputs: &mut [&mut [u8]],
+    range: Range<usize>,
+) {
+    // SAFETY: the caller's promises are the same.
+    unsafe {
+        if inputs.len().is_multiple_of(4) {
+            rows::<R, V, 4>(tables, inputs, outputs, range);
+        } else {
+            rows::<R, V, 2>(tables, inputs, outputs, range);
+        }
+    }
+}
+
+/// [`band`] for R outputs, V vectors of each at a time, with inputs in groups of G.
 ///
 /// # Safety
 /// As [`band`], and there are exactly R outputs.
 #[target_feature(enable = "gfni,avx512f,avx512bw")]
-unsafe fn rows<const R: usize, const V: usize>(
+unsafe fn rows<const R: usize, const V: usize, const G: usize>(
     tables: &[Affine],
     inputs: &[&[u8]],
     outputs: &mut [&mut [u8]],
@@ -60,7 +90,7 @@ unsafe fn rows<const R: usize, const V: usize>(
     while at + V * VECTOR_BYTES <= range.end {
         // SAFETY: the V vectors from `at` end at or before `range.end`, within which the caller says all slices are.
         unsafe {
-            let sums = step::<R, V>(tables, inputs, at);
+            let sums = step::<R, V, G>(tables, inputs, at);
             for row in 0..R {
                 for (v, &sum) in sums[row].iter().enumerate() {
                     _mm512_storeu_si512(outputs[row].add(at + v * VECTOR_BYTES).cast(), sum);
@@ -88,23 +118,30 @@ unsafe fn rows<const R: usize, const V: usize>(
 /// The processor has the instructions; all inputs have V vectors from `at`.
 #[target_feature(enable = "gfni,avx512f,avx512bw")]
 #[inline]
-unsafe fn step<const R: usize, const V: usize>(tables: &[Affine], inputs: &[&[u8]], at: usize) -> [[__m512i; V]; R] {
+unsafe fn step<const R: usize, const V: usize, const G: usize>(
+    tables: &[Affine],
+    inputs: &[&[u8]],
+    at: usize,
+) -> [[__m512i; V]; R] {
     let mut sums = [[_mm512_setzero_si512(); V]; R];
-    let (table_pairs, table_last) = tables.split_at(inputs.len() / 2 * 2 * R);
-    let mut pairs = inputs.chunks_exact(2);
-    for (table, pair) in table_pairs.chunks_exact(2 * R).zip(&mut pairs) {
-        // SAFETY: the caller says these bytes are there.
-        let (x, y) = unsafe { (load::<V>(pair[0], at), load::<V>(pair[1], at)) };
-        for row in 0..R {
-            let (a, b) = (broadcast(table[row]), broadcast(table[R + row]));
-            for v in 0..V {
-                sums[row][v] = _mm512_ternarylogic_epi64::<XOR3>(sums[row][v], multiply(x[v], a), multiply(y[v], b));
+    let mut groups = inputs.chunks_exact(G);
+    let mut group_tables = tables.chunks_exact(G * R);
+    for (tables, group) in (&mut group_tables).zip(&mut groups) {
+        for (table, pair) in tables.chunks_exact(2 * R).zip(group.chunks_exact(2)) {
+            // SAFETY: the caller says these bytes are there.
+            let (x, y) = unsafe { (load::<R, V>(pair[0], at), load::<R, V>(pair[1], at)) };
+            for row in 0..R {
+                let (a, b) = (broadcast(table[row]), broadcast(table[R + row]));
+                for v in 0..V {
+                    sums[row][v] =
+                        _mm512_ternarylogic_epi64::<XOR3>(sums[row][v], multiply(x[v], a), multiply(y[v], b));
+                }
             }
         }
     }
-    for (table, last) in table_last.chunks_exact(R).zip(pairs.remainder()) {
+    for (table, last) in group_tables.remainder().chunks_exact(R).zip(groups.remainder()) {
         // SAFETY: as above.
-        let x = unsafe { load::<V>(last, at) };
+        let x = unsafe { load::<R, V>(last, at) };
         for row in 0..R {
             let a = broadcast(table[row]);
             for v in 0..V {
@@ -133,17 +170,22 @@ unsafe fn masked_step<const R: usize>(tables: &[Affine], inputs: &[&[u8]], at: u
     sums
 }
 
-/// V vectors from position `at`.
+/// V vectors from position `at`, and the next V prefetched if R rows warrant it.
 ///
 /// # Safety
 /// The processor has the instructions; the input has V vectors from `at`.
 #[target_feature(enable = "avx512f")]
 #[inline]
-unsafe fn load<const V: usize>(input: &[u8], at: usize) -> [__m512i; V] {
+unsafe fn load<const R: usize, const V: usize>(input: &[u8], at: usize) -> [__m512i; V] {
     let mut vectors = [_mm512_setzero_si512(); V];
     for (v, vector) in vectors.iter_mut().enumerate() {
+        let here = input.as_ptr().wrapping_add(at + v * VECTOR_BYTES);
+        if R >= PREFETCH_ROWS_MIN {
+            // A hint, which may name any address, also one past the input.
+            _mm_prefetch::<_MM_HINT_T0>(here.wrapping_add(V * VECTOR_BYTES).cast());
+        }
         // SAFETY: the caller says these bytes are there.
-        *vector = unsafe { _mm512_loadu_si512(input.as_ptr().add(at + v * VECTOR_BYTES).cast()) };
+        *vector = unsafe { _mm512_loadu_si512(here.cast()) };
     }
     vectors
 }

@@ -1,7 +1,7 @@
 //! NEON, which every AArch64 processor of a server, a phone or a small board has.
 //!
-//! A multiplication is two `tbl` look-ups, by low and by high nibble, on 16 bytes. The end of a shard is done with a vector
-//! that overlaps the one before it, which computes a few bytes twice and needs shards of at least one vector.
+//! A multiplication is two `tbl` look-ups, by low and by high nibble, on 16 bytes. The end of a shard is done with a
+//! vector that overlaps the one before it, which computes a few bytes twice and needs shards of at least one vector.
 
 use std::arch::aarch64::{vandq_u8, vdupq_n_u8, veorq_u8, vld1q_u8, vqtbl1q_u8, vshrq_n_u8, vst1q_u8};
 use std::ops::Range;
@@ -17,8 +17,8 @@ pub(super) const VECTOR_BYTES: usize = 16;
 /// Overwrites the positions in `range` of all outputs.
 ///
 /// # Safety
-/// The processor has NEON. There are 1 to [`ROWS_MAX`] outputs. All slices are at least `range.end` long, and `range.end` is at least
-/// [`VECTOR_BYTES`].
+/// The processor has NEON. There are 1 to [`ROWS_MAX`] outputs. All slices are at least `range.end` long, and
+/// `range.end` is at least [`VECTOR_BYTES`].
 #[target_feature(enable = "neon")]
 pub(super) unsafe fn band(tables: &[Nibbles], inputs: &[&[u8]], outputs: &mut [&mut [u8]], range: Range<usize>) {
     // SAFETY: the caller's promises are those of `rows`, with R = outputs.len().
@@ -45,8 +45,8 @@ unsafe fn rows<const R: usize, const V: usize>(
 ) {
     let outputs: [*mut u8; R] = std::array::from_fn(|row| outputs[row].as_mut_ptr());
     let mut at = range.start;
-    // SAFETY: every step covers positions from `at` to at most `range.end`, within which the caller says all slices are. The
-    // last one starts a vector before `range.end`, which the caller says is not before the start.
+    // SAFETY: every step covers positions from `at` to at most `range.end`, within which the caller says all slices
+    // are. The last one starts a vector before `range.end`, which the caller says is not before the start.
     unsafe {
         while at + V * VECTOR_BYTES <= range.end {
             step::<R, V>(tables, inputs, &outputs, at);

@@ -2,8 +2,8 @@
 
 use crate::field::multiply;
 
-/// Multiplication as a matrix over GF(2), for `gf2p8affineqb`: bit i of the product is the parity of byte 7-i and the multiplicand
-/// (Intel SDM, "GF2P8AFFINEQB").
+/// Multiplication as a matrix over GF(2), for `gf2p8affineqb`: bit i of the product is the parity of byte 7-i and the
+/// multiplicand (Intel SDM, "GF2P8AFFINEQB").
 #[cfg(target_arch = "x86_64")]
 pub(super) type Affine = u64;
 

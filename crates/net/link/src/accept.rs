@@ -1,0 +1,210 @@
+//! What others open to us: connections, lanes, and the streams on them.
+//!
+//! A stranger gets as far as the handshake (limited in number and time) and from there only to `atoll/join/1`. Everything else is for
+//! known peers; the check is made for each connection and again for each stream, so a forgotten peer opens nothing on what it has left.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use atoll_ids::NodeId;
+use atoll_lane::{Accepted, Acceptor, LaneStream};
+use iroh::endpoint::{Connection, Incoming, RecvStream, SendStream};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
+use tracing::{debug, warn};
+
+use crate::book::AdmissionGuard;
+use crate::dial::{ACCEPTED, OPENING};
+use crate::error::{BindError, Refusal};
+use crate::join::JOIN;
+use crate::node::Node;
+use crate::presence::HELLO;
+use crate::quic::{address_error, code};
+use crate::stream::{BoxStream, CountedLane, QuicStream};
+
+/// How long a stranger may take for the QUIC handshake, and an opener for the first byte of its stream.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Connections waiting in the kernel to be accepted.
+const BACKLOG: u32 = 256;
+
+/// How long to wait when the operating system has no more sockets.
+const NO_SOCKETS_PAUSE: Duration = Duration::from_millis(100);
+
+/// Listens for lanes. IPv6 sockets take IPv6 only, so that both families can have the same port. On a machine without IPv6, `[::]` is left
+/// out.
+pub(crate) fn listen(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, BindError> {
+    let mut listeners = Vec::new();
+    for address in addresses {
+        match listen_on(*address) {
+            Ok(listener) => listeners.push(listener),
+            Err(error)
+                if address.is_ipv6() && address.ip().is_unspecified() && error.kind() != io::ErrorKind::AddrInUse =>
+            {
+                debug!(%address, %error, "no lanes over IPv6");
+            }
+            Err(error) => return Err(address_error(*address, error)),
+        }
+    }
+    Ok(listeners)
+}
+
+fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv6() { TcpSocket::new_v6()? } else { TcpSocket::new_v4()? };
+    if address.is_ipv6() {
+        rustix::net::sockopt::set_ipv6_v6only(&socket, true)?;
+    }
+    // A port on which connections of the previous run still wait to be forgotten can be taken again at once.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+impl Node {
+    /// Takes in QUIC connections until the link stops.
+    pub(crate) async fn accept_connections(self: Arc<Self>) {
+        while let Some(Some(incoming)) = self.stop.run_until_cancelled(self.endpoint.accept()).await {
+            match self.handshakes.clone().try_acquire_owned() {
+                Ok(place) => self.spawn(self.clone().welcome(incoming, place)),
+                Err(_) => incoming.refuse(),
+            }
+        }
+    }
+
+    async fn welcome(self: Arc<Self>, incoming: Incoming, place: OwnedSemaphorePermit) {
+        let handshake = async { incoming.accept().map_err(|e| e.to_string())?.await.map_err(|e| e.to_string()) };
+        let connection = match timeout(HANDSHAKE_TIMEOUT, handshake).await {
+            Ok(Ok(connection)) => connection,
+            Ok(Err(error)) => return debug!(error, "a QUIC handshake failed"),
+            Err(_) => return debug!("a QUIC handshake took too long"),
+        };
+        drop(place);
+        let peer = NodeId::from_bytes(*connection.remote_id().as_bytes());
+        let close = |code: u32, reason: &str| {
+            debug!(peer = %peer.short(), reason, "refused a connection");
+            connection.close(code.into(), reason.as_bytes());
+        };
+        if connection.alpn() == JOIN.as_bytes() {
+            return match self.joins.clone().try_acquire_owned() {
+                Ok(_place) => self.serve_join(peer, connection).await,
+                Err(_) => close(code::BUSY, "too many nodes are joining"),
+            };
+        }
+        if !self.book.knows(&peer) {
+            return close(code::UNKNOWN, "this node is not known here: join with a ticket");
+        }
+        let Some(admission) = self.book.admit(peer) else {
+            return close(code::BUSY, "too many connections");
+        };
+        if connection.alpn() == HELLO.as_bytes() {
+            return self.presence(peer, connection, Some(admission)).await;
+        }
+        let served = self.protocols.keys().find(|name| name.as_bytes() == connection.alpn());
+        let Some(protocol) = served.copied() else {
+            return close(code::PROTOCOL, "this protocol is not served");
+        };
+        self.connections.offer(peer, protocol, &connection);
+        self.serve_connection(peer, protocol, connection, Some(admission)).await;
+    }
+
+    /// Serves the streams that a peer opens on a connection, until it closes. How many there are at once is limited by QUIC.
+    pub(crate) async fn serve_connection(
+        self: Arc<Self>,
+        peer: NodeId,
+        protocol: &'static str,
+        connection: Connection,
+        _admission: Option<AdmissionGuard>,
+    ) {
+        while let Ok((send, receive)) = connection.accept_bi().await {
+            self.spawn_stream(self.clone().serve_stream(peer, protocol, connection.clone(), send, receive));
+        }
+    }
+
+    async fn serve_stream(
+        self: Arc<Self>,
+        peer: NodeId,
+        protocol: &'static str,
+        connection: Connection,
+        send: SendStream,
+        receive: RecvStream,
+    ) {
+        let mut stream = QuicStream::new(send, receive, connection);
+        match timeout(HANDSHAKE_TIMEOUT, stream.read_u8()).await {
+            Ok(Ok(OPENING)) => {}
+            _ => return debug!(peer = %peer.short(), "a stream did not begin as streams do"),
+        }
+        self.begin(peer, protocol, Box::new(stream)).await;
+    }
+
+    /// Answers the opening of a stream, and serves it if it is welcome.
+    async fn begin(&self, peer: NodeId, protocol: &str, mut stream: BoxStream) {
+        let handler = self.protocols.get(protocol);
+        let (answer, handler) = match handler {
+            _ if self.is_closing() => (Refusal::Closing.to_byte(), None),
+            _ if !self.book.knows(&peer) => (Refusal::Unknown.to_byte(), None),
+            None => (Refusal::Protocol.to_byte(), None),
+            Some(handler) => (ACCEPTED, Some(handler)),
+        };
+        let said = async {
+            stream.write_all(&[answer]).await?;
+            match handler {
+                Some(_) => stream.flush().await,
+                None => stream.shutdown().await,
+            }
+        };
+        match (timeout(HANDSHAKE_TIMEOUT, said).await, handler) {
+            (Ok(Ok(())), Some(handler)) => handler.handle(peer, stream).await,
+            (Ok(Ok(())), None) => debug!(peer = %peer.short(), protocol, answer, "refused a stream"),
+            _ => debug!(peer = %peer.short(), protocol, "a stream broke before it began"),
+        }
+    }
+
+    /// Takes in lanes until the link stops.
+    pub(crate) async fn accept_lanes(self: Arc<Self>, listener: TcpListener, acceptor: Acceptor) {
+        while let Some(accepted) = self.stop.run_until_cancelled(listener.accept()).await {
+            match accepted {
+                Ok((tcp, _)) => match self.handshakes.clone().try_acquire_owned() {
+                    Ok(place) => self.spawn(self.clone().welcome_lane(tcp, acceptor.clone(), place)),
+                    // Closing is the answer: the peer uses QUIC.
+                    Err(_) => drop(tcp),
+                },
+                Err(error) => {
+                    warn!(%error, "cannot accept a lane");
+                    tokio::time::sleep(NO_SOCKETS_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    async fn welcome_lane(self: Arc<Self>, tcp: TcpStream, acceptor: Acceptor, place: OwnedSemaphorePermit) {
+        let Accepted { mut stream, peer, protocol } = match acceptor.accept(tcp).await {
+            Ok(accepted) => accepted,
+            Err(error) => return debug!(%error, "a lane's handshake failed"),
+        };
+        drop(place);
+        let refusal = if self.book.knows(&peer) { Refusal::Busy } else { Refusal::Unknown };
+        match self.book.admit(peer) {
+            Some(admission) => {
+                let node = self.clone();
+                self.spawn_stream(async move { node.serve_lane(peer, &protocol, stream, admission).await });
+            }
+            None => {
+                debug!(peer = %peer.short(), %refusal, "refused a lane");
+                let say = async {
+                    stream.write_all(&[refusal.to_byte()]).await?;
+                    stream.shutdown().await
+                };
+                let _: Result<io::Result<()>, _> = timeout(HANDSHAKE_TIMEOUT, say).await;
+            }
+        }
+    }
+
+    async fn serve_lane(&self, peer: NodeId, protocol: &str, stream: LaneStream, _admission: AdmissionGuard) {
+        let lane = CountedLane::new(stream, self.book.lane(peer));
+        self.begin(peer, protocol, Box::new(lane)).await;
+    }
+}

@@ -1,0 +1,331 @@
+//! The address book: every known peer with what is known and going on, in memory, in front of the [`PeerStore`].
+//!
+//! The book decides who is known. Everything here is quick and never waits, but for what writes to the store; those
+//! writes are one after the other and each takes what the book says at that moment, so the store never goes back.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use atoll_ids::NodeId;
+use atoll_keys::Signed;
+use iroh::endpoint::Connection;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::address::{AddressRecord, open_record};
+use crate::peers::{Peer, PeerStore, PeerStoreError, StoredPeer};
+use crate::quic::path_of;
+
+/// How long lanes to a peer are not tried after none of its addresses answered: long enough not to slow every stream down by a
+/// failed attempt, short enough to notice that a firewall was opened.
+const LANE_REST: Duration = Duration::from_secs(30);
+
+/// Connections and lanes that one peer may have open to us: a handful per protocol; beyond that something leaks.
+const INCOMING_MAX: usize = 64;
+
+/// Milliseconds since 1970.
+pub(crate) fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+struct Entry {
+    signed: Signed<AddressRecord>,
+    record: AddressRecord,
+    last_seen: u64,
+    /// Connections on which the two greet, each with its number.
+    present: Vec<(u64, Connection)>,
+    instance: Option<u64>,
+    lanes: usize,
+    incoming: usize,
+    lanes_rest_until: Option<Instant>,
+    keeper: Keeper,
+}
+
+/// What the task that looks after a peer waits for.
+#[derive(Debug, Clone)]
+pub(crate) struct Keeper {
+    /// Rung when there may be something to do.
+    pub(crate) wake: Arc<Notify>,
+    /// Ends when the peer is forgotten.
+    pub(crate) forgotten: CancellationToken,
+}
+
+pub(crate) struct Book {
+    entries: Mutex<BTreeMap<NodeId, Entry>>,
+    store: Arc<dyn PeerStore>,
+    writing: tokio::sync::Mutex<()>,
+    changes: watch::Sender<u64>,
+}
+
+/// What a greeting taught us.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct News {
+    pub(crate) moved: bool,
+    pub(crate) restarted: bool,
+}
+
+impl Book {
+    /// Reads the store. Records that no longer verify are left out and reported.
+    pub(crate) async fn open(store: Arc<dyn PeerStore>) -> Result<Self, PeerStoreError> {
+        let mut entries = BTreeMap::new();
+        for StoredPeer { record: signed, last_seen } in store.load_all().await? {
+            match open_record(&signed) {
+                Ok(record) => {
+                    entries.insert(record.node, Entry::new(signed, record, last_seen));
+                }
+                Err(error) => warn!(%error, "a stored peer is not usable and left out"),
+            }
+        }
+        let (entries, writing) = (Mutex::new(entries), tokio::sync::Mutex::new(()));
+        Ok(Self { entries, store, writing, changes: watch::Sender::new(0) })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<NodeId, Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn changed(&self) {
+        self.changes.send_modify(|count| *count += 1);
+    }
+
+    /// Counts up whenever a peer comes, goes, connects, disconnects or moves.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    pub(crate) fn knows(&self, node: &NodeId) -> bool {
+        self.lock().contains_key(node)
+    }
+
+    pub(crate) fn nodes(&self) -> Vec<NodeId> {
+        self.lock().keys().copied().collect()
+    }
+
+    pub(crate) fn record(&self, node: &NodeId) -> Option<AddressRecord> {
+        self.lock().get(node).map(|entry| entry.record.clone())
+    }
+
+    pub(crate) fn keeper(&self, node: &NodeId) -> Option<Keeper> {
+        self.lock().get(node).map(|entry| entry.keeper.clone())
+    }
+
+    pub(crate) fn peer(&self, node: &NodeId) -> Option<Peer> {
+        self.lock().get(node).map(Entry::peer)
+    }
+
+    pub(crate) fn peers(&self) -> Vec<Peer> {
+        self.lock().values().map(Entry::peer).collect()
+    }
+
+    /// Makes a node known, and stores it. True if it was not known before.
+    pub(crate) async fn add(
+        &self,
+        signed: Signed<AddressRecord>,
+        record: AddressRecord,
+    ) -> Result<bool, PeerStoreError> {
+        let node = record.node;
+        let new = {
+            let mut entries = self.lock();
+            match entries.get_mut(&node) {
+                Some(entry) => {
+                    entry.learn(signed, record);
+                    false
+                }
+                None => {
+                    entries.insert(node, Entry::new(signed, record, 0));
+                    true
+                }
+            }
+        };
+        if let Err(error) = self.write(&node).await {
+            if new {
+                self.lock().remove(&node);
+            }
+            return Err(error);
+        }
+        self.changed();
+        Ok(new)
+    }
+
+    /// Forgets a node, and removes it from the store. True if it was known.
+    pub(crate) async fn remove(&self, node: &NodeId) -> Result<bool, PeerStoreError> {
+        let _turn = self.writing.lock().await;
+        self.store.remove(*node).await?;
+        let removed = self.lock().remove(node);
+        if let Some(entry) = &removed {
+            entry.keeper.forgotten.cancel();
+            self.changed();
+        }
+        Ok(removed.is_some())
+    }
+
+    /// Takes in what a known peer says about itself.
+    pub(crate) async fn learn(&self, signed: Signed<AddressRecord>, record: AddressRecord, instance: u64) -> News {
+        let node = record.node;
+        let mut news = News::default();
+        if let Some(entry) = self.lock().get_mut(&node) {
+            news.moved = entry.learn(signed, record);
+            news.restarted = entry.instance.replace(instance).is_some_and(|before| before != instance);
+        }
+        if news.moved {
+            self.write_or_warn(&node).await;
+            self.changed();
+        }
+        news
+    }
+
+    async fn write(&self, node: &NodeId) -> Result<(), PeerStoreError> {
+        let _turn = self.writing.lock().await;
+        let stored = self.lock().get(node).map(Entry::stored);
+        match stored {
+            Some(stored) => self.store.save(stored).await,
+            None => Ok(()),
+        }
+    }
+
+    /// For what the peer will tell us again.
+    pub(crate) async fn write_or_warn(&self, node: &NodeId) {
+        if let Err(error) = self.write(node).await {
+            warn!(peer = %node.short(), %error, "a peer cannot be stored; after a restart an older address is used");
+        }
+    }
+
+    pub(crate) fn is_present(&self, node: &NodeId) -> bool {
+        self.lock().get(node).is_some_and(|entry| !entry.present.is_empty())
+    }
+
+    /// Counts a connection on which the two greet, as long as the guard lives. `None` if the node is not known.
+    pub(crate) fn present(self: &Arc<Self>, node: NodeId, connection: Connection) -> Option<PresenceGuard> {
+        let number = connection.stable_id() as u64;
+        let mut entries = self.lock();
+        let entry = entries.get_mut(&node)?;
+        entry.present.push((number, connection));
+        entry.last_seen = now_ms();
+        drop(entries);
+        self.changed();
+        Some(PresenceGuard { book: self.clone(), node, number })
+    }
+
+    /// Lets one more connection or lane of a peer in. `None` if there are too many, or the node is not known.
+    pub(crate) fn admit(self: &Arc<Self>, node: NodeId) -> Option<AdmissionGuard> {
+        let mut entries = self.lock();
+        let entry = entries.get_mut(&node).filter(|entry| entry.incoming < INCOMING_MAX)?;
+        entry.incoming += 1;
+        Some(AdmissionGuard { book: self.clone(), node })
+    }
+
+    /// Counts an open lane as long as the guard lives.
+    pub(crate) fn lane(self: &Arc<Self>, node: NodeId) -> LaneGuard {
+        if let Some(entry) = self.lock().get_mut(&node) {
+            entry.lanes += 1;
+        }
+        LaneGuard { book: self.clone(), node }
+    }
+
+    pub(crate) fn lanes_rest(&self, node: &NodeId) -> bool {
+        let now = Instant::now();
+        self.lock().get(node).and_then(|entry| entry.lanes_rest_until).is_some_and(|until| now < until)
+    }
+
+    pub(crate) fn rest_lanes(&self, node: &NodeId) {
+        if let Some(entry) = self.lock().get_mut(node) {
+            entry.lanes_rest_until = Some(Instant::now() + LANE_REST);
+        }
+    }
+}
+
+impl Entry {
+    fn new(signed: Signed<AddressRecord>, record: AddressRecord, last_seen: u64) -> Self {
+        let keeper = Keeper { wake: Arc::new(Notify::new()), forgotten: CancellationToken::new() };
+        Self {
+            signed,
+            record,
+            last_seen,
+            present: Vec::new(),
+            instance: None,
+            lanes: 0,
+            incoming: 0,
+            lanes_rest_until: None,
+            keeper,
+        }
+    }
+
+    /// Takes a newer record. True if it was one.
+    fn learn(&mut self, signed: Signed<AddressRecord>, record: AddressRecord) -> bool {
+        if record.sequence <= self.record.sequence {
+            return false;
+        }
+        if record.lane != self.record.lane {
+            self.lanes_rest_until = None;
+        }
+        self.signed = signed;
+        self.record = record;
+        self.keeper.wake.notify_one();
+        true
+    }
+
+    fn stored(&self) -> StoredPeer {
+        StoredPeer { record: self.signed.clone(), last_seen: self.last_seen }
+    }
+
+    fn peer(&self) -> Peer {
+        let connection = self.present.last().map(|(_, connection)| connection);
+        Peer {
+            id: self.record.node,
+            record: self.record.clone(),
+            last_seen: if connection.is_some() { now_ms() } else { self.last_seen },
+            connected: connection.and_then(path_of),
+            lanes: self.lanes,
+        }
+    }
+}
+
+/// Says, while it lives, that a peer is connected.
+pub(crate) struct PresenceGuard {
+    book: Arc<Book>,
+    node: NodeId,
+    number: u64,
+}
+
+impl Drop for PresenceGuard {
+    fn drop(&mut self) {
+        if let Some(entry) = self.book.lock().get_mut(&self.node) {
+            entry.present.retain(|(number, _)| *number != self.number);
+            entry.last_seen = now_ms();
+            entry.keeper.wake.notify_one();
+        }
+        self.book.changed();
+    }
+}
+
+/// Holds one of the places for what a peer opens to us.
+pub(crate) struct AdmissionGuard {
+    book: Arc<Book>,
+    node: NodeId,
+}
+
+impl Drop for AdmissionGuard {
+    fn drop(&mut self) {
+        if let Some(entry) = self.book.lock().get_mut(&self.node) {
+            entry.incoming = entry.incoming.saturating_sub(1);
+        }
+    }
+}
+
+/// Counts one lane.
+pub(crate) struct LaneGuard {
+    book: Arc<Book>,
+    node: NodeId,
+}
+
+impl Drop for LaneGuard {
+    fn drop(&mut self) {
+        if let Some(entry) = self.book.lock().get_mut(&self.node) {
+            entry.lanes = entry.lanes.saturating_sub(1);
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! Towards a peer: connections that are kept, streams on them, and lanes where they can be had.
+//!
+//! There is one QUIC connection per peer and protocol (ALPN names a protocol per connection), used from both ends. A
+//! stream begins with one byte from the opener and one byte of answer, so that `open` knows whether it is served; on a lane the
+//! connection itself is the opener's byte.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use atoll_ids::NodeId;
+use atoll_lane::LaneStream;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use iroh::endpoint::{ConnectError, ConnectingError, Connection, ConnectionError, TransportErrorCode};
+use iroh::{EndpointAddr, EndpointId};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
+use tracing::debug;
+
+use crate::address::{AddressRecord, is_dialable};
+use crate::error::{OpenError, Refusal};
+use crate::node::Node;
+use crate::quic::code;
+use crate::stream::{BoxStream, CountedLane, QuicStream, Traffic};
+
+/// The byte with which a QUIC stream is opened.
+pub(crate) const OPENING: u8 = 1;
+
+/// The byte with which a stream is accepted; others are a [`Refusal`].
+pub(crate) const ACCEPTED: u8 = 0;
+
+/// How long a peer may take to accept a stream, and how long we wait for one of its places for streams to become free.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The TLS alert by which a peer says that it has no protocol in common with us (RFC 7301).
+const NO_APPLICATION_PROTOCOL: u8 = 120;
+
+type Slot = Arc<tokio::sync::Mutex<Option<Connection>>>;
+
+/// The connections that are kept, by peer and protocol. Whoever dials holds the slot, so that others wait for the same
+/// connection instead of making more.
+#[derive(Default)]
+pub(crate) struct Connections {
+    slots: Mutex<HashMap<(NodeId, &'static str), Slot>>,
+}
+
+impl Connections {
+    fn slot(&self, peer: NodeId, protocol: &'static str) -> Slot {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        slots.entry((peer, protocol)).or_default().clone()
+    }
+
+    /// Keeps a connection that the peer made, unless there is one already.
+    pub(crate) fn offer(&self, peer: NodeId, protocol: &'static str, connection: &Connection) {
+        if let Ok(mut kept) = self.slot(peer, protocol).try_lock()
+            && kept.as_ref().is_none_or(|kept| kept.close_reason().is_some())
+        {
+            *kept = Some(connection.clone());
+        }
+    }
+
+    /// Closes all connections to a peer. One that is being dialled at this moment is new and stays.
+    pub(crate) fn close(&self, peer: &NodeId, code: u32, reason: &str) {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        for (_, slot) in slots.extract_if(|(node, _), _| node == peer) {
+            if let Ok(mut kept) = slot.try_lock()
+                && let Some(connection) = kept.take()
+            {
+                connection.close(code.into(), reason.as_bytes());
+            }
+        }
+    }
+}
+
+/// Why a peer was not reached.
+#[derive(Debug)]
+pub(crate) enum DialError {
+    Refused(Refusal),
+    Failed(String),
+}
+
+impl DialError {
+    pub(crate) fn of(error: &ConnectionError) -> Self {
+        refusal(error).map_or_else(|| Self::Failed(error.to_string()), Self::Refused)
+    }
+
+    pub(crate) fn for_opening(self, node: NodeId) -> OpenError {
+        match self {
+            Self::Refused(reason) => OpenError::Refused { node, reason },
+            Self::Failed(reason) => OpenError::Unreachable { node, reason },
+        }
+    }
+}
+
+impl std::fmt::Display for DialError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Refused(reason) => reason.fmt(f),
+            Self::Failed(reason) => f.write_str(reason),
+        }
+    }
+}
+
+/// The refusal that a closed connection stands for, if it does.
+fn refusal(error: &ConnectionError) -> Option<Refusal> {
+    match error {
+        ConnectionError::ApplicationClosed(close) => match u32::try_from(close.error_code.into_inner()).ok()? {
+            code::UNKNOWN => Some(Refusal::Unknown),
+            code::BUSY => Some(Refusal::Busy),
+            code::PROTOCOL => Some(Refusal::Protocol),
+            code::CLOSING => Some(Refusal::Closing),
+            _ => None,
+        },
+        ConnectionError::ConnectionClosed(close)
+            if close.error_code == TransportErrorCode::crypto(NO_APPLICATION_PROTOCOL) =>
+        {
+            Some(Refusal::Protocol)
+        }
+        _ => None,
+    }
+}
+
+impl Node {
+    /// Opens a stream to a known peer.
+    pub(crate) async fn open(
+        self: &Arc<Self>,
+        peer: NodeId,
+        protocol: &'static str,
+        traffic: Traffic,
+    ) -> Result<BoxStream, OpenError> {
+        if self.is_closing() {
+            return Err(OpenError::Closed);
+        }
+        let record = self.book.record(&peer).ok_or(OpenError::UnknownPeer { node: peer })?;
+        if traffic == Traffic::Bulk && !record.lane.is_empty() && !self.book.lanes_rest(&peer) {
+            match self.open_lane(peer, protocol, &record).await {
+                Ok(stream) => return Ok(stream),
+                Err(DialError::Refused(reason @ (Refusal::Unknown | Refusal::Protocol | Refusal::Closing))) => {
+                    return Err(OpenError::Refused { node: peer, reason });
+                }
+                Err(DialError::Refused(_)) => {}
+                Err(DialError::Failed(error)) => {
+                    debug!(peer = %peer.short(), %error, "no lane; using QUIC for a while");
+                    self.book.rest_lanes(&peer);
+                }
+            }
+        }
+        self.open_quic(peer, protocol, &record).await
+    }
+
+    /// Tries all lane addresses of a peer at once and takes the first that works.
+    async fn open_lane(
+        self: &Arc<Self>,
+        peer: NodeId,
+        protocol: &str,
+        record: &AddressRecord,
+    ) -> Result<BoxStream, DialError> {
+        let addresses = record.lane.iter().filter(|address| is_dialable(address));
+        let mut attempts: FuturesUnordered<_> =
+            addresses.map(|address| self.connector.connect(*address, peer, protocol)).collect();
+        let mut failure = DialError::Failed("it named no lane address".to_owned());
+        while let Some(attempt) = attempts.next().await {
+            match attempt {
+                Ok(lane) => return self.begin_lane(peer, lane).await,
+                Err(error) => failure = DialError::Failed(error.to_string()),
+            }
+        }
+        Err(failure)
+    }
+
+    async fn begin_lane(self: &Arc<Self>, peer: NodeId, mut lane: LaneStream) -> Result<BoxStream, DialError> {
+        let answer = match timeout(ANSWER_TIMEOUT, lane.read_u8()).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(error)) => return Err(DialError::Failed(error.to_string())),
+            Err(_) => return Err(DialError::Failed("it did not accept the lane in time".to_owned())),
+        };
+        match Refusal::from_byte(answer) {
+            None => Ok(Box::new(CountedLane::new(lane, self.book.lane(peer)))),
+            Some(reason) => Err(DialError::Refused(reason)),
+        }
+    }
+
+    async fn open_quic(
+        self: &Arc<Self>,
+        peer: NodeId,
+        protocol: &'static str,
+        record: &AddressRecord,
+    ) -> Result<BoxStream, OpenError> {
+        loop {
+            let (connection, kept) = self.connection(peer, protocol, record).await.map_err(|e| e.for_opening(peer))?;
+            match begin_stream(&connection).await {
+                Ok(stream) => return Ok(Box::new(stream)),
+                // It may have died long ago without anybody noticing: a new one tells.
+                Err(DialError::Failed(error)) if kept => {
+                    debug!(peer = %peer.short(), error, "a kept connection is of no use any more");
+                    self.drop_connection(peer, protocol, &connection).await;
+                }
+                Err(error) => return Err(error.for_opening(peer)),
+            }
+        }
+    }
+
+    /// The connection for a protocol, and whether it was there before.
+    async fn connection(
+        self: &Arc<Self>,
+        peer: NodeId,
+        protocol: &'static str,
+        record: &AddressRecord,
+    ) -> Result<(Connection, bool), DialError> {
+        let slot = self.connections.slot(peer, protocol);
+        let mut kept = slot.lock().await;
+        if let Some(connection) = kept.as_ref().filter(|kept| kept.close_reason().is_none()) {
+            return Ok((connection.clone(), true));
+        }
+        let connection = self.dial(peer, record, protocol).await?;
+        *kept = Some(connection.clone());
+        self.spawn(self.clone().serve_connection(peer, protocol, connection.clone(), None));
+        Ok((connection, false))
+    }
+
+    async fn drop_connection(&self, peer: NodeId, protocol: &'static str, unusable: &Connection) {
+        let slot = self.connections.slot(peer, protocol);
+        let mut kept = slot.lock().await;
+        if kept.as_ref().is_some_and(|kept| kept.stable_id() == unusable.stable_id()) {
+            *kept = None;
+        }
+    }
+
+    /// Makes a connection to a node where its record says it is.
+    pub(crate) async fn dial(
+        &self,
+        peer: NodeId,
+        record: &AddressRecord,
+        protocol: &str,
+    ) -> Result<Connection, DialError> {
+        let failed = |reason: &str| DialError::Failed(reason.to_owned());
+        let id = EndpointId::from_bytes(peer.as_bytes()).map_err(|_| failed("its id is no Ed25519 key"))?;
+        let relay = record.relay.as_ref().and_then(|url| url.parse().ok());
+        let mut to = EndpointAddr::new(id);
+        for address in record.quic.iter().filter(|address| is_dialable(address)) {
+            to = to.with_ip_addr(*address);
+        }
+        // Relays are for those who configured some: no other server is ever contacted, whatever a record says.
+        if let Some(url) = relay.filter(|_| !self.config.relays.is_empty()) {
+            to = to.with_relay_url(url);
+        }
+        if to.is_empty() {
+            return Err(failed("it named no address that can be dialled"));
+        }
+        match timeout(self.config.dial_timeout, self.endpoint.connect(to, protocol.as_bytes())).await {
+            Ok(Ok(connection)) => Ok(connection),
+            Ok(Err(
+                ConnectError::Connection { source, .. }
+                | ConnectError::Connecting { source: ConnectingError::ConnectionError { source, .. }, .. },
+            )) => Err(DialError::of(&source)),
+            Ok(Err(error)) => Err(DialError::Failed(error.to_string())),
+            Err(_) => Err(failed("no answer from any of its addresses")),
+        }
+    }
+}
+
+/// Opens a stream on a connection and waits for the peer to accept it.
+async fn begin_stream(connection: &Connection) -> Result<QuicStream, DialError> {
+    let lost = |text: String| match connection.close_reason() {
+        Some(reason) => DialError::of(&reason),
+        None => DialError::Failed(text),
+    };
+    let (send, receive) = match timeout(ANSWER_TIMEOUT, connection.open_bi()).await {
+        Ok(opened) => opened.map_err(|error| DialError::of(&error))?,
+        Err(_) => return Err(DialError::Refused(Refusal::Busy)),
+    };
+    let mut stream = QuicStream::new(send, receive, connection.clone());
+    stream.write_all(&[OPENING]).await.map_err(|error| lost(error.to_string()))?;
+    match timeout(ANSWER_TIMEOUT, stream.read_u8()).await {
+        Ok(Ok(answer)) => match Refusal::from_byte(answer) {
+            None => Ok(stream),
+            Some(reason) => Err(DialError::Refused(reason)),
+        },
+        Ok(Err(error)) => Err(lost(error.to_string())),
+        Err(_) => Err(lost("it did not accept the stream in time".to_owned())),
+    }
+}

@@ -1,0 +1,212 @@
+//! Peers that stay known find each other again: `atoll/hello/1`.
+//!
+//! One task looks after each peer. While the two are connected it waits; otherwise it dials where the peer was last, again
+//! and again with growing pauses. When they meet they exchange their signed records, and again whenever one of them moves, so two nodes find
+//! each other as long as one of them is still where the other saw it last. The connection stays and shows that the peer is alive: iroh ends
+//! it 5 s after the last sign of life.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use atoll_ids::NodeId;
+use iroh::endpoint::{Connection, RecvStream, SendStream};
+use tokio::time::timeout;
+use tracing::{debug, info};
+
+use crate::address::open_record;
+use crate::book::{AdmissionGuard, Keeper};
+use crate::dial::DialError;
+use crate::frames::{Hello, receive, send};
+use crate::node::Node;
+use crate::quic::code;
+
+/// The protocol's name.
+pub(crate) const HELLO: &str = "atoll/hello/1";
+
+/// How long one exchange of greetings may take.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Pauses between attempts to reach a peer: doubled each time between the configured limits.
+struct Pauses {
+    next: Duration,
+    least: Duration,
+    most: Duration,
+}
+
+impl Pauses {
+    fn new(least: Duration, most: Duration) -> Self {
+        Self { next: least, least, most }
+    }
+
+    fn reset(&mut self) {
+        self.next = self.least;
+    }
+
+    /// The next pause: between half and all of its nominal length, so that many nodes that lost the same peer do not return at once.
+    fn take(&mut self) -> Duration {
+        let nominal = self.next;
+        self.next = (nominal * 2).min(self.most);
+        let mut random = [0; 2];
+        getrandom::fill(&mut random).expect("the operating system has randomness");
+        nominal.mul_f64(0.5 + f64::from(u16::from_le_bytes(random)) / f64::from(u16::MAX) / 2.0)
+    }
+}
+
+impl Node {
+    /// Starts the task that looks after a peer.
+    pub(crate) fn look_after(self: &Arc<Self>, peer: NodeId) {
+        if let Some(keeper) = self.book.keeper(&peer) {
+            let (stop, forgotten, node) = (self.stop.clone(), keeper.forgotten.clone(), self.clone());
+            self.spawn(async move {
+                let both = forgotten.run_until_cancelled(node.keep(peer, &keeper));
+                stop.run_until_cancelled(both).await;
+            });
+        }
+    }
+
+    /// Connects to a peer whenever it is not connected. Never returns.
+    async fn keep(self: &Arc<Self>, peer: NodeId, keeper: &Keeper) {
+        let mut pauses = Pauses::new(self.config.retry_least, self.config.retry_most);
+        loop {
+            if self.book.is_present(&peer) {
+                pauses.reset();
+                keeper.wake.notified().await;
+                continue;
+            }
+            match self.greet(peer).await {
+                Ok(connection) => {
+                    pauses.reset();
+                    // Both dial when both start. Of two connections the one made by the lower id stays.
+                    if self.book.is_present(&peer) && self.id > peer {
+                        connection.close(code::DUPLICATE.into(), b"another connection does the same");
+                    } else {
+                        self.clone().presence(peer, connection, None).await;
+                    }
+                }
+                Err(error) => {
+                    let pause = pauses.take();
+                    debug!(peer = %peer.short(), %error, ?pause, "a peer is not reached");
+                    // A word from or about the peer ends the pause.
+                    let _: Result<(), _> = timeout(pause, keeper.wake.notified()).await;
+                }
+            }
+        }
+    }
+
+    async fn greet(self: &Arc<Self>, peer: NodeId) -> Result<Connection, DialError> {
+        let record = self.book.record(&peer).ok_or_else(|| DialError::Failed("forgotten".to_owned()))?;
+        let connection = self.dial(peer, &record, HELLO).await?;
+        match timeout(HELLO_TIMEOUT, self.exchange(peer, &connection)).await {
+            Ok(Ok(())) => Ok(connection),
+            outcome => Err(match (connection.close_reason(), outcome) {
+                (Some(reason), _) => DialError::of(&reason),
+                (None, Ok(Err(error))) => DialError::Failed(error),
+                (None, _) => DialError::Failed("it did not greet in time".to_owned()),
+            }),
+        }
+    }
+
+    /// Stays on a connection with a peer until it ends: answers greetings, and greets when we moved.
+    pub(crate) async fn presence(
+        self: Arc<Self>,
+        peer: NodeId,
+        connection: Connection,
+        _admission: Option<AdmissionGuard>,
+    ) {
+        let Some(keeper) = self.book.keeper(&peer) else { return };
+        let Some(_guard) = self.book.present(peer, connection.clone()) else { return };
+        info!(peer = %peer.short(), "connected");
+        let mut own = self.own.subscribe();
+        own.mark_unchanged();
+        loop {
+            tokio::select! {
+                () = self.stop.cancelled() => {
+                    connection.close(code::CLOSING.into(), b"shutting down");
+                    break;
+                }
+                () = keeper.forgotten.cancelled() => {
+                    connection.close(code::UNKNOWN.into(), b"forgotten");
+                    break;
+                }
+                reason = connection.closed() => {
+                    info!(peer = %peer.short(), %reason, "disconnected");
+                    break;
+                }
+                stream = connection.accept_bi() => match stream {
+                    Ok((say, hear)) => self.spawn(self.clone().answer(peer, say, hear)),
+                    Err(_) => continue,
+                },
+                Ok(()) = own.changed() => {
+                    let (node, connection) = (self.clone(), connection.clone());
+                    self.spawn(async move {
+                        let greeting = timeout(HELLO_TIMEOUT, node.exchange(peer, &connection));
+                        if let Ok(Err(error)) = greeting.await {
+                            debug!(peer = %peer.short(), error, "a peer did not hear that we moved");
+                        }
+                    });
+                }
+            }
+        }
+    }
+
+    fn hello(&self, peer: &NodeId) -> Hello {
+        let known = self.book.record(peer).map_or(0, |record| record.sequence);
+        Hello { record: self.own.borrow().signed.clone(), known, instance: self.instance }
+    }
+
+    async fn exchange(self: &Arc<Self>, peer: NodeId, connection: &Connection) -> Result<(), String> {
+        let (mut say, mut hear) = connection.open_bi().await.map_err(|error| error.to_string())?;
+        send(&mut say, &self.hello(&peer)).await.map_err(|error| error.to_string())?;
+        say.finish().map_err(|error| error.to_string())?;
+        let hello = receive(&mut hear).await.map_err(|error| error.to_string())?;
+        self.hear(peer, hello).await
+    }
+
+    async fn answer(self: Arc<Self>, peer: NodeId, mut say: SendStream, mut hear: RecvStream) {
+        let exchange = async {
+            let hello = receive(&mut hear).await.map_err(|error| error.to_string())?;
+            self.hear(peer, hello).await?;
+            send(&mut say, &self.hello(&peer)).await.map_err(|error| error.to_string())?;
+            say.finish().map_err(|error| error.to_string())
+        };
+        if let Ok(Err(error)) = timeout(HELLO_TIMEOUT, exchange).await {
+            debug!(peer = %peer.short(), error, "a greeting failed");
+        }
+    }
+
+    /// Takes in what a peer says about itself.
+    async fn hear(self: &Arc<Self>, peer: NodeId, hello: Hello) -> Result<(), String> {
+        let record = open_record(&hello.record).map_err(|error| error.to_string())?;
+        if record.node != peer {
+            return Err(format!("it speaks for node {}", record.node.short()));
+        }
+        let news = self.book.learn(hello.record, record, hello.instance).await;
+        if news.restarted {
+            // What we still have open ends at a process that is no more.
+            self.connections.close(&peer, code::DONE, "restarted");
+        }
+        // It remembers a record of ours newer than today's: our clock went back, or our state was restored.
+        let own = self.own.borrow().record.sequence;
+        if hello.known > own {
+            self.publish(hello.known);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_their_limit_and_start_again() {
+        let mut pauses = Pauses::new(Duration::from_secs(1), Duration::from_secs(8));
+        for nominal in [1, 2, 4, 8, 8] {
+            let pause = pauses.take();
+            let nominal = Duration::from_secs(nominal);
+            assert!(pause >= nominal / 2 && pause <= nominal, "{pause:?} of {nominal:?}");
+        }
+        pauses.reset();
+        assert!(pauses.take() <= Duration::from_secs(1));
+    }
+}

@@ -1,0 +1,186 @@
+//! The iroh endpoint as we want it: our key, hybrid key exchange, our limits, and nobody else's servers.
+//!
+//! With no relay configured, iroh speaks to peers only: relay mode is disabled, no address lookup service is added, and
+//! port mapping is off.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+
+use atoll_keys::NodeKey;
+use iroh::endpoint::{BindOpts, Connection, PortmapperConfig, QuicTransportConfig, VarInt, presets};
+use iroh::{Endpoint, RelayMode, RelayUrl, SecretKey, TransportAddr};
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+
+use crate::address::is_dialable;
+use crate::error::BindError;
+use crate::link::LinkConfig;
+use crate::peers::{Connected, Path};
+
+/// Reasons for closing a connection or aborting a stream. Sent, so values never change.
+pub(crate) mod code {
+    /// Everything was said.
+    pub(crate) const DONE: u32 = 0;
+    /// The closing side does not know the other.
+    pub(crate) const UNKNOWN: u32 = 1;
+    /// Too many connections.
+    pub(crate) const BUSY: u32 = 2;
+    /// The protocol is not served.
+    pub(crate) const PROTOCOL: u32 = 3;
+    /// Shutting down.
+    pub(crate) const CLOSING: u32 = 4;
+    /// A stream was dropped before it was complete.
+    pub(crate) const ABORTED: u32 = 5;
+    /// Another connection does the same.
+    pub(crate) const DUPLICATE: u32 = 6;
+}
+
+/// Streams that a peer may have open on one connection: a few per protocol are usual; more wait.
+pub(crate) const STREAMS_MAX: u32 = 256;
+
+/// A path without a sign of life is given up after this. Long enough for two lost probes, and the whole connection fails over or ends
+/// with its last path. iroh's default of 15 s keeps a dead path that long; 1 s was seen to black out for 27 s.
+const PATH_IDLE: Duration = Duration::from_secs(5);
+
+/// How often a path is probed when nothing else is sent.
+const KEEP_ALIVE: Duration = Duration::from_secs(2);
+
+/// A connection without a sign of life on any path ends after this.
+const CONNECTION_IDLE: Duration = Duration::from_secs(15);
+
+/// Bytes in flight on one stream: 335 Mbit/s over 100 ms, where the default allows 100. (16 MiB makes noq close the connection on loss.)
+const STREAM_WINDOW: u32 = 4 << 20;
+
+/// Bytes in flight on one connection in each direction, which bounds what a stalled reader makes us keep.
+const CONNECTION_WINDOW: u32 = 8 << 20;
+
+/// The algorithms of QUIC: as for lanes the one hybrid key exchange and no other, so neither side can be talked down. AES-128 is in the list
+/// because QUIC's first packets use it with a key that is public anyway; the ciphers before it are what connections negotiate.
+pub(crate) fn provider() -> Arc<CryptoProvider> {
+    Arc::new(CryptoProvider {
+        cipher_suites: vec![
+            aws_lc_rs::cipher_suite::TLS13_AES_256_GCM_SHA384,
+            aws_lc_rs::cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+            aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256,
+        ],
+        kx_groups: vec![aws_lc_rs::kx_group::X25519MLKEM768],
+        ..aws_lc_rs::default_provider()
+    })
+}
+
+fn transport() -> QuicTransportConfig {
+    QuicTransportConfig::builder()
+        .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_MAX))
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .max_idle_timeout(Some(CONNECTION_IDLE.try_into().expect("seconds fit")))
+        .keep_alive_interval(KEEP_ALIVE)
+        .default_path_keep_alive_interval(KEEP_ALIVE)
+        .default_path_max_idle_timeout(PATH_IDLE)
+        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
+        .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
+        .send_window(u64::from(CONNECTION_WINDOW))
+        .datagram_receive_buffer_size(None)
+        .build()
+}
+
+fn relay_mode(relays: &[String]) -> Result<RelayMode, BindError> {
+    if relays.is_empty() {
+        return Ok(RelayMode::Disabled);
+    }
+    let parse = |url: &String| url.parse::<RelayUrl>().map_err(|_| BindError::Relay { url: url.clone() });
+    Ok(RelayMode::custom(relays.iter().map(parse).collect::<Result<Vec<_>, _>>()?))
+}
+
+/// Starts the endpoint on the configured addresses, answering to `protocols`.
+pub(crate) async fn bind(key: &NodeKey, config: &LinkConfig, protocols: Vec<Vec<u8>>) -> Result<Endpoint, BindError> {
+    let bind = config.bind.as_slice();
+    if bind.is_empty() {
+        return Err(BindError::NoAddress);
+    }
+    let mut builder = Endpoint::builder(presets::Empty)
+        .secret_key(SecretKey::from_bytes(&key.secret_bytes()))
+        .crypto_provider(provider())
+        .transport_config(transport())
+        .relay_mode(relay_mode(&config.relays)?)
+        .clear_address_lookup()
+        .portmapper_config(PortmapperConfig::Disabled)
+        .alpns(protocols)
+        .clear_ip_transports();
+    for (at, address) in bind.iter().enumerate() {
+        let options = bind_options(address, &bind[..at]);
+        builder = builder
+            .bind_addr_with_opts(*address, options)
+            .map_err(|error| BindError::Endpoint(format!("{address}: {error}")))?;
+    }
+    for address in config.external.iter().filter(|address| is_dialable(address)) {
+        builder = builder.external_addr(*address);
+    }
+    builder.bind().await.map_err(|error| blame(bind, &error))
+}
+
+/// The first address of a family is where packets go that no other is nearer to; further ones serve their own network. A machine
+/// without IPv6 is no reason not to start when all interfaces were asked for.
+fn bind_options(address: &SocketAddr, earlier: &[SocketAddr]) -> BindOpts {
+    let first = !earlier.iter().any(|other| other.is_ipv4() == address.is_ipv4());
+    let network = match (first, address.is_ipv4(), address.ip().is_loopback()) {
+        (true, ..) => 0,
+        (false, true, true) => 8,
+        (false, true, false) => 24,
+        (false, false, true) => 128,
+        (false, false, false) => 64,
+    };
+    let optional = address.is_ipv6() && address.ip().is_unspecified();
+    BindOpts::default().set_prefix_len(network).set_is_required(!optional)
+}
+
+/// Finds out which address iroh failed on: it does not say.
+fn blame(addresses: &[SocketAddr], error: &iroh::endpoint::BindError) -> BindError {
+    for addr in addresses {
+        match UdpSocket::bind(addr) {
+            Ok(_) => {}
+            Err(source) => return address_error(*addr, source),
+        }
+    }
+    BindError::Endpoint(error.to_string())
+}
+
+pub(crate) fn address_error(addr: SocketAddr, source: std::io::Error) -> BindError {
+    match source.kind() {
+        std::io::ErrorKind::AddrInUse => BindError::PortInUse { addr },
+        _ => BindError::Address { addr, source },
+    }
+}
+
+/// The path that a connection uses now.
+pub(crate) fn path_of(connection: &Connection) -> Option<Connected> {
+    let paths = connection.paths();
+    let path = paths.iter().find(|path| path.is_selected()).or_else(|| paths.iter().next())?;
+    let way = match path.remote_addr() {
+        TransportAddr::Ip(address) => Path::Direct(*address),
+        TransportAddr::Relay(url) => Path::Relay(url.to_string()),
+        _ => return None,
+    };
+    Some(Connected { path: way, round_trip: path.rtt() })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    #[test]
+    fn only_the_hybrid_key_exchange_is_offered() {
+        let groups: Vec<_> = provider().kx_groups.iter().map(|group| group.name()).collect();
+        assert_eq!(groups, [rustls::NamedGroup::X25519MLKEM768]);
+    }
+
+    #[test]
+    fn nobodys_relay_is_used_unless_configured() {
+        assert_eq!(relay_mode(&[]).unwrap(), RelayMode::Disabled);
+        let url = "https://relay.example.org/".to_owned();
+        let RelayMode::Custom(map) = relay_mode(std::slice::from_ref(&url)).unwrap() else { panic!("not custom") };
+        assert_eq!(map.urls::<Vec<_>>(), [url.parse::<RelayUrl>().unwrap()]);
+        assert!(matches!(relay_mode(&["not a url".to_owned()]), Err(BindError::Relay { .. })));
+    }
+}
