@@ -3,7 +3,7 @@
 //! | rule | what it holds |
 //! |---|---|
 //! | `layers` | which crate may depend on which: arrows point down |
-//! | `crates` | the table in `ARCHITECTURE.md` and the crates agree; every crate says what it is and takes the workspace's lints |
+//! | `crates` | the table in `ARCHITECTURE.md` and the crates agree; every crate says what it is, takes the workspace's lints, uses what it depends on |
 //! | `pure` | crates that promise to do no I/O have no means to |
 //! | `unsafe` | `unsafe` is in the erasure kernels only |
 //! | `docs` | every source file opens with a sentence on what it is for; no `mod.rs` |

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use toml::{Table, Value};
 
-use super::{Problem, Tree, problem};
+use super::{Problem, Tree, problem, rust};
 
 /// The crates or folders of crates, and what each may depend on. A crate that matches no line, or a dependency on none of those listed, is a problem:
 /// a new crate is put on the map before it is used.
@@ -28,6 +28,9 @@ const LAYERS: [(&str, &[&str]); 15] = [
 
 /// What the tests of any crate may use besides its own area.
 const TEST_TOOLS: [&str; 2] = ["crates/grid", "testing"];
+
+/// Programs; their tests run the whole and may also speak to it as a foreign peer would, so they may use any crate.
+const PROGRAMS: &str = "bins";
 
 /// The one crate with lints of its own, because the workspace forbids `unsafe`.
 pub(super) const UNSAFE_CRATE: &str = "crates/zstor/erasure";
@@ -85,6 +88,9 @@ fn layers_of(member: &Member, dirs: &BTreeMap<&str, &str>) -> Vec<Problem> {
     let mut for_tests = allowed.to_vec();
     for_tests.push(area_of(&member.dir));
     for_tests.extend(TEST_TOOLS);
+    if is_in(&member.dir, PROGRAMS) {
+        for_tests.push("crates");
+    }
     check("dev-dependencies", &for_tests);
     problems
 }
@@ -105,6 +111,7 @@ fn area_of(dir: &str) -> &str {
 pub(super) fn table_and_manifests(tree: &Tree) -> Vec<Problem> {
     let members = members(tree);
     let mut problems: Vec<Problem> = members.iter().flat_map(manifest_problems).collect();
+    problems.extend(members.iter().flat_map(|member| unused(member, tree)));
     let listed = listed_crates(tree.text("ARCHITECTURE.md").unwrap_or_default());
     let existing: BTreeSet<String> =
         members.iter().filter_map(|member| Some(member.dir.strip_prefix("crates/")?.to_owned())).collect();
@@ -142,6 +149,18 @@ fn manifest_problems(member: &Member) -> Vec<Problem> {
         report("take the workspace's lints: [lints] workspace = true");
     }
     problems
+}
+
+/// Dependencies that no source of the crate names: they cost everyone's build time.
+fn unused(member: &Member, tree: &Tree) -> Vec<Problem> {
+    let own = format!("{}/", member.dir);
+    let sources: Vec<&str> =
+        tree.sources().filter(|(path, _)| path.starts_with(&own)).map(|(_, source)| source).collect();
+    let named: BTreeSet<&str> = sources.iter().flat_map(|source| rust::words(source)).map(|(_, word)| word).collect();
+    let all = ["dependencies", "dev-dependencies", "build-dependencies"].map(|key| member.dependencies(key));
+    let unnamed = all.iter().flatten().filter(|name| !named.contains(name.replace('-', "_").as_str()));
+    let place = format!("{}/Cargo.toml", member.dir);
+    unnamed.map(|name| problem("crates", place.as_str(), format!("nothing here uses {name}; remove it"))).collect()
 }
 
 #[cfg(test)]
@@ -188,6 +207,8 @@ mod tests {
         );
         found(&with("crates/node", "[dependencies]\nlink.workspace = true\nsegments.workspace = true\n"), &[]);
         found(&with("crates/basement", ""), &["no place in the layers"]);
+        found(&with("bins/it", "[dev-dependencies]\nlink.workspace = true\n"), &[]);
+        found(&with("bins/it", "[dependencies]\nlink.workspace = true\n"), &["bins/it must not depend"]);
     }
 
     #[test]
@@ -199,6 +220,21 @@ mod tests {
             ("crates/base/keys/Cargo.toml", &manifest("keys", "")),
         ]);
         found(&table_and_manifests(&tree), &["lacks `base/keys`", "no crate crates/node"]);
+    }
+
+    #[test]
+    fn dependencies_that_nothing_uses_are_named() {
+        let text =
+            manifest("it", "[dependencies]\nserde = \"1\"\nfutures-util = \"1\"\n[dev-dependencies]\nbytes = \"1\"\n");
+        let with = |path: &str, source: &str| {
+            table_and_manifests(&Tree::of(&[
+                ("bins/it/Cargo.toml", &text),
+                ("bins/it/src/main.rs", "use serde::S;"),
+                (path, source),
+            ]))
+        };
+        found(&with("bins/it/tests/t.rs", "use bytes::Bytes;\nuse futures_util::F;"), &[]);
+        found(&with("bins/other/src/main.rs", "use bytes::Bytes;"), &["uses futures-util", "uses bytes"]);
     }
 
     #[test]

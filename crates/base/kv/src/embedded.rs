@@ -3,8 +3,8 @@
 //! Reads go to the tree from Tokio's blocking threads. Commits go through a bounded queue to one thread (`commit.rs`) which writes all that
 //! wait as one journal batch with one fdatasync: with many writers the disk's sync time is shared, with one it is paid once per commit.
 //!
-//! **Memory** is bounded: at most [`QUEUED_BYTES_MAX`] of waiting commits, the block cache of [`EmbeddedConfig::cache_bytes`], and five write
-//! buffers of [`WRITE_BUFFER_BYTES`] (one filling, four being flushed, then the engine makes writers wait).
+//! **Memory** is bounded: at most [`QUEUED_BYTES_MAX`] of waiting commits, the block cache of [`EmbeddedConfig::cache_bytes`], and write buffers
+//! of four times [`WRITE_BUFFER_BYTES`] and one group of commits; a group waits until the engine has caught up.
 //!
 //! **Disk.** Besides the data itself the journal takes up to twice [`JOURNAL_BYTES_MAX`].
 //!
@@ -40,7 +40,7 @@ mod record;
 /// Version of the whole store: its keyspaces and what lies in them. Part of the data, checked when opening.
 pub(crate) const FORMAT: u8 = 1;
 
-/// Size at which a write buffer goes to disk. The engine keeps up to five; metadata is small, and a node is to stay under 100 MiB.
+/// Size at which a write buffer goes to disk. Metadata is small, and a node is to stay under 100 MiB with several of them.
 const WRITE_BUFFER_BYTES: u64 = 4 << 20;
 
 /// Smallest journal limit the engine takes; a larger one only makes opening after a crash slower.
@@ -49,8 +49,9 @@ const JOURNAL_BYTES_MAX: u64 = 64 << 20;
 /// Files the engine keeps open. Two threads reading a tree of a few gigabytes need a few dozen.
 const OPEN_FILES_MAX: usize = 64;
 
-/// Engine threads that flush and compact: two, so that a long compaction does not hold up a flush.
-const ENGINE_THREADS: usize = 2;
+/// Engine threads that flush and compact. With one, a flush may wait for a compaction, and writers with it; with more, the engine keeps one
+/// free for flushes by letting it spin while another compacts, which costs a core for longer than the wait would be.
+const ENGINE_THREADS: usize = 1;
 
 /// Most commits waiting for the commit thread, and so the most that share one fdatasync.
 const QUEUE_COMMITS_MAX: usize = 256;

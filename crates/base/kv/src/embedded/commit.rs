@@ -9,14 +9,24 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use fjall::PersistMode;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
-use super::{META_REVISION, QUEUE_COMMITS_MAX, Store, record};
+use super::{META_REVISION, QUEUE_COMMITS_MAX, Store, WRITE_BUFFER_BYTES, record};
 use crate::{Condition, KvError, Mutation, Revision, error::conflict_unless, error::engine_reason};
+
+/// All write buffers together, before a group is written: four, so that one can fill while others are flushed.
+const WRITE_BUFFERS_BYTES_MAX: u64 = 4 * WRITE_BUFFER_BYTES;
+
+/// How often to look whether a flush is done: it takes some 10 ms.
+const FLUSH_POLL: Duration = Duration::from_millis(2);
+
+/// How long to wait for a flush. A disk that does not write a few megabytes in this time is in trouble that a commit will report.
+const FLUSH_WAIT_MAX: Duration = Duration::from_secs(20);
 
 /// One waiting commit.
 pub(super) struct Request {
@@ -129,6 +139,7 @@ impl Committer {
         if revision == self.durable {
             return Ok(());
         }
+        self.await_flushes();
         let mut batch = self.store.database.batch().durability(Some(PersistMode::SyncData));
         for (key, state) in overlay {
             match state {
@@ -143,6 +154,16 @@ impl Committer {
         self.durable = revision;
         self.store.revision.store(revision, Ordering::Release);
         Ok(())
+    }
+
+    /// Lets the engine catch up. It flushes write buffers in the background and, left alone, lets them grow for as long as its threads are
+    /// busy. It offers nothing to wait for, so this looks again and again; with a limit, because a flush that failed never ends (then
+    /// the write is refused).
+    fn await_flushes(&self) {
+        let started = Instant::now();
+        while self.store.database.write_buffer_size() > WRITE_BUFFERS_BYTES_MAX && started.elapsed() < FLUSH_WAIT_MAX {
+            std::thread::sleep(FLUSH_POLL);
+        }
     }
 
     fn give_up(&mut self, error: &fjall::Error) -> KvError {
