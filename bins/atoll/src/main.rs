@@ -1,1 +1,31 @@
-fn main() {}
+//! `atoll`, the command line: parses, calls, prints. What it does for real is done by the node that runs (`atoll up`) or by
+//! the libraries it calls.
+//!
+//! Data goes to standard output, everything else to standard error. Exit status: 0 done, 1 failed, 2 wrong usage.
+
+mod args;
+mod commands;
+mod failure;
+mod output;
+mod progress;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::args::Cli;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failure::print(&anyhow::Error::new(error).context("cannot start the runtime")),
+    };
+    let result = runtime.block_on(commands::run(cli));
+    // What is still running in the background (a read that hangs on a terminal) must not keep the program from ending.
+    runtime.shutdown_background();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failure::print(&error),
+    }
+}

@@ -109,6 +109,11 @@ macro_rules! byte_id {
                 Self(bytes)
             }
 
+            /// The id that these bytes are, or `None` if they are too few or too many.
+            pub fn from_slice(bytes: &[u8]) -> Option<Self> {
+                bytes.try_into().ok().map(Self)
+            }
+
             /// The bytes of the id.
             pub const fn as_bytes(&self) -> &[u8; $bytes] {
                 &self.0

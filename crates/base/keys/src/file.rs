@@ -17,7 +17,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use data_encoding::{BASE32_NOPAD_NOCASE, HEXLOWER};
-use rustix::fs::{CWD, RenameFlags};
+use rustix::fs::{CWD, OFlags, RenameFlags};
 use zeroize::Zeroizing;
 
 /// The version of the line that is written.
@@ -169,10 +169,13 @@ impl Problem {
 
 /// Reads the seed of a key of this kind.
 pub(crate) fn load(path: &Path, kind: KeyKind) -> Result<Zeroizing<[u8; 32]>, KeyFileError> {
-    let file = File::open(path).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => KeyFileError::NotFound { path: path.to_owned(), kind },
-        _ => io_error(path, "open")(error),
-    })?;
+    // Without O_NONBLOCK, opening a named pipe would wait for somebody to write to it.
+    let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
+    let file =
+        OpenOptions::new().read(true).custom_flags(nonblocking).open(path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => KeyFileError::NotFound { path: path.to_owned(), kind },
+            _ => io_error(path, "open")(error),
+        })?;
     // Asked of the open file, so that what was checked is what is read.
     let metadata = file.metadata().map_err(io_error(path, "examine"))?;
     if !metadata.is_file() {

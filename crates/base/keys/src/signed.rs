@@ -20,8 +20,8 @@
 use std::fmt;
 use std::marker::PhantomData;
 
+use atoll_ids::OwnerId;
 use atoll_wire::{DecodeError, VERSION_BYTES, Versioned, decode, encode};
-use data_encoding::HEXLOWER;
 use ed25519_dalek::{Signature as Ed25519Signature, VerifyingKey};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -76,7 +76,7 @@ struct Signature {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum VerifyError {
     /// Signed by somebody else than the one who has to.
-    #[error("this {what} is signed by {} and not by {}", HEXLOWER.encode(found), HEXLOWER.encode(expected))]
+    #[error("this {what} is signed by {} and not by {}", text(found), text(expected))]
     WrongSigner {
         /// What the statement is.
         what: &'static str,
@@ -100,6 +100,11 @@ pub enum VerifyError {
     /// Properly signed, but not readable.
     #[error(transparent)]
     Decode(#[from] DecodeError),
+}
+
+/// A key as node and owner ids are written, whichever it is.
+fn text(key: &[u8; 32]) -> String {
+    OwnerId::from_bytes(*key).to_string()
 }
 
 /// The message that is signed, or `None` for a statement too short to have a version or too long to be one.
@@ -192,7 +197,7 @@ impl<T> fmt::Debug for Signed<T> {
         let algorithms: Vec<u8> = signatures.iter().map(|each| each.algorithm).collect();
         f.debug_struct("Signed")
             .field("bytes", &statement.len())
-            .field("claimed_signer", &HEXLOWER.encode(signer))
+            .field("claimed_signer", &text(signer))
             .field("algorithms", &algorithms)
             .finish()
     }

@@ -74,6 +74,9 @@ proptest! {
         prop_assert_eq!(serde_json::from_str::<NodeId>(&serde_json::to_string(&node).unwrap()).unwrap(), node);
         prop_assert_eq!(postcard::from_bytes::<ShardId>(&postcard::to_stdvec(&shard).unwrap()).unwrap(), shard);
         prop_assert_eq!(node.as_bytes(), &key);
+        prop_assert_eq!(NodeId::from_slice(&key), Some(node));
+        prop_assert_eq!(NodeId::from_slice(&key[1..]), None);
+        prop_assert_eq!(ShardId::from_slice(&key), None);
     }
 
     /// A text is read only if it is the canonical form in some case: no two spellings for one id.

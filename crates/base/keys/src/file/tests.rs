@@ -81,6 +81,8 @@ fn what_is_not_there_or_no_file_is_refused() {
     let path = directory.path().join("none");
     assert!(matches!(NodeKey::load(&path), Err(KeyFileError::NotFound { .. })));
     assert!(matches!(NodeKey::load(directory.path()), Err(KeyFileError::Corrupt { reason: "it is not a file", .. })));
+    rustix::fs::mknodat(CWD, &path, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
+    assert!(matches!(NodeKey::load(&path), Err(KeyFileError::Corrupt { reason: "it is not a file", .. })));
     let nowhere = path.join("node.key");
     assert!(matches!(NodeKey::create(&nowhere), Err(KeyFileError::Io { action: "create", .. })));
     assert!(matches!(NodeKey::create(Path::new("/")), Err(KeyFileError::Io { .. } | KeyFileError::Exists { .. })));

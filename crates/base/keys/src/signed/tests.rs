@@ -1,6 +1,7 @@
 //! A fixture of version 1, and every way to tamper with a statement.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use data_encoding::HEXLOWER;
 use proptest::prelude::{any, proptest};
 use proptest::prop_assert;
 
@@ -88,14 +89,7 @@ fn another_signer_is_refused() {
     let signed = Signed::sign(&promise(), &node);
     assert!(signed.verify().is_ok());
     let error = signed.verify_by(&key().public()).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        format!(
-            "this promise is signed by {} and not by {}",
-            HEXLOWER.encode(&node.public()),
-            HEXLOWER.encode(&key().public())
-        )
-    );
+    assert_eq!(error.to_string(), format!("this promise is signed by {} and not by {}", node.id(), key().id()));
     // Claiming to be the expected signer does not help.
     let mut forged = signed;
     forged.inner.signer = key().public();
@@ -149,6 +143,24 @@ fn a_small_order_key_signs_nothing() {
     signature[0] = 1;
     forged.inner.signatures[0].bytes = signature;
     assert_eq!(forged.verify(), Err(VerifyError::Invalid { what: "promise" }));
+}
+
+/// `Debug` of what a stranger sent shows who claims to speak and nothing of what was said.
+#[test]
+fn debug_is_short() {
+    let shown = format!("{:?}", Signed::sign(&promise(), &key()));
+    assert_eq!(shown, format!("Signed {{ bytes: 12, claimed_signer: \"{}\", algorithms: [1] }}", key().id()));
+}
+
+/// Where a version is no longer understood, the signature still is: "update" and "forged" stay apart.
+#[test]
+fn a_newer_statement_is_verified_and_then_refused() {
+    let statement = [&[9, 0][..], &[1, 2, 3]].concat();
+    let mut signed = Signed::sign(&promise(), &key());
+    signed.inner.signatures[0].bytes = key().sign(&message::<Promise>(&statement).unwrap()).to_vec();
+    signed.inner.statement = statement;
+    let expect = DecodeError::Version { name: "promise", found: 9, known: 1 };
+    assert_eq!(signed.verify(), Err(VerifyError::Decode(expect)));
 }
 
 #[test]

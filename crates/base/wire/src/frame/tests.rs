@@ -62,6 +62,50 @@ fn an_end_inside_a_frame_is_not_a_clean_end() {
     check(&[3, 0, 0, 0, 1, 2], "the stream ended after 6 of the 7 bytes of a frame");
 }
 
+/// A pipe of 7 bytes: no header or body is written or read in one go, and large bodies take the path that does not copy them.
+#[test]
+fn both_ends_wait_for_each_other() {
+    let bodies = [vec![1; JOIN_BYTES_MAX], vec![2; JOIN_BYTES_MAX + 1], Vec::new(), vec![3; 50_000]];
+    run(async {
+        let (mut near, mut far) = tokio::io::duplex(7);
+        let write = async {
+            for body in &bodies {
+                write_frame(&mut near, body, 50_000).await.unwrap();
+            }
+            drop(near);
+        };
+        let read = async {
+            for body in &bodies {
+                assert_eq!(read_frame(&mut far, 50_000).await.unwrap().unwrap(), body);
+            }
+            assert!(read_frame(&mut far, 50_000).await.unwrap().is_none());
+        };
+        tokio::join!(write, read);
+    });
+}
+
+#[test]
+fn a_failing_stream_is_reported_as_such() {
+    run(async {
+        let (mut near, far) = tokio::io::duplex(7);
+        drop(far);
+        for body in [&[0; 100][..], &[0; 10_000]] {
+            let error = write_frame(&mut near, body, 10_000).await.unwrap_err();
+            assert!(matches!(&error, FrameError::Io(source) if source.kind() == io::ErrorKind::BrokenPipe), "{error}");
+        }
+        let error = read_frame(&mut Failing, 10).await.unwrap_err();
+        assert!(matches!(&error, FrameError::Io(source) if source.kind() == io::ErrorKind::ConnectionReset), "{error}");
+    });
+}
+
+struct Failing;
+
+impl AsyncRead for Failing {
+    fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()))
+    }
+}
+
 proptest! {
     #[test]
     fn frames_arrive_as_sent_however_the_stream_is_cut(

@@ -31,7 +31,8 @@ impl Versioned for Parcel {
     const NAME: &'static str = "parcel";
 
     fn from_older(version: u16, body: &[u8]) -> Result<Self, DecodeError> {
-        if version != 1 {
+        // Would take 0 as well: `decode` must not offer it.
+        if version > 1 {
             return Err(DecodeError::Version { name: Self::NAME, found: version, known: Self::VERSION });
         }
         let ParcelV1 { to, grams } = decode_body(Self::NAME, body)?;

@@ -1,0 +1,316 @@
+//! What can be typed. Help texts are part of the product; a test compares them with `tests/help`.
+
+use std::path::PathBuf;
+
+use atoll_ids::{BucketName, ByteCount, NodeId};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// One peer-to-peer cloud out of anyone's Linux machines.
+#[derive(Debug, Parser)]
+#[command(name = "atoll", version, about, max_term_width = 110, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    /// Where the node keeps everything [default: $XDG_DATA_HOME/atoll]
+    #[arg(long, global = true, env = "ATOLL_DATA_DIR", value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+
+    /// How to print results
+    #[arg(long, global = true, value_enum, default_value_t = Output::Text, value_name = "FORM")]
+    pub(crate) output: Output,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// For people
+    Text,
+    /// For programs
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run this machine's node until it is told to stop
+    Up(Up),
+    /// Stop the node
+    Down,
+    /// Show the node, its roles, its peers and what they lend
+    Status,
+    /// The node's configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// The keys of this node and its owner
+    #[command(subcommand)]
+    Id(IdCommand),
+    /// Print a ticket by which another node joins this one
+    Invite(Invite),
+    /// Join the node that made a ticket
+    Join {
+        /// What `atoll invite` printed
+        ticket: String,
+    },
+    /// Forget a peer
+    Forget {
+        /// The peer's id
+        node: NodeId,
+    },
+    /// Buckets: what objects lie in
+    #[command(subcommand)]
+    Bucket(BucketCommand),
+    /// Store files, directories or standard input
+    Put(Put),
+    /// Read objects back into files or standard output
+    Get(Get),
+    /// List objects
+    Ls(Ls),
+    /// Remove objects
+    Rm(Rm),
+    /// Show everything known about one object
+    Stat {
+        /// BUCKET/KEY
+        object: Place,
+    },
+    /// Show how much is stored under a prefix
+    Du {
+        /// BUCKET or BUCKET/PREFIX
+        place: Place,
+    },
+    /// Find lost and rotten shards and make them again
+    Heal(Heal),
+    /// Raise a grid of nodes on this machine, store a directory, kill nodes, read every byte back
+    Demo(Demo),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Up {
+    /// Configuration file [default: <data-dir>/atoll.toml if it exists]
+    #[arg(long, value_name = "FILE", env = "ATOLL_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) settings: SettingFlags,
+    /// Stop when standard input closes (for whoever starts nodes and must not leave them behind)
+    #[arg(long, hide = true)]
+    pub(crate) until_stdin_closes: bool,
+}
+
+/// Settings on the command line: they win over environment and file.
+#[derive(Debug, Args)]
+pub(crate) struct SettingFlags {
+    /// Name of the node, for people
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// How much storage to lend
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) capacity: Option<String>,
+    /// Socket address for connections from other nodes
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) bind: Option<String>,
+    /// Any other setting, as `atoll config show` names it
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Print every setting, its value and where that comes from
+    Show {
+        /// Configuration file [default: <data-dir>/atoll.toml if it exists]
+        #[arg(long, value_name = "FILE", env = "ATOLL_CONFIG")]
+        config: Option<PathBuf>,
+        #[command(flatten)]
+        settings: SettingFlags,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum IdCommand {
+    /// Print the ids of this node and its owner
+    Show,
+    /// Print the 24 words that are the owner's key: whoever has them has everything
+    Phrase,
+    /// Make the owner's key from its 24 words, read from standard input
+    Restore,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Invite {
+    /// How long the ticket can be used (30s, 10m, 2h, 7d)
+    #[arg(long, default_value = "1h", value_parser = parse_duration, value_name = "TIME")]
+    pub(crate) ttl: u64,
+    /// How many nodes may join by it
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub(crate) uses: u32,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BucketCommand {
+    /// Make a bucket
+    Create {
+        /// Its name: 3 to 63 of a-z 0-9 . -
+        name: BucketName,
+        /// Data and parity shards of each stripe: 4+2 survives any two nodes and stores 1.5 times the bytes
+        #[arg(long, default_value = "4+2", value_name = "K+M")]
+        policy: String,
+    },
+    /// List buckets
+    Ls,
+    /// Remove an empty bucket
+    Rm {
+        /// Its name
+        name: BucketName,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Put {
+    /// Files and directories (with a trailing slash: what is in the directory), then BUCKET/KEY or BUCKET/PREFIX/; `-` is standard input
+    #[arg(required = true, num_args = 2.., value_names = ["PATH", "DESTINATION"])]
+    pub(crate) arguments: Vec<String>,
+    /// Store again what is there already with the same size and time of change
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Get {
+    /// BUCKET/KEY for one object, BUCKET or BUCKET/PREFIX/ for all below
+    pub(crate) source: Place,
+    /// File or directory to write; `-` is standard output [default: the current directory]
+    pub(crate) destination: Option<PathBuf>,
+    /// Write again what is there already with the same size and time of change
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Ls {
+    /// BUCKET or BUCKET/PREFIX; buckets are listed without it
+    pub(crate) place: Option<Place>,
+    /// Everything below, not one level
+    #[arg(long, short)]
+    pub(crate) recursive: bool,
+    /// Sizes and times too
+    #[arg(long, short)]
+    pub(crate) long: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Rm {
+    /// BUCKET/KEY, or with --recursive BUCKET or BUCKET/PREFIX
+    pub(crate) place: Place,
+    /// Everything that starts with it
+    #[arg(long, short)]
+    pub(crate) recursive: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Heal {
+    /// Only this bucket
+    pub(crate) bucket: Option<BucketName>,
+    /// Only look, change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Have every shard read again and checked on its node
+    #[arg(long)]
+    pub(crate) deep: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Demo {
+    /// The directory to store [default: one that is made up]
+    pub(crate) path: Option<PathBuf>,
+    /// How much to make up
+    #[arg(long, default_value = "512M", value_name = "BYTES")]
+    pub(crate) bytes: ByteCount,
+    /// How many files to make up
+    #[arg(long, default_value_t = 3000, value_name = "N")]
+    pub(crate) files: usize,
+    /// Where the grid keeps its data [default: a new folder in the directory for temporary files]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) folder: Option<PathBuf>,
+    /// Leave the grid running at the end and say how to use it
+    #[arg(long)]
+    pub(crate) keep: bool,
+}
+
+/// `BUCKET`, `BUCKET/KEY` or `BUCKET/PREFIX/`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) bucket: BucketName,
+    pub(crate) key: String,
+}
+
+impl std::str::FromStr for Place {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (bucket, key) = text.split_once('/').unwrap_or((text, ""));
+        let bucket = bucket.parse().map_err(|error| format!("{error}"))?;
+        Ok(Self { bucket, key: key.to_owned() })
+    }
+}
+
+impl Place {
+    /// Whether it names everything below a prefix rather than one object.
+    pub(crate) fn is_prefix(&self) -> bool {
+        self.key.is_empty() || self.key.ends_with('/')
+    }
+}
+
+/// `90`, `30s`, `10m`, `2h`, `7d` in seconds.
+fn parse_duration(text: &str) -> Result<u64, String> {
+    let (number, unit) = match text.char_indices().last() {
+        Some((at, 's')) => (&text[..at], 1),
+        Some((at, 'm')) => (&text[..at], 60),
+        Some((at, 'h')) => (&text[..at], 3600),
+        Some((at, 'd')) => (&text[..at], 86400),
+        _ => (text, 1),
+    };
+    let seconds = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
+    seconds.filter(|&seconds| seconds > 0).ok_or_else(|| "a time is a number and s, m, h or d: 30s, 10m, 2h, 7d".into())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations() {
+        let check = |text: &str, expected: Option<u64>| assert_eq!(parse_duration(text).ok(), expected, "{text}");
+        check("90", Some(90));
+        check("30s", Some(30));
+        check("10m", Some(600));
+        check("2h", Some(7200));
+        check("7d", Some(604_800));
+        check("0s", None);
+        check("", None);
+        check("h", None);
+        check("-1h", None);
+        check("99999999999999999999d", None);
+    }
+
+    #[test]
+    fn places() {
+        let check = |text: &str, expected: Option<(&str, &str, bool)>| {
+            let place = text.parse::<Place>().ok();
+            let found = place.as_ref().map(|place| (place.bucket.as_str(), place.key.as_str(), place.is_prefix()));
+            assert_eq!(found, expected, "{text}");
+        };
+        check("photos", Some(("photos", "", true)));
+        check("photos/", Some(("photos", "", true)));
+        check("photos/2026/", Some(("photos", "2026/", true)));
+        check("photos/2026/a.jpg", Some(("photos", "2026/a.jpg", false)));
+        check("/x", None);
+        check("UPPER/x", None);
+    }
+}

@@ -1,0 +1,56 @@
+//! The commands, a module for each group.
+
+mod demo;
+mod id;
+mod node;
+mod store;
+
+use std::path::PathBuf;
+
+use atoll_control::Client;
+use atoll_node::DataDir;
+
+use crate::args::{Cli, Command, Output};
+
+/// What every command needs.
+pub(crate) struct Context {
+    /// Where the node keeps its data.
+    pub(crate) data_dir: PathBuf,
+    /// How to print.
+    pub(crate) output: Output,
+}
+
+impl Context {
+    /// Speaks to the running node.
+    pub(crate) fn client(&self) -> Client {
+        Client::new(&self.data_dir)
+    }
+}
+
+/// Runs the command that was typed.
+pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
+    let data_dir = match cli.data_dir {
+        Some(path) => std::path::absolute(path)?,
+        None => DataDir::default_path(|name| std::env::var(name).ok())?,
+    };
+    let context = Context { data_dir, output: cli.output };
+    match cli.command {
+        Command::Up(up) => node::up(&context, &up).await,
+        Command::Down => node::down(&context).await,
+        Command::Status => node::status(&context).await,
+        Command::Config(command) => node::config(&context, &command).await,
+        Command::Id(command) => id::run(&context, &command),
+        Command::Invite(invite) => node::invite(&context, &invite).await,
+        Command::Join { ticket } => node::join(&context, ticket).await,
+        Command::Forget { node } => node::forget(&context, node).await,
+        Command::Bucket(command) => store::bucket(&context, &command).await,
+        Command::Put(put) => store::put(&context, &put).await,
+        Command::Get(get) => store::get(&context, &get).await,
+        Command::Ls(ls) => store::ls(&context, &ls).await,
+        Command::Rm(rm) => store::rm(&context, &rm).await,
+        Command::Stat { object } => store::stat(&context, &object).await,
+        Command::Du { place } => store::du(&context, &place).await,
+        Command::Heal(heal) => store::heal(&context, &heal).await,
+        Command::Demo(demo) => demo::run(&context, &demo).await,
+    }
+}

@@ -1,0 +1,316 @@
+//! The node's configuration: which settings there are, and what they come to.
+//!
+//! One TOML file, every key overridable by environment (`ATOLL_STORAGE_CAPACITY`) and flag. Where a value came from is kept, for
+//! `atoll config show` and for errors.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use atoll_control::ConfigEntry;
+use atoll_ids::{ByteCount, DomainError, NodeId, OwnerId};
+use atoll_settings::{Key, Kind, Settings, SettingsError, Sources};
+use atoll_shard::{Admission, ServePolicy};
+use atoll_telemetry::{LogConfig, LogError};
+
+use crate::data_dir::CONFIG_FILE;
+
+/// Variables that are read elsewhere and are no settings.
+const OTHER_VARIABLES: &[&str] = &["ATOLL_DATA_DIR", "ATOLL_CONFIG", "ATOLL_LOG", "ATOLL_LOG_FORMAT"];
+
+/// A configuration file is a page; more is a mistake (the wrong file).
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// Every setting of a node.
+pub(crate) const KEYS: &[Key] = &[
+    Key {
+        name: "node.name",
+        kind: Kind::Text,
+        default: None,
+        doc: "a name for people; peers see it",
+        flag: Some("--name"),
+    },
+    Key {
+        name: "node.roles",
+        kind: Kind::List(&Kind::Choice(&["network", "storage"])),
+        default: Some("network,storage"),
+        doc: "what this node does",
+        flag: None,
+    },
+    Key {
+        name: "node.site",
+        kind: Kind::Text,
+        default: Some(""),
+        doc: "the building it stands in: a failure domain",
+        flag: None,
+    },
+    Key {
+        name: "node.country",
+        kind: Kind::Text,
+        default: Some(""),
+        doc: "the country it stands in: a failure domain",
+        flag: None,
+    },
+    Key {
+        name: "node.metrics",
+        kind: Kind::SocketAddr,
+        default: Some("127.0.0.1:5772"),
+        doc: "where /metrics and /healthz are served; loopback only",
+        flag: None,
+    },
+    Key {
+        name: "network.bind",
+        kind: Kind::List(&Kind::SocketAddr),
+        default: Some("0.0.0.0:5771,[::]:5771"),
+        doc: "UDP addresses for connections from other nodes; port 0 chooses one and keeps it",
+        flag: Some("--bind"),
+    },
+    Key {
+        name: "network.lane",
+        kind: Kind::List(&Kind::SocketAddr),
+        default: Some("0.0.0.0:5771,[::]:5771"),
+        doc: "TCP addresses for bulk streams from other nodes; port 0 chooses one and keeps it",
+        flag: None,
+    },
+    Key {
+        name: "network.relays",
+        kind: Kind::List(&Kind::Text),
+        default: Some(""),
+        doc: "URLs of relays to use; none are used unless named here",
+        flag: None,
+    },
+    Key {
+        name: "storage.capacity",
+        kind: Kind::ByteCount,
+        default: None,
+        doc: "how much to lend; half of what is free at the first start unless set",
+        flag: Some("--capacity"),
+    },
+    Key {
+        name: "storage.path",
+        kind: Kind::Path,
+        default: None,
+        doc: "where shards lie; <data-dir>/shards unless set",
+        flag: None,
+    },
+    Key {
+        name: "storage.quota",
+        kind: Kind::ByteCount,
+        default: None,
+        doc: "the most that one owner may store here; no limit but the capacity unless set",
+        flag: None,
+    },
+];
+
+/// What a node can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Knows peers and is reached by them. Every node does.
+    Network,
+    /// Keeps shards for others.
+    Storage,
+}
+
+/// A setting given on the command line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SettingOverride {
+    key: String,
+    value: String,
+    flag: String,
+}
+
+impl SettingOverride {
+    /// `flag` gave `key` this value.
+    pub fn new(key: impl Into<String>, value: impl Into<String>, flag: impl Into<String>) -> Self {
+        Self { key: key.into(), value: value.into(), flag: flag.into() }
+    }
+}
+
+/// Why a configuration is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A setting is unknown or wrong.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// Site or country is no label.
+    #[error(transparent)]
+    Domain(#[from] DomainError),
+    /// The file cannot be read.
+    #[error("cannot read the configuration {}: {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// What is logged cannot be set up.
+    #[error(transparent)]
+    Log(#[from] LogError),
+}
+
+/// What holds for one node.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub(crate) data_dir: PathBuf,
+    pub(crate) name: Option<String>,
+    pub(crate) site: String,
+    pub(crate) country: String,
+    pub(crate) metrics: Option<SocketAddr>,
+    pub(crate) bind: Vec<SocketAddr>,
+    pub(crate) lane: Vec<SocketAddr>,
+    pub(crate) relays: Vec<String>,
+    pub(crate) capacity: Option<ByteCount>,
+    pub(crate) shards: Option<PathBuf>,
+    quota: Option<ByteCount>,
+    roles: Vec<Role>,
+    settings: Arc<Settings>,
+}
+
+impl Config {
+    /// Puts file, environment and flags together. Without `file`, `<data-dir>/atoll.toml` is read if it is there.
+    ///
+    /// # Errors
+    /// [`ConfigError`]: which setting, where it was given, what is expected.
+    pub fn load(
+        data_dir: &Path,
+        file: Option<&Path>,
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
+        overrides: Vec<SettingOverride>,
+    ) -> Result<Self, ConfigError> {
+        let mut sources = Sources::new().environment(environment).ignore_variables(OTHER_VARIABLES);
+        if let Some((path, text)) = read_file(data_dir, file)? {
+            sources = sources.file(path, text);
+        }
+        for given in overrides {
+            sources = sources.flag(given.key, given.value, given.flag);
+        }
+        let settings = Settings::load(KEYS, &sources)?;
+        Self::from_settings(data_dir, settings)
+    }
+
+    fn from_settings(data_dir: &Path, settings: Settings) -> Result<Self, ConfigError> {
+        let metrics: Option<SocketAddr> = settings.get_optional("node.metrics");
+        if metrics.is_some_and(|address| !address.ip().is_loopback()) {
+            return Err(settings.refuse("node.metrics", "metrics are served on loopback only").into());
+        }
+        let bind: Vec<SocketAddr> = settings.get("network.bind");
+        if bind.is_empty() {
+            return Err(settings.refuse("network.bind", "a node listens on at least one address").into());
+        }
+        let mut roles = vec![Role::Network];
+        let named: Vec<String> = settings.get("node.roles");
+        if named.iter().any(|role| role == "storage") {
+            roles.push(Role::Storage);
+        }
+        Ok(Self {
+            data_dir: data_dir.to_path_buf(),
+            name: settings.get_optional("node.name"),
+            site: settings.get("node.site"),
+            country: settings.get("node.country"),
+            metrics,
+            bind,
+            lane: settings.get("network.lane"),
+            relays: settings.get("network.relays"),
+            capacity: settings.get_optional("storage.capacity"),
+            shards: settings.get_optional("storage.path"),
+            quota: settings.get_optional("storage.quota"),
+            roles,
+            settings: Arc::new(settings),
+        })
+    }
+
+    /// Whether the node has a role.
+    #[must_use]
+    pub fn has(&self, role: Role) -> bool {
+        self.roles.contains(&role)
+    }
+
+    /// Every setting with its value and origin.
+    #[must_use]
+    pub fn entries(&self) -> Vec<ConfigEntry> {
+        let entry = |entry: atoll_settings::Entry<'_>| ConfigEntry {
+            key: entry.key.name.to_owned(),
+            value: entry.text.unwrap_or_default(),
+            origin: entry.origin.to_string(),
+            doc: entry.key.doc.to_owned(),
+        };
+        self.settings.iter().map(entry).collect()
+    }
+
+    /// Starts logging as the environment says (`ATOLL_LOG`, `ATOLL_LOG_FORMAT`).
+    ///
+    /// # Errors
+    /// [`ConfigError::Log`].
+    pub fn telemetry(&self) -> Result<(), ConfigError> {
+        Ok(LogConfig::default().or_environment()?.init()?)
+    }
+
+    /// Who may store here: the peers this node knows, each owner up to the quota. Strangers do not get as far as a stream.
+    pub(crate) fn admission(&self) -> Arc<dyn ServePolicy> {
+        let quota = self.quota;
+        Arc::new(move |_: OwnerId, _: NodeId| Admission::Admit { quota })
+    }
+}
+
+fn read_file(data_dir: &Path, named: Option<&Path>) -> Result<Option<(PathBuf, String)>, ConfigError> {
+    let path = named.map_or_else(|| data_dir.join(CONFIG_FILE), Path::to_path_buf);
+    let read = std::fs::metadata(&path).and_then(|metadata| {
+        if metadata.len() > FILE_BYTES_MAX {
+            return Err(std::io::Error::other("it is larger than 1 MiB; is it the right file?"));
+        }
+        std::fs::read_to_string(&path)
+    });
+    match read {
+        Ok(text) => Ok(Some((path, text))),
+        Err(error) if named.is_none() && error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(ConfigError::File { path, source }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    fn load(file: &str, environment: &[(&str, &str)], overrides: Vec<SettingOverride>) -> Result<Config, ConfigError> {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join(CONFIG_FILE), file).unwrap();
+        let environment = environment.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
+        Config::load(folder.path(), None, environment, overrides)
+    }
+
+    #[test]
+    fn the_defaults_are_valid_and_every_setting_is_shown() {
+        let config = load("", &[], Vec::new()).unwrap();
+        assert!(config.has(Role::Storage));
+        assert_eq!(config.entries().len(), KEYS.len());
+        assert!(config.entries().iter().all(|entry| entry.origin == "default"), "{:?}", config.entries());
+    }
+
+    #[test]
+    fn flags_win_over_the_environment_and_that_over_the_file() {
+        let file = "[storage]\ncapacity = \"1G\"\nquota = \"2G\"\n[node]\nname = \"attic\"\n";
+        let environment = [("ATOLL_STORAGE_CAPACITY", "3G"), ("ATOLL_STORAGE_QUOTA", "4G"), ("ATOLL_DATA_DIR", "/x")];
+        let overrides = vec![SettingOverride::new("storage.capacity", "5G", "--capacity")];
+        let config = load(file, &environment, overrides).unwrap();
+        assert_eq!(config.capacity, Some(ByteCount(5 << 30)));
+        assert_eq!(config.quota, Some(ByteCount(4 << 30)));
+        assert_eq!(config.name.as_deref(), Some("attic"));
+    }
+
+    #[test]
+    fn what_is_wrong_is_refused_and_the_nearest_right_name_is_told() {
+        let check = |file: &str, expected: &[&str]| {
+            let error = load(file, &[], Vec::new()).unwrap_err().to_string();
+            for part in expected {
+                assert!(error.contains(part), "{part:?} is not in {error:?}");
+            }
+        };
+        check("[storage]\ncapcity = \"1G\"\n", &["storage.capacity", "2"]);
+        check("[node]\nmetrics = \"0.0.0.0:1\"\n", &["node.metrics", "loopback"]);
+        check("[node]\nroles = [\"network\", \"compute\"]\n", &["node.roles", "storage"]);
+        check("[network]\nbind = []\n", &["network.bind"]);
+    }
+}

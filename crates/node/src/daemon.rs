@@ -1,0 +1,320 @@
+//! The running node: builds what the configuration names, serves until told to stop, and ends in order.
+//!
+//! Order matters. The lock comes first, keys before anything that needs an identity, the store before what remembers things in it, storage
+//! before the link that serves it, the control socket last: once it answers, the node is up.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use atoll_control::{NodeStatus, RoleStatus};
+use atoll_engine::{Engine, EngineConfig};
+use atoll_ids::{Domain, NodeId, OwnerId};
+use atoll_keys::{KeyFileError, NodeKey, OwnerKey};
+use atoll_kv::{Embedded, EmbeddedConfig, KeyValue};
+use atoll_link::{Link, LinkConfig, LinkHandle};
+use atoll_segments::{Segments, SegmentsConfig};
+use atoll_shard::{ShardServer, ShardServerStats};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::card::{self, Card};
+use crate::config::{Config, ConfigError, Role};
+use crate::data_dir::{DataDir, DataDirError};
+use crate::handlers::{CardHandler, ShardHandler};
+use crate::peer_table::PeerTable;
+use crate::peers::KvPeers;
+use crate::{api, metrics, ports, storage};
+
+/// Requests under way get this long to end once the node is told to stop; then it ends all the same. systemd kills after 90 s.
+const STOP_WITHIN: Duration = Duration::from_secs(10);
+
+/// Why a node does not start, or does not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// A key file cannot be used.
+    #[error(transparent)]
+    Key(#[from] KeyFileError),
+    /// The key-value store cannot be opened.
+    #[error(transparent)]
+    Kv(#[from] atoll_kv::OpenError),
+    /// What the node remembers cannot be read or written.
+    #[error(transparent)]
+    Remember(#[from] atoll_kv::KvError),
+    /// The segments cannot be opened.
+    #[error(transparent)]
+    Segments(#[from] atoll_segments::OpenError),
+    /// The network cannot be used.
+    #[error(transparent)]
+    Link(#[from] atoll_link::BindError),
+    /// The engine cannot be opened.
+    #[error(transparent)]
+    Engine(#[from] atoll_engine::OpenError),
+    /// A socket or the disk refuses.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+/// What the handlers of the control API and the metrics share.
+pub(crate) struct Parts {
+    pub(crate) config: Config,
+    pub(crate) node: NodeId,
+    pub(crate) owner: OwnerId,
+    pub(crate) link: LinkHandle,
+    pub(crate) peers: PeerTable,
+    pub(crate) engine: Engine,
+    pub(crate) segments: Option<Segments>,
+    pub(crate) shard_stats: Option<Arc<ShardServerStats>>,
+    pub(crate) stop: CancellationToken,
+    roles: Vec<RoleStatus>,
+    metrics: Option<SocketAddr>,
+    started: Instant,
+}
+
+/// A node that is up.
+pub struct Node {
+    parts: Arc<Parts>,
+    link: Link,
+    control: UnixListener,
+    metrics: Option<TcpListener>,
+    // Held until the very end: the next node may start when it is free.
+    _data_dir: DataDir,
+}
+
+/// Tells a node to stop. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct StopHandle(CancellationToken);
+
+impl StopHandle {
+    /// Begins the orderly end.
+    pub fn stop(&self) {
+        self.0.cancel();
+    }
+}
+
+impl Node {
+    /// Brings a node up.
+    ///
+    /// # Errors
+    /// [`NodeError`]: what is in the way and what to do about it. Nothing stays behind but the folder and its keys.
+    pub async fn start(config: Config) -> Result<Self, NodeError> {
+        let started = Instant::now();
+        let data_dir = DataDir::lock(&config.data_dir)?;
+        let node_key = Arc::new(NodeKey::load_or_create(&data_dir.node_key())?);
+        let owner_key = Arc::new(OwnerKey::load_or_create(&data_dir.owner_key())?);
+        let (node, owner) = (node_key.id(), owner_key.id());
+        tracing::info!(node = %node.short(), owner = %owner.short(), data = %data_dir.path().display(), "starting");
+        let kv = open_kv(&data_dir)?;
+        let domain = Domain::new(Some(owner), &config.site, &config.country).map_err(ConfigError::from)?;
+        let segments = open_segments(&config, &data_dir, &kv).await?;
+        let shards = segments.clone().map(|segments| ShardServer::new(segments, config.admission()));
+        let shard_stats = shards.as_ref().map(ShardServer::stats);
+        let stop = CancellationToken::new();
+        let make_card = card_maker(&config, &segments, Card::own(&owner_key, node));
+        let link = bind_link(&config, &node_key, &kv, make_card, shards, &stop).await?;
+        let handle = link.handle();
+        let local = segments.clone().map(|segments| (segments, domain));
+        let peers = PeerTable::new(node, owner_key.clone(), handle.clone(), local);
+        let engine = Engine::open(EngineConfig::default(), kv, owner_key, Arc::new(peers.clone())).await?;
+        let metrics = bind_metrics(&config).await?;
+        let control = api::bind(&data_dir.control_socket())
+            .map_err(|source| NodeError::Io { what: "cannot open the control socket".into(), source })?;
+        let metrics_address = metrics.as_ref().and_then(|listener| listener.local_addr().ok());
+        let roles = roles(&config);
+        let parts = Parts {
+            config,
+            node,
+            owner,
+            link: handle,
+            peers,
+            engine,
+            segments,
+            shard_stats,
+            stop,
+            roles,
+            metrics: metrics_address,
+            started,
+        };
+        Ok(Self { parts: Arc::new(parts), link, control, metrics, _data_dir: data_dir })
+    }
+
+    /// Who it is and how it fares.
+    pub async fn status(&self) -> NodeStatus {
+        self.parts.status().await
+    }
+
+    /// Something to stop it with.
+    #[must_use]
+    pub fn stop_handle(&self) -> StopHandle {
+        StopHandle(self.parts.stop.clone())
+    }
+
+    /// Serves until it is told to stop, then ends what is under way within a deadline.
+    ///
+    /// # Errors
+    /// [`NodeError::Io`] if the control socket breaks.
+    pub async fn run(self) -> Result<(), NodeError> {
+        let Self { parts, link, control, metrics, _data_dir } = self;
+        let stop = parts.stop.clone();
+        let socket = parts.config.data_dir.join(atoll_control::SOCKET_NAME);
+        let mut tasks: Vec<JoinHandle<()>> = vec![tokio::spawn(parts.peers.clone().run(stop.clone()))];
+        if let Some(listener) = metrics {
+            tasks.push(tokio::spawn(metrics::serve(listener, parts.clone(), stop.clone())));
+        }
+        let mut serving = tokio::spawn(api::serve(control, parts.clone(), stop.clone()));
+        let ended_early = tokio::select! {
+            () = stop.cancelled() => None,
+            ended = &mut serving => Some(ended),
+        };
+        tracing::info!("stopping");
+        stop.cancel();
+        let deadline = tokio::time::Instant::now() + STOP_WITHIN;
+        if ended_early.is_none() && tokio::time::timeout_at(deadline, &mut serving).await.is_err() {
+            tracing::warn!("requests were still under way and are cut off");
+            serving.abort();
+        }
+        for task in tasks {
+            if tokio::time::timeout_at(deadline, task).await.is_err() {
+                tracing::warn!("a background task did not end in time");
+            }
+        }
+        if let Err(error) = parts.engine.close().await {
+            tracing::warn!(%error, "the engine did not end in order");
+        }
+        link.shutdown(deadline.saturating_duration_since(tokio::time::Instant::now())).await;
+        if let Some(segments) = &parts.segments {
+            segments.close().await;
+        }
+        if let Err(error) = std::fs::remove_file(&socket) {
+            tracing::debug!(%error, "the control socket was gone already");
+        }
+        tracing::info!("stopped");
+        match ended_early {
+            Some(Ok(Err(source))) => Err(NodeError::Io { what: "the control socket broke".into(), source }),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Parts {
+    /// Who the node is and how it fares.
+    pub(crate) async fn status(&self) -> NodeStatus {
+        let addresses = self.link.addresses();
+        NodeStatus {
+            node: self.node,
+            name: self.config.name.clone(),
+            owner: self.owner,
+            planetary_address: self.node.planetary_address().to_string(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            data_dir: self.config.data_dir.display().to_string(),
+            addresses: crate::addresses(&addresses.quic, &addresses.lane),
+            metrics: self.metrics.map(|address| address.to_string()),
+            roles: self.roles.clone(),
+            storage: self.segments.as_ref().map(storage::status),
+            peers: self.peers.status(),
+        }
+    }
+}
+
+fn open_kv(data_dir: &DataDir) -> Result<Arc<dyn KeyValue>, NodeError> {
+    Ok(Arc::new(Embedded::open(data_dir.kv(), EmbeddedConfig::default())?))
+}
+
+async fn open_segments(
+    config: &Config,
+    data_dir: &DataDir,
+    kv: &Arc<dyn KeyValue>,
+) -> Result<Option<Segments>, NodeError> {
+    if !config.has(Role::Storage) {
+        return Ok(None);
+    }
+    let folder = config.shards.clone().unwrap_or_else(|| data_dir.shards());
+    let capacity = ports::capacity(config.capacity, &folder, kv).await?;
+    let opened = tokio::task::spawn_blocking(move || Segments::open(&folder, SegmentsConfig::new(capacity.0))).await;
+    let segments = opened.map_err(|error| NodeError::Io {
+        what: "opening the segments was cut off".into(),
+        source: io::Error::other(error),
+    })??;
+    Ok(Some(segments))
+}
+
+/// What this node answers when a peer asks who it is, made anew for each question.
+fn card_maker(
+    config: &Config,
+    segments: &Option<Segments>,
+    ownership: atoll_keys::Signed<card::Ownership>,
+) -> Arc<dyn Fn() -> Card + Send + Sync> {
+    let (name, place) = (config.name.clone(), (config.site.clone(), config.country.clone()));
+    let segments = segments.clone();
+    Arc::new(move || Card::new(name.clone(), place.clone(), segments.as_ref().map(storage::status), ownership.clone()))
+}
+
+async fn bind_link(
+    config: &Config,
+    node_key: &Arc<NodeKey>,
+    kv: &Arc<dyn KeyValue>,
+    make_card: Arc<dyn Fn() -> Card + Send + Sync>,
+    shards: Option<ShardServer>,
+    stop: &CancellationToken,
+) -> Result<Link, NodeError> {
+    let remembered = ports::remembered(kv).await?;
+    let link_config = LinkConfig {
+        bind: ports::prefer(&config.bind, remembered.quic),
+        lane_bind: ports::prefer(&config.lane, remembered.lane),
+        relays: config.relays.clone(),
+        ..LinkConfig::default()
+    };
+    let build = |link_config: LinkConfig| {
+        let mut builder = Link::builder(node_key.clone(), link_config, KvPeers::new(kv.clone()))
+            .protocol(card::PROTOCOL, Arc::new(CardHandler::new(make_card.clone())));
+        if let Some(shards) = &shards {
+            builder = builder.protocol(atoll_shard::ALPN, Arc::new(ShardHandler::new(shards.clone(), stop.clone())));
+        }
+        builder.bind()
+    };
+    let link = match build(link_config.clone()).await {
+        // A remembered port may be taken by now; any other is as good where the configuration names none.
+        Err(atoll_link::BindError::PortInUse { .. })
+            if link_config.bind != config.bind || link_config.lane_bind != config.lane =>
+        {
+            build(LinkConfig { bind: config.bind.clone(), lane_bind: config.lane.clone(), ..link_config }).await?
+        }
+        built => built?,
+    };
+    ports::remember(kv, &link.handle().addresses()).await?;
+    Ok(link)
+}
+
+async fn bind_metrics(config: &Config) -> Result<Option<TcpListener>, NodeError> {
+    let Some(address) = config.metrics else { return Ok(None) };
+    let bound = TcpListener::bind(address).await;
+    let bound = bound.map_err(|source| NodeError::Io {
+        what: format!("cannot serve metrics at {address} (setting node.metrics; port 0 chooses a free one)"),
+        source,
+    })?;
+    Ok(Some(bound))
+}
+
+fn roles(config: &Config) -> Vec<RoleStatus> {
+    let storage = config.has(Role::Storage);
+    let note = (!storage).then(|| "left out by node.roles".to_owned());
+    vec![
+        RoleStatus { role: "network".into(), active: true, note: None },
+        RoleStatus { role: "storage".into(), active: storage, note },
+    ]
+}

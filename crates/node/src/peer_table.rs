@@ -1,0 +1,241 @@
+//! What this node knows of its peers at the moment: their cards, whether they answer, and the homes for shards they are.
+//!
+//! A prober asks every peer for its card at an interval, and at once when a peer is new. The engine sees the table as [`Homes`].
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use atoll_control::PeerStatus;
+use atoll_engine::{HomeInfo, Homes};
+use atoll_ids::{Domain, NodeId};
+use atoll_keys::{OwnerKey, Signed};
+use atoll_link::{LinkHandle, Traffic};
+use atoll_segments::Segments;
+use atoll_shard::{BoxStream, Dial, DialError, ShardClient, ShardHome, StorageGrant};
+use futures_util::future::{BoxFuture, join_all};
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::card::{self, Checked};
+use crate::storage::{LocalHome, status as storage_status};
+
+/// A node that died is noticed by the engine at once where it matters; this is for the status and for placement.
+const PROBE_EVERY: Duration = Duration::from_secs(5);
+
+/// An answer that takes longer counts as none.
+const PROBE_WITHIN: Duration = Duration::from_secs(3);
+
+/// What was asked less than this ago is not asked again before a put.
+const FRESH: Duration = Duration::from_secs(2);
+
+/// A grant lets this node act for its owner on a peer. It is renewed long before it ends, and short enough that one that leaks
+/// does not matter for long.
+const GRANT_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// See [`GRANT_LIFETIME`].
+const GRANT_RENEWED_EVERY: Duration = Duration::from_secs(24 * 3600);
+
+/// What is known of one peer.
+struct Known {
+    card: Option<Checked>,
+    reachable: bool,
+    round_trip: Option<Duration>,
+    last_seen: Option<Instant>,
+    home: Arc<ShardClient>,
+    granted: Instant,
+}
+
+/// See the module's documentation. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct PeerTable {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    node: NodeId,
+    owner: Arc<OwnerKey>,
+    link: LinkHandle,
+    local: Option<(Arc<LocalHome>, Segments, Domain)>,
+    known: RwLock<HashMap<NodeId, Known>>,
+    refreshed: Mutex<Option<Instant>>,
+}
+
+/// Opens shard streams through the link.
+struct LinkDial(LinkHandle);
+
+impl Dial for LinkDial {
+    fn open(&self, node: NodeId) -> BoxFuture<'_, Result<BoxStream, DialError>> {
+        Box::pin(async move {
+            let opened = self.0.open(node, atoll_shard::ALPN, Traffic::Bulk).await;
+            let stream = opened.map_err(|error| DialError::Unreachable(error.to_string()))?;
+            Ok(Box::new(stream) as BoxStream)
+        })
+    }
+}
+
+impl PeerTable {
+    /// A table that is filled by [`Self::run`]. `local` is this node's own storage and where it stands.
+    pub(crate) fn new(node: NodeId, owner: Arc<OwnerKey>, link: LinkHandle, local: Option<(Segments, Domain)>) -> Self {
+        let local =
+            local.map(|(segments, domain)| (LocalHome::new(node, owner.id(), segments.clone()), segments, domain));
+        let shared = Shared { node, owner, link, local, known: RwLock::default(), refreshed: Mutex::new(None) };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Probes until told to stop.
+    pub(crate) async fn run(self, stop: CancellationToken) {
+        let mut changes = self.shared.link.changes();
+        let mut ticks = tokio::time::interval(PROBE_EVERY);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = ticks.tick() => {}
+                changed = changes.changed() => if changed.is_err() { return },
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.refresh() => {}
+            }
+        }
+    }
+
+    /// Asks every peer now.
+    pub(crate) async fn refresh(&self) {
+        let mut refreshed = self.shared.refreshed.lock().await;
+        let peers: Vec<NodeId> = self.shared.link.peers().into_iter().map(|peer| peer.id).collect();
+        self.shared.write().retain(|node, _| peers.contains(node));
+        join_all(peers.into_iter().map(|peer| self.probe(peer))).await;
+        *refreshed = Some(Instant::now());
+    }
+
+    /// Asks every peer unless that was done just now.
+    pub(crate) async fn refresh_if_stale(&self) {
+        let stale = self.shared.refreshed.lock().await.is_none_or(|at| at.elapsed() > FRESH);
+        if stale {
+            self.refresh().await;
+        }
+    }
+
+    /// Asks one peer now.
+    pub(crate) async fn probe(&self, peer: NodeId) {
+        let asked = timeout(PROBE_WITHIN, async {
+            let stream = self.shared.link.open(peer, card::PROTOCOL, Traffic::Control).await;
+            let stream = stream.map_err(|error| error.to_string())?;
+            let began = Instant::now();
+            let checked = card::ask(stream, peer).await.map_err(|error| error.to_string())?;
+            Ok::<_, String>((checked, began.elapsed()))
+        })
+        .await
+        .unwrap_or_else(|_| Err(format!("no answer in {} s", PROBE_WITHIN.as_secs())));
+        let mut known = self.shared.write();
+        let entry = known.entry(peer).or_insert_with(|| self.shared.unknown(peer));
+        if entry.granted.elapsed() > GRANT_RENEWED_EVERY {
+            entry.home.renew(self.shared.grant());
+            entry.granted = Instant::now();
+        }
+        match asked {
+            Ok((checked, round_trip)) => {
+                entry.card = Some(checked);
+                entry.reachable = true;
+                entry.round_trip = Some(round_trip);
+                entry.last_seen = Some(Instant::now());
+            }
+            Err(why) => {
+                if entry.reachable {
+                    tracing::info!(peer = %peer.short(), why, "peer does not answer");
+                }
+                entry.reachable = false;
+                entry.round_trip = None;
+            }
+        }
+    }
+
+    /// The peers as the status shows them, by id.
+    pub(crate) fn status(&self) -> Vec<PeerStatus> {
+        let known = self.shared.read();
+        let mut peers: Vec<PeerStatus> = self
+            .shared
+            .link
+            .peers()
+            .into_iter()
+            .map(|peer| {
+                let known = known.get(&peer.id);
+                let card = known.and_then(|known| known.card.as_ref());
+                let record = &peer.record;
+                PeerStatus {
+                    node: peer.id,
+                    name: card.and_then(|card| card.name.clone()),
+                    owner: card.and_then(|card| card.domain.owner),
+                    reachable: known.is_some_and(|known| known.reachable),
+                    rtt_ms: known.and_then(|known| known.round_trip).map(|rtt| rtt.as_secs_f64() * 1e3),
+                    last_seen_seconds: known.and_then(|known| known.last_seen).map(|at| at.elapsed().as_secs()),
+                    storage: card.and_then(|card| card.storage),
+                    addresses: crate::addresses(&record.quic, &record.lane),
+                }
+            })
+            .collect();
+        peers.sort_by_key(|peer| peer.node);
+        peers
+    }
+}
+
+impl Shared {
+    fn read(&self) -> RwLockReadGuard<'_, HashMap<NodeId, Known>> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, HashMap<NodeId, Known>> {
+        self.known.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn unknown(&self, peer: NodeId) -> Known {
+        let dial = Arc::new(LinkDial(self.link.clone()));
+        Known {
+            card: None,
+            reachable: false,
+            round_trip: None,
+            last_seen: None,
+            home: Arc::new(ShardClient::new(peer, dial, self.grant())),
+            granted: Instant::now(),
+        }
+    }
+
+    fn grant(&self) -> Signed<StorageGrant> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let grant = StorageGrant {
+            owner: self.owner.id(),
+            node: self.node,
+            not_before: now,
+            not_after: now + GRANT_LIFETIME.as_secs(),
+        };
+        Signed::sign(&grant, &*self.owner)
+    }
+}
+
+impl Homes for PeerTable {
+    fn list(&self) -> Vec<HomeInfo> {
+        let local = self.shared.local.iter().map(|(_, segments, domain)| HomeInfo {
+            node: self.shared.node,
+            weight: storage_status(segments).capacity.0,
+            domain: domain.clone(),
+            up: true,
+        });
+        let known = self.shared.read();
+        let remote = known.iter().filter_map(|(node, known)| {
+            let card = known.card.as_ref()?;
+            let storage = card.storage?;
+            Some(HomeInfo { node: *node, weight: storage.capacity.0, domain: card.domain.clone(), up: known.reachable })
+        });
+        local.chain(remote).collect()
+    }
+
+    fn home(&self, node: NodeId) -> Option<Arc<dyn ShardHome>> {
+        if let Some((local, ..)) = self.shared.local.as_ref().filter(|_| node == self.shared.node) {
+            return Some(local.clone());
+        }
+        self.shared.read().get(&node).map(|known| known.home.clone() as Arc<dyn ShardHome>)
+    }
+}

@@ -1,0 +1,230 @@
+//! Fetches shards of one stripe until it opens: carries out a [`ReadPlan`] against the homes.
+//!
+//! *k* shards are asked for at once; one that is late, missing or forged is made up for by the next. Nothing leaves here that did not pass the
+//! stripe's tag (or, for shards that are rebuilt, their own). Dropping the future drops what is still outstanding.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use atoll_codec::{OpenError, Opener, RebuildError};
+use atoll_ids::NodeId;
+use atoll_shard::HomeError;
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
+use tokio::time::timeout;
+
+use crate::error::{NodeFault, ReadError};
+use crate::health::Operation;
+use crate::inner::{Inner, now, reason};
+use crate::plan::read::{Belief, Holder, ReadPlan, Standing};
+use crate::record::StripeEntry;
+
+/// A stripe and all that is needed to fetch it.
+#[derive(Clone)]
+pub(crate) struct Wanted {
+    /// Its number in the object.
+    pub(crate) stripe: u64,
+    pub(crate) entry: StripeEntry,
+    /// Per shard index, the node that has it.
+    pub(crate) holders: Vec<NodeId>,
+    pub(crate) opener: Arc<Opener>,
+}
+
+type Call = BoxFuture<'static, Result<Bytes, HomeError>>;
+
+enum Event {
+    Answer { index: usize, sent: Instant, result: Result<Bytes, HomeError> },
+    Late { index: usize, sent: Instant, call: Call },
+    OutOfPatience { index: usize, sent: Instant, call: Call },
+}
+
+struct Gather<'a> {
+    inner: &'a Arc<Inner>,
+    wanted: &'a Wanted,
+    plan: ReadPlan,
+    shards: Vec<(usize, Bytes)>,
+    faults: Vec<NodeFault>,
+    events: FuturesUnordered<BoxFuture<'static, Event>>,
+}
+
+/// The plaintext of a stripe.
+///
+/// # Errors
+/// [`ReadError::TooFewShards`], [`ReadError::Tampered`], [`ReadError::Stopped`].
+pub(crate) async fn read(inner: &Arc<Inner>, wanted: &Wanted) -> Result<Bytes, ReadError> {
+    let mut gather = Gather::start(inner, wanted, &[]);
+    loop {
+        gather.fill().await?;
+        let (opener, record, shards) = (wanted.opener.clone(), wanted.entry.record.clone(), gather.shards.clone());
+        match inner.compute(move || opener.open(&record, &shards)).await.map_err(stopped)? {
+            Ok(plain) if plain.len() == wanted.entry.record.plain_len() as usize => return Ok(plain),
+            Err(OpenError::BadStripe { bad, .. }) if !bad.is_empty() => gather.discard(&bad),
+            Ok(_) | Err(_) => return Err(wanted.tampered()),
+        }
+    }
+}
+
+/// The shards `missing` of a stripe, made from others; none of `missing` is asked for.
+///
+/// # Errors
+/// As [`read`].
+pub(crate) async fn rebuild(inner: &Arc<Inner>, wanted: &Wanted, missing: Vec<usize>) -> Result<Vec<Bytes>, ReadError> {
+    let mut gather = Gather::start(inner, wanted, &missing);
+    loop {
+        gather.fill().await?;
+        let (opener, record, shards) = (wanted.opener.clone(), wanted.entry.record.clone(), gather.shards.clone());
+        let wish = missing.clone();
+        match inner.compute(move || opener.rebuild(&record, &shards, &wish)).await.map_err(stopped)? {
+            Ok(rebuilt) => return Ok(rebuilt),
+            Err(RebuildError::BadStripe { bad, .. }) if !bad.is_empty() => gather.discard(&bad),
+            Err(_) => return Err(wanted.tampered()),
+        }
+    }
+}
+
+fn stopped(error: tokio::task::JoinError) -> ReadError {
+    ReadError::Stopped { why: error.to_string() }
+}
+
+impl Wanted {
+    fn tampered(&self) -> ReadError {
+        ReadError::Tampered { what: format!("stripe {}", self.stripe) }
+    }
+}
+
+impl<'a> Gather<'a> {
+    fn start(inner: &'a Arc<Inner>, wanted: &'a Wanted, except: &[usize]) -> Self {
+        inner.probe_suspects();
+        let holders = {
+            let tracker = inner.tracker();
+            let holder = |(index, &node): (usize, &NodeId)| Holder {
+                index,
+                belief: if tracker.is_suspect(node) { Belief::Suspect } else { Belief::Up },
+                latency: tracker.average(node, Operation::Get),
+            };
+            wanted.holders.iter().enumerate().filter(|(index, _)| !except.contains(index)).map(holder).collect()
+        };
+        let holders = mark_away(inner, wanted, holders);
+        let plan = ReadPlan::new(wanted.opener.policy().data(), holders);
+        let (shards, faults) = (Vec::new(), Vec::new());
+        let mut gather = Self { inner, wanted, plan, shards, faults, events: FuturesUnordered::new() };
+        for index in gather.plan.start() {
+            gather.launch(index);
+        }
+        gather
+    }
+
+    /// Waits until *k* shards are there.
+    async fn fill(&mut self) -> Result<(), ReadError> {
+        loop {
+            match self.plan.standing() {
+                Standing::Ready => return Ok(()),
+                Standing::Hopeless => return Err(self.shortage()),
+                Standing::Pending => match self.events.next().await {
+                    Some(event) => self.handle(event),
+                    None => return Err(self.shortage()),
+                },
+            }
+        }
+    }
+
+    fn launch(&mut self, index: usize) {
+        let node = self.wanted.holders[index];
+        let Some(home) = self.inner.home(node) else {
+            self.fail(index, "is no longer known".to_owned());
+            return;
+        };
+        let id = self.wanted.opener.shard_id(self.wanted.entry.record.counter(), index);
+        let hedge = self.inner.tracker().hedge_after(node, Operation::Get);
+        let event = async move {
+            let sent = now();
+            let mut call: Call = async move { home.get(id).await }.boxed();
+            match timeout(hedge, &mut call).await {
+                Ok(result) => Event::Answer { index, sent, result },
+                Err(_) => Event::Late { index, sent, call },
+            }
+        };
+        self.events.push(event.boxed());
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Answer { index, sent, result } => {
+                self.inner.note(self.wanted.holders[index], Operation::Get, sent, &result);
+                match result {
+                    Ok(shard) => {
+                        self.shards.push((index, shard));
+                        self.plan.good();
+                    }
+                    Err(error) => self.fail(index, reason(&error)),
+                }
+            }
+            Event::Late { index, sent, call } => {
+                self.inner.tracker().late(self.wanted.holders[index], Operation::Get, sent, now());
+                self.events.push(wait_on(call, index, sent, self.inner.config.patience));
+                if let Some(next) = self.plan.late() {
+                    self.launch(next);
+                }
+            }
+            Event::OutOfPatience { index, sent, call } => {
+                let node = self.wanted.holders[index];
+                if self.inner.is_worth_waiting_for(node) {
+                    self.events.push(wait_on(call, index, sent, self.inner.config.patience));
+                    return;
+                }
+                self.inner.tracker().no_answer(node, now());
+                let waited = now().saturating_duration_since(sent);
+                self.fail(index, format!("did not answer for {:.1} s", waited.as_secs_f64()));
+            }
+        }
+    }
+
+    fn fail(&mut self, index: usize, why: String) {
+        self.faults.push(NodeFault { node: self.wanted.holders[index], why });
+        if let Some(next) = self.plan.bad() {
+            self.launch(next);
+        }
+    }
+
+    /// Throws away shards that turned out to be forged.
+    fn discard(&mut self, bad: &[usize]) {
+        for &index in bad {
+            self.shards.retain(|(at, _)| *at != index);
+            self.faults
+                .push(NodeFault { node: self.wanted.holders[index], why: "its shard is forged or rotten".to_owned() });
+            if let Some(next) = self.plan.spoiled() {
+                self.launch(next);
+            }
+        }
+    }
+
+    fn shortage(&self) -> ReadError {
+        let mut missing = self.faults.clone();
+        missing.sort_by_key(|fault| fault.node);
+        let need = self.wanted.opener.policy().data();
+        ReadError::TooFewShards { stripe: self.wanted.stripe, need, have: self.shards.len(), missing }
+    }
+}
+
+/// Notes which holders are known to be away: nodes that are no longer known, or that could not be connected to a moment ago.
+fn mark_away(inner: &Inner, wanted: &Wanted, mut holders: Vec<Holder>) -> Vec<Holder> {
+    for holder in &mut holders {
+        let away = |home: Arc<dyn atoll_shard::ShardHome>| home.health().back_off.is_some();
+        if inner.home(wanted.holders[holder.index]).is_none_or(away) {
+            holder.belief = Belief::Away;
+        }
+    }
+    holders
+}
+
+fn wait_on(mut call: Call, index: usize, sent: Instant, patience: Duration) -> BoxFuture<'static, Event> {
+    async move {
+        match timeout(patience, &mut call).await {
+            Ok(result) => Event::Answer { index, sent, result },
+            Err(_) => Event::OutOfPatience { index, sent, call },
+        }
+    }
+    .boxed()
+}

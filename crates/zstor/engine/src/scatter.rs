@@ -1,0 +1,188 @@
+//! Stores the shards of one stripe: carries out a [`WritePlan`] against the homes.
+//!
+//! All shards leave at once. The stripe is stored when every shard was acknowledged as durable by some node; a node that refuses, breaks off or
+//! is silent for long is replaced as the plan says. Dropping the future stops it; what was sent may or may not be stored.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use atoll_codec::{Policy, SealedStripe};
+use atoll_ids::NodeId;
+use atoll_placement::DomainLevel;
+use atoll_shard::{HomeError, PutOutcome};
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
+use tokio::time::timeout;
+
+use crate::chart::Chart;
+use crate::error::{NodeFault, PutError};
+use crate::health::Operation;
+use crate::inner::{Inner, now, reason};
+use crate::plan::write::{Send, Standing, WritePlan};
+use crate::record::Place;
+
+/// Where the shards ended up, apart from where their ranks say.
+#[derive(Debug)]
+pub(crate) struct Scattered {
+    pub(crate) moved: Vec<Place>,
+    pub(crate) strays: Vec<Place>,
+}
+
+type Call = BoxFuture<'static, Result<PutOutcome, HomeError>>;
+
+enum Event {
+    Answer { send: Send, sent: Instant, result: Result<PutOutcome, HomeError> },
+    Late { send: Send, sent: Instant, call: Call },
+    OutOfPatience { send: Send, sent: Instant, call: Call },
+}
+
+struct Scatter<'a> {
+    inner: &'a Arc<Inner>,
+    sealed: &'a SealedStripe,
+    plan: WritePlan,
+    faults: Vec<NodeFault>,
+    events: FuturesUnordered<BoxFuture<'static, Event>>,
+}
+
+/// Stores the shards of a stripe with this seed on the nodes of `chart`.
+///
+/// # Errors
+/// [`PutError::NotEnoughNodes`], when a shard has nowhere to go.
+pub(crate) async fn scatter(
+    inner: &Arc<Inner>,
+    chart: &Chart,
+    level: DomainLevel,
+    seed: &[u8; 16],
+    policy: Policy,
+    sealed: &SealedStripe,
+) -> Result<Scattered, PutError> {
+    inner.probe_suspects();
+    let seats = {
+        let tracker = inner.tracker();
+        chart.seats(seed, level, |node| tracker.is_unwilling(node, now()))
+    };
+    let domains = seats.iter().map(|seat| seat.group).collect::<HashSet<_>>().len();
+    let plan = WritePlan::new(policy.shards(), seats);
+    let mut scatter = Scatter { inner, sealed, plan, faults: Vec::new(), events: FuturesUnordered::new() };
+    if domains < policy.shards() {
+        return Err(scatter.shortage(policy, domains));
+    }
+    for send in scatter.plan.start() {
+        scatter.launch(send);
+    }
+    loop {
+        match scatter.plan.standing() {
+            Standing::Complete => return Ok(scatter.finish()),
+            Standing::Hopeless => return Err(scatter.shortage(policy, scatter.plan.answering())),
+            Standing::Pending => match scatter.events.next().await {
+                Some(event) => scatter.handle(event),
+                None => return Err(scatter.shortage(policy, scatter.plan.answering())),
+            },
+        }
+    }
+}
+
+impl Scatter<'_> {
+    fn launch(&mut self, send: Send) {
+        let node = self.plan.seat(send.seat).node;
+        let Some(home) = self.inner.home(node) else {
+            self.fail(send, "is no longer known".to_owned(), false);
+            return;
+        };
+        let (id, data) = (self.sealed.ids[send.index], self.sealed.shards[send.index].clone());
+        let hedge = self.inner.tracker().hedge_after(node, Operation::Put);
+        let call: Call = async move { home.put(id, data).await }.boxed();
+        self.events.push(until_late(call, send, now(), hedge));
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Answer { send, sent, result } => {
+                let node = self.node(send);
+                self.inner.note(node, Operation::Put, sent, &result);
+                match result {
+                    Ok(_) => self.plan.stored(send.index, send.seat),
+                    Err(error) => self.fail(send, reason(&error), error.is_no_answer()),
+                }
+            }
+            Event::Late { send, sent, call } => {
+                let node = self.node(send);
+                let waited = now().saturating_duration_since(sent);
+                if waited < self.inner.config.patience && self.inner.is_moving(node, waited / 2) {
+                    // A slow line to a node that takes what comes: a spare would only get in the way of it.
+                    self.events.push(until_late(call, send, sent, waited));
+                    return;
+                }
+                self.inner.tracker().late(node, Operation::Put, sent, now());
+                self.events.push(wait_on(call, send, sent, self.inner.config.patience));
+                if let Some(spare) = self.plan.late(send.index) {
+                    self.launch(spare);
+                }
+            }
+            Event::OutOfPatience { send, sent, call } => {
+                let node = self.node(send);
+                if self.inner.is_worth_waiting_for(node) {
+                    self.events.push(wait_on(call, send, sent, self.inner.config.patience));
+                    return;
+                }
+                self.inner.tracker().no_answer(node, now());
+                let waited = now().saturating_duration_since(sent);
+                self.fail(send, format!("did not answer for {:.1} s", waited.as_secs_f64()), true);
+            }
+        }
+    }
+
+    fn node(&self, send: Send) -> NodeId {
+        self.plan.seat(send.seat).node
+    }
+
+    fn fail(&mut self, send: Send, why: String, unclear: bool) {
+        self.faults.push(NodeFault { node: self.node(send), why });
+        if let Some(next) = self.plan.failed(send.index, send.seat, unclear) {
+            self.launch(next);
+        }
+    }
+
+    fn finish(&self) -> Scattered {
+        let places = |list: Vec<(usize, NodeId)>| {
+            let place =
+                |(index, node)| Place { index: u8::try_from(index).expect("a stripe has at most 96 shards"), node };
+            list.into_iter().map(place).collect()
+        };
+        Scattered { moved: places(self.plan.exceptions()), strays: places(self.plan.strays()) }
+    }
+
+    /// Who is missing: nodes that failed here, and nodes that were known to be away before.
+    fn shortage(&self, policy: Policy, answering: usize) -> PutError {
+        let mut missing = self.faults.clone();
+        for home in self.inner.homes.list().into_iter().filter(|home| !home.up) {
+            if missing.iter().all(|fault| fault.node != home.node) {
+                missing.push(NodeFault { node: home.node, why: "is not connected".to_owned() });
+            }
+        }
+        missing.sort_by_key(|fault| fault.node);
+        PutError::NotEnoughNodes { policy, needed: policy.shards(), answering, missing }
+    }
+}
+
+fn until_late(mut call: Call, send: Send, sent: Instant, hedge: Duration) -> BoxFuture<'static, Event> {
+    async move {
+        match timeout(hedge, &mut call).await {
+            Ok(result) => Event::Answer { send, sent, result },
+            Err(_) => Event::Late { send, sent, call },
+        }
+    }
+    .boxed()
+}
+
+fn wait_on(mut call: Call, send: Send, sent: Instant, patience: Duration) -> BoxFuture<'static, Event> {
+    async move {
+        match timeout(patience, &mut call).await {
+            Ok(result) => Event::Answer { send, sent, result },
+            Err(_) => Event::OutOfPatience { send, sent, call },
+        }
+    }
+    .boxed()
+}
