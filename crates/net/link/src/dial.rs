@@ -19,6 +19,7 @@ use tokio::time::timeout;
 use tracing::debug;
 
 use crate::address::{AddressRecord, is_dialable};
+use crate::book::Count;
 use crate::error::{OpenError, Refusal};
 use crate::node::Node;
 use crate::quic::code;
@@ -131,7 +132,10 @@ impl Node {
         }
         let record = self.book.record(&peer).ok_or(OpenError::UnknownPeer { node: peer })?;
         if traffic == Traffic::Bulk && !record.lane.is_empty() && !self.book.lanes_rest(&peer) {
-            match self.open_lane(peer, protocol, &record).await {
+            // TCP connects to a process that is stopped as well: the handshake and the answer need a limit of their own.
+            let limit = self.config.lane_timeout + ANSWER_TIMEOUT / 2;
+            let attempt = timeout(limit, self.open_lane(peer, protocol, &record)).await;
+            match attempt.unwrap_or_else(|_| Err(DialError::Failed("no answer to a lane".to_owned()))) {
                 Ok(stream) => return Ok(stream),
                 Err(DialError::Refused(reason @ (Refusal::Unknown | Refusal::Protocol | Refusal::Closing))) => {
                     return Err(OpenError::Refused { node: peer, reason });
@@ -167,13 +171,9 @@ impl Node {
     }
 
     async fn begin_lane(self: &Arc<Self>, peer: NodeId, mut lane: LaneStream) -> Result<BoxStream, DialError> {
-        let answer = match timeout(ANSWER_TIMEOUT, lane.read_u8()).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(error)) => return Err(DialError::Failed(error.to_string())),
-            Err(_) => return Err(DialError::Failed("it did not accept the lane in time".to_owned())),
-        };
+        let answer = lane.read_u8().await.map_err(|error| DialError::Failed(error.to_string()))?;
         match Refusal::from_byte(answer) {
-            None => Ok(Box::new(CountedLane::new(lane, self.book.lane(peer)))),
+            None => Ok(Box::new(CountedLane::new(lane, self.book.admit(peer, Count::Lanes)))),
             Some(reason) => Err(DialError::Refused(reason)),
         }
     }

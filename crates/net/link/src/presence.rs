@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use tracing::{debug, info};
 
 use crate::address::open_record;
-use crate::book::{AdmissionGuard, Keeper};
+use crate::book::{CountGuard, Keeper};
 use crate::dial::DialError;
 use crate::frames::{Hello, receive, send};
 use crate::node::{Node, Own};
@@ -115,10 +115,10 @@ impl Node {
         peer: NodeId,
         connection: Connection,
         mut own: watch::Receiver<Own>,
-        _admission: Option<AdmissionGuard>,
+        _admission: Option<CountGuard>,
     ) {
         let Some(keeper) = self.book.keeper(&peer) else { return };
-        let Some(_guard) = self.book.present(peer, connection.clone()) else { return };
+        let Some(present) = self.book.present(peer, connection.clone()) else { return };
         info!(peer = %peer.short(), "connected");
         loop {
             tokio::select! {
@@ -149,6 +149,9 @@ impl Node {
                 }
             }
         }
+        // When it was seen last is worth keeping.
+        drop(present);
+        self.book.write_or_warn(&peer).await;
     }
 
     fn hello(&self, peer: &NodeId) -> Hello {

@@ -191,3 +191,15 @@ async fn a_shutdown_waits_for_streams_as_long_as_it_may() {
         assert_eq!(handle.open(other.id(), ECHO, Traffic::Control).await.err().unwrap(), OpenError::Closed);
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_lanes_than_a_peer_may_have_become_quic_streams() {
+    let (one, other) = pair().await;
+    let mut streams = Vec::new();
+    for _ in 0..70 {
+        streams.push(other.handle.open(one.id(), ECHO, Traffic::Bulk).await.unwrap());
+    }
+    assert_eq!(other.handle.peer(&one.id()).unwrap().lanes, 64);
+    drop(streams);
+    other.asks(one.id(), Traffic::Bulk).await;
+}
