@@ -77,17 +77,10 @@ impl Dial for LinkDial {
 
 impl PeerTable {
     /// A table that is filled by [`Self::run`]. `local` is this node's own storage and where it stands.
-    pub(crate) fn new(
-        node: NodeId,
-        owner: Arc<OwnerKey>,
-        link: LinkHandle,
-        local: Option<(Segments, Domain)>,
-    ) -> Self {
-        let local = local.map(|(segments, domain)| {
-            (LocalHome::new(node, owner.id(), segments.clone()), segments, domain)
-        });
-        let shared =
-            Shared { node, owner, link, local, known: RwLock::default(), refreshed: Mutex::new(None) };
+    pub(crate) fn new(node: NodeId, owner: Arc<OwnerKey>, link: LinkHandle, local: Option<(Segments, Domain)>) -> Self {
+        let local =
+            local.map(|(segments, domain)| (LocalHome::new(node, owner.id(), segments.clone()), segments, domain));
+        let shared = Shared { node, owner, link, local, known: RwLock::default(), refreshed: Mutex::new(None) };
         Self { shared: Arc::new(shared) }
     }
 
@@ -234,12 +227,7 @@ impl Homes for PeerTable {
         let remote = known.iter().filter_map(|(node, known)| {
             let card = known.card.as_ref()?;
             let storage = card.storage?;
-            Some(HomeInfo {
-                node: *node,
-                weight: storage.capacity.0,
-                domain: card.domain.clone(),
-                up: known.reachable,
-            })
+            Some(HomeInfo { node: *node, weight: storage.capacity.0, domain: card.domain.clone(), up: known.reachable })
         });
         local.chain(remote).collect()
     }

@@ -101,7 +101,8 @@ impl Node {
             return close(code::BUSY, "too many connections");
         };
         if connection.alpn() == HELLO.as_bytes() {
-            return self.presence(peer, connection, Some(admission)).await;
+            let own = self.own.subscribe();
+            return self.presence(peer, connection, own, Some(admission)).await;
         }
         let served = self.protocols.keys().find(|name| name.as_bytes() == connection.alpn());
         let Some(protocol) = served.copied() else {

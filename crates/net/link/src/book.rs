@@ -198,6 +198,13 @@ impl Book {
         self.lock().get(node).is_some_and(|entry| !entry.present.is_empty())
     }
 
+    /// The connections on which the two greet.
+    pub(crate) fn present_on(&self, node: &NodeId) -> Vec<Connection> {
+        let entries = self.lock();
+        let present = entries.get(node).into_iter().flat_map(|entry| &entry.present);
+        present.map(|(_, connection)| connection.clone()).collect()
+    }
+
     /// Counts a connection on which the two greet, as long as the guard lives. `None` if the node is not known.
     pub(crate) fn present(self: &Arc<Self>, node: NodeId, connection: Connection) -> Option<PresenceGuard> {
         let number = connection.stable_id() as u64;

@@ -52,7 +52,7 @@ async fn run_heal(engine: Engine, request: HealRequest, events: mpsc::Sender<Eve
         bucket: request.bucket,
         dry_run: request.dry_run,
         deep: request.deep,
-        progress: Some(Arc::new(move |so_far: &atoll_engine::HealReport| {
+        progress: Some(Arc::new(move |so_far: atoll_engine::HealProgress| {
             let event = Event::Progress {
                 items: so_far.objects,
                 items_total: None,
@@ -74,7 +74,7 @@ async fn run_heal(engine: Engine, request: HealRequest, events: mpsc::Sender<Eve
         rotten: report.rotten,
         rebuilt: report.rebuilt,
         rebuilt_bytes: report.rebuilt_bytes,
-        unrecoverable: report.unrecoverable.iter().map(|(bucket, key)| format!("{bucket}/{key}")).collect(),
+        unrecoverable: report.unrecoverable.iter().map(|lost| format!("{}/{}", lost.bucket, lost.key)).collect(),
         seconds: began.elapsed().as_secs_f64(),
     })
 }

@@ -41,12 +41,7 @@ impl Chart {
     }
 
     /// The same as seats of a write plan. `unwilling` says whom to pass over.
-    pub(crate) fn seats(
-        &self,
-        seed: &[u8; 16],
-        level: DomainLevel,
-        unwilling: impl Fn(NodeId) -> bool,
-    ) -> Vec<Seat> {
+    pub(crate) fn seats(&self, seed: &[u8; 16], level: DomainLevel, unwilling: impl Fn(NodeId) -> bool) -> Vec<Seat> {
         let candidates = self.map.candidates();
         let ranking = self.map.ranking(seed, level);
         let mut groups: HashMap<Group<'_>, usize> = HashMap::new();

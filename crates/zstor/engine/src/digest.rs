@@ -86,7 +86,22 @@ mod tests {
     fn is_the_blake3_of_the_content() {
         let mib = STRIPE_BYTES;
         let content: Vec<u8> = (0..9 * mib + 77).map(|i| (i % 251) as u8 ^ (i / 4096) as u8).collect();
-        for len in [0, 1, 1024, 1025, mib - 1, mib, mib + 1, 2 * mib, 3 * mib, 4 * mib + 1, 5 * mib, 7 * mib, 8 * mib, content.len()] {
+        for len in [
+            0,
+            1,
+            1024,
+            1025,
+            mib - 1,
+            mib,
+            mib + 1,
+            2 * mib,
+            3 * mib,
+            4 * mib + 1,
+            5 * mib,
+            7 * mib,
+            8 * mib,
+            content.len(),
+        ] {
             let content = content.get(..len).unwrap_or_default();
             let mut digest = ContentDigest::default();
             for (number, stripe) in content.chunks(mib).enumerate() {

@@ -120,7 +120,6 @@ impl Inner {
     /// One collection.
     pub(crate) async fn collect(self: &Arc<Self>) -> Result<CollectReport, MetaError> {
         let _one = self.collecting.lock().await;
-        self.probe_suspects();
         self.bury_abandoned().await?;
         let mut report = CollectReport::default();
         let mut after = None;
@@ -129,7 +128,8 @@ impl Inner {
                 self.store.scan(Bytes::from_static(keyspace::GARBAGE), after, SCAN_STEP).await?;
             let Some(last) = page.last() else { return Ok(report) };
             after = Some(last.key.clone());
-            let mut work = stream::iter(page).map(|garbage| self.collect_one(garbage)).buffer_unordered(RECORDS_AT_ONCE);
+            let mut work =
+                stream::iter(page).map(|garbage| self.collect_one(garbage)).buffer_unordered(RECORDS_AT_ONCE);
             let mut done = Vec::new();
             while let Some(result) = work.next().await {
                 let (key, outcome) = result?;
@@ -224,7 +224,8 @@ impl Inner {
             let chart = self.charts.load(&self.store, body.map(entry).ok_or_else(damaged)?).await?;
             let holders = holders(&chart, body, entry, &seed(id, stripe)).ok_or_else(damaged)?;
             let counter = entry.record.counter();
-            targets.extend(holders.into_iter().enumerate().map(|(index, node)| (opener.shard_id(counter, index), node)));
+            targets
+                .extend(holders.into_iter().enumerate().map(|(index, node)| (opener.shard_id(counter, index), node)));
             let stray = |place: &crate::record::Place| (opener.shard_id(counter, usize::from(place.index)), place.node);
             targets.extend(entry.strays.iter().map(stray));
         }
@@ -243,7 +244,8 @@ impl Inner {
         let mut outcome = Outcome::default();
         for step in 0..tail.count {
             let counter = tail.counter.saturating_add(step);
-            let ranked = chart.as_ref().map(|chart| chart.ranked(&seed(tail.id, tail.stripe + u64::from(step)), tail.level));
+            let ranked =
+                chart.as_ref().map(|chart| chart.ranked(&seed(tail.id, tail.stripe + u64::from(step)), tail.level));
             let targets = (0..shards).flat_map(|index| {
                 let id = opener.shard_id(counter, index);
                 // A shard goes to its own rank or to a spare, never to the rank of another.

@@ -70,11 +70,7 @@ pub(crate) async fn read(inner: &Arc<Inner>, wanted: &Wanted) -> Result<Bytes, R
 ///
 /// # Errors
 /// As [`read`].
-pub(crate) async fn rebuild(
-    inner: &Arc<Inner>,
-    wanted: &Wanted,
-    missing: Vec<usize>,
-) -> Result<Vec<Bytes>, ReadError> {
+pub(crate) async fn rebuild(inner: &Arc<Inner>, wanted: &Wanted, missing: Vec<usize>) -> Result<Vec<Bytes>, ReadError> {
     let mut gather = Gather::start(inner, wanted, &missing);
     loop {
         gather.fill().await?;
@@ -191,7 +187,8 @@ impl<'a> Gather<'a> {
     fn discard(&mut self, bad: &[usize]) {
         for &index in bad {
             self.shards.retain(|(at, _)| *at != index);
-            self.faults.push(NodeFault { node: self.wanted.holders[index], why: "its shard is forged or rotten".to_owned() });
+            self.faults
+                .push(NodeFault { node: self.wanted.holders[index], why: "its shard is forged or rotten".to_owned() });
             if let Some(next) = self.plan.spoiled() {
                 self.launch(next);
             }

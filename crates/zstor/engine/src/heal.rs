@@ -175,7 +175,8 @@ impl Heal {
             let page: Vec<Stored<ObjectRecord>> = self.inner.store.scan(prefix, after, SCAN_STEP).await?;
             let Some(last) = page.last() else { return Ok(()) };
             after = Some(last.key.clone());
-            let mut work = stream::iter(page).map(|object| self.object(bucket, object)).buffer_unordered(OBJECTS_AT_ONCE);
+            let mut work =
+                stream::iter(page).map(|object| self.object(bucket, object)).buffer_unordered(OBJECTS_AT_ONCE);
             while let Some(done) = work.next().await {
                 done?;
             }
@@ -304,12 +305,7 @@ impl Heal {
     }
 
     /// Heals one stripe; the entry, if it changed.
-    async fn stripe(
-        &self,
-        patient: &Patient,
-        stripe: u64,
-        entry: StripeEntry,
-    ) -> Result<Option<StripeEntry>, Failure> {
+    async fn stripe(&self, patient: &Patient, stripe: u64, entry: StripeEntry) -> Result<Option<StripeEntry>, Failure> {
         let id = patient.object.value.id;
         let body = &patient.object.value.body;
         let damaged = || MetaError::Tampered { what: format!("the manifest of object {id}") };
@@ -380,8 +376,7 @@ impl Heal {
         entry: &mut StripeEntry,
     ) -> Result<bool, Failure> {
         let policy = wanted.opener.policy();
-        let lost: Vec<usize> =
-            (0..findings.len()).filter(|&index| findings[index] != Finding::Present).collect();
+        let lost: Vec<usize> = (0..findings.len()).filter(|&index| findings[index] != Finding::Present).collect();
         let have = findings.len() - lost.len();
         if have < policy.data() {
             let fault = |&index: &usize| NodeFault { node: wanted.holders[index], why: findings[index].to_string() };
@@ -398,7 +393,11 @@ impl Heal {
                 return Err(Failure::Lost { need, have, missing });
             }
             Err(ReadError::Meta(error)) => return Err(error.into()),
-            Err(_) => return Err(MetaError::Tampered { what: format!("\"{}\", stripe {}", patient.key, wanted.stripe) }.into()),
+            Err(_) => {
+                return Err(
+                    MetaError::Tampered { what: format!("\"{}\", stripe {}", patient.key, wanted.stripe) }.into()
+                );
+            }
         };
         let mut holders = wanted.holders.clone();
         let mut changed = false;

@@ -181,8 +181,7 @@ impl Node {
     }
 
     fn suspect(&mut self, now: Instant) {
-        self.suspect
-            .get_or_insert(Suspicion { probe_at: now + PROBE_PAUSE_FIRST, pause: PROBE_PAUSE_FIRST });
+        self.suspect.get_or_insert(Suspicion { probe_at: now + PROBE_PAUSE_FIRST, pause: PROBE_PAUSE_FIRST });
     }
 }
 

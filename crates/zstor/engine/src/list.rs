@@ -150,8 +150,7 @@ impl Inner {
         after: Option<Bytes>,
         limit: usize,
     ) -> Result<Vec<(Bytes, String, ObjectRecord)>, MetaError> {
-        let page: Vec<Stored<ObjectRecord>> =
-            self.store.scan(keyspace::object(bucket, prefix), after, limit).await?;
+        let page: Vec<Stored<ObjectRecord>> = self.store.scan(keyspace::object(bucket, prefix), after, limit).await?;
         let split = |found: Stored<ObjectRecord>| match keyspace::split_object(&found.key) {
             Some((_, key)) => Ok((found.key, key, found.value)),
             None => Err(MetaError::Tampered { what: found.key.escape_ascii().to_string() }),

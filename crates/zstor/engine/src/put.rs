@@ -288,8 +288,7 @@ impl Job {
         let scattered = scatter(&self.inner, &self.chart, self.level, &seed, self.policy, &sealed).await?;
         let shards = shard_bytes(&sealed);
         let (run, map) = (self.run, self.map);
-        let entry =
-            StripeEntry { run, map, record: sealed.record, moved: scattered.moved, strays: scattered.strays };
+        let entry = StripeEntry { run, map, record: sealed.record, moved: scattered.moved, strays: scattered.strays };
         Ok(StoredStripe { entry, leaf, plain, shards })
     }
 }

@@ -142,7 +142,8 @@ impl Scatter<'_> {
 
     fn finish(&self) -> Scattered {
         let places = |list: Vec<(usize, NodeId)>| {
-            let place = |(index, node)| Place { index: u8::try_from(index).expect("a stripe has at most 96 shards"), node };
+            let place =
+                |(index, node)| Place { index: u8::try_from(index).expect("a stripe has at most 96 shards"), node };
             list.into_iter().map(place).collect()
         };
         Scattered { moved: places(self.plan.exceptions()), strays: places(self.plan.strays()) }

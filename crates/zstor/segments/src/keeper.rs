@@ -125,7 +125,9 @@ impl Keeper {
 
     /// Removes a file that did not become a segment.
     pub(crate) fn discard(&self, name: &str) {
-        if let Err(e) = self.disk.remove(name) {
+        if let Err(e) = self.disk.remove(name)
+            && e.kind() != io::ErrorKind::NotFound
+        {
             tracing::warn!(name, error = %e, "a file that did not become a segment could not be removed; the next start does it");
         }
     }
@@ -243,7 +245,8 @@ impl Keeper {
         Ok(())
     }
 
-    fn cut_sealed(&self) {
+    /// Cuts sealed segments to their length.
+    pub(crate) fn cut_sealed(&self) {
         loop {
             let next = read(&self.catalog).next_to_cut();
             let Some((sequence, segment, tail)) = next else { return };

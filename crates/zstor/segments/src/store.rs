@@ -150,10 +150,11 @@ impl Segments {
                     // Settled, or the log is gone: either way ask again.
                     let _ = settled.await;
                 }
-                BeginPut::Present(at, segment) => {
+                BeginPut::Present { at, segment, doubtful } => {
                     drop(permit);
                     match self.read(segment, at, owner, shard).await {
-                        Ok(stored) if stored == data => return Ok(PutOutcome::AlreadyThere),
+                        Ok(stored) if stored == data && !doubtful => return Ok(PutOutcome::AlreadyThere),
+                        Ok(stored) if stored == data => replace = Some(at),
                         Ok(_) => return Err(PutError::DifferentContent),
                         Err(ReadError::Rotten) => replace = Some(at),
                         Err(ReadError::Disk(e)) => return Err(PutError::Disk(e)),
@@ -301,17 +302,22 @@ struct Record {
 }
 
 impl Inner {
-    /// Settles what is queued and ends the threads. Can be called twice.
+    /// Settles what is queued, ends the threads and seals the log. Can be called twice.
     fn stop(&self) {
         self.queue.close();
         self.log.close();
         let threads = std::mem::take(&mut *lock(&self.threads));
+        if threads.is_empty() {
+            return;
+        }
         self.keeper.close();
         for thread in threads {
             if thread.join().is_err() {
                 tracing::error!("a thread of the segment log panicked");
             }
         }
+        self.log.seal();
+        self.keeper.cut_sealed();
     }
 }
 

@@ -1,11 +1,13 @@
 //! A home on another node: requests of many callers, pipelined over one connection or a few.
 //!
-//! A connection is opened when the first request needs it, kept while it is used, and closed after a while without requests. Callers
-//! put requests in a queue, bounded by number and bytes; a task per connection sends them in order and hands out answers as they
-//! come. There is no timeout per request: callers that cannot wait ask elsewhere and drop the future. What fails a request is
+//! A connection is opened when the first request needs it, kept while it is used, and closed after a while without
+//! requests. Callers put requests in a queue, bounded by number and bytes; a task per connection sends them in order
+//! and hands out answers as they come. There is no timeout per request: callers that cannot wait ask elsewhere and drop
+//! the future. What fails a request is
 //!
-//! - the connection: broken (`Unreachable`) or silent for [`STALL_LIMIT`](crate::limits::STALL_LIMIT) with requests pending (`TimedOut`). What was sent fails; what was
-//!   only queued goes over a new connection. If that cannot be had, it fails, and so does at once every request until the back-off is over;
+//! - the connection: broken (`Unreachable`) or silent for [`STALL_LIMIT`](crate::limits::STALL_LIMIT) with requests
+//!   pending (`TimedOut`). What was sent fails; what was only queued goes over a new connection. If that cannot be had,
+//!   it fails, and so does at once every request until the back-off is over;
 //! - the server: refusals and errors about the shard; the connection goes on;
 //! - the peer breaking the protocol: the connection is cut, everything pending fails with `Protocol`.
 //!
@@ -34,7 +36,7 @@ use crate::dial::Dial;
 use crate::grant::StorageGrant;
 use crate::home::{Health, HomeError, HomeStat, PutOutcome, ShardEntry, ShardHome};
 use crate::limits::{CONNECTIONS_MAX, LIST_ENTRIES_MAX, QUEUE_BYTES_MAX, QUEUE_REQUESTS_MAX, SHARD_BYTES_MAX};
-use crate::protocol::{Answer, ProtocolError, Request};
+use crate::protocol::{Answer, Kind, ProtocolError, Request};
 
 /// The shards of one owner at one node. Methods must be called within a tokio runtime. Dropping it closes its connections.
 pub struct ShardClient {
@@ -98,8 +100,8 @@ impl ShardClient {
         Self::with_connections(node, dial, grant, NonZeroUsize::MIN)
     }
 
-    /// Like [`new`](Self::new), over up to `connections` connections ([`CONNECTIONS_MAX`] at most); a further one is opened when all
-    /// others have unanswered requests.
+    /// Like [`new`](Self::new), over up to `connections` connections ([`CONNECTIONS_MAX`] at most); a further one is
+    /// opened when all others have unanswered requests.
     #[must_use]
     pub fn with_connections(
         node: NodeId,
@@ -133,7 +135,7 @@ impl ShardClient {
     pub async fn ping(&self) -> Result<(), HomeError> {
         match self.call(Request::Ping).await? {
             Answer::Pong => Ok(()),
-            other => Err(self.mismatch(&Request::Ping, &other)),
+            other => Err(self.mismatch(Kind::Ping, &other)),
         }
     }
 
@@ -177,8 +179,8 @@ impl ShardClient {
     }
 
     /// The connection lets only fitting answers through, so this is for the compiler more than for people.
-    fn mismatch(&self, request: &Request, answer: &Answer) -> HomeError {
-        self.shared.broken_protocol(ProtocolError::Mismatch { asked: request.kind(), got: answer.kind() })
+    fn mismatch(&self, asked: Kind, answer: &Answer) -> HomeError {
+        self.shared.broken_protocol(ProtocolError::Mismatch { asked, got: answer.kind() })
     }
 }
 
@@ -218,7 +220,7 @@ impl ShardHome for ShardClient {
             let request = Request::Put { id, crc: crc64(&data), payload: data };
             match self.call(request).await? {
                 Answer::Stored(outcome) => Ok(outcome),
-                other => Err(self.mismatch(&Request::Get(id), &other)),
+                other => Err(self.mismatch(Kind::Put, &other)),
             }
         }
         .boxed()
@@ -228,7 +230,7 @@ impl ShardHome for ShardClient {
         async move {
             match self.call(Request::Get(id)).await? {
                 Answer::Shard(data) => Ok(data),
-                other => Err(self.mismatch(&Request::Get(id), &other)),
+                other => Err(self.mismatch(Kind::Get, &other)),
             }
         }
         .boxed()
@@ -238,7 +240,7 @@ impl ShardHome for ShardClient {
         async move {
             match self.call(Request::Delete(id)).await? {
                 Answer::Deleted => Ok(()),
-                other => Err(self.mismatch(&Request::Delete(id), &other)),
+                other => Err(self.mismatch(Kind::Delete, &other)),
             }
         }
         .boxed()
@@ -248,9 +250,9 @@ impl ShardHome for ShardClient {
         async move {
             let limit = limit.min(LIST_ENTRIES_MAX);
             let request = Request::List { after, limit: u32::try_from(limit).expect("at most 4096") };
-            match self.call(request.clone()).await? {
+            match self.call(request).await? {
                 Answer::Listing(page) => Ok(page),
-                other => Err(self.mismatch(&request, &other)),
+                other => Err(self.mismatch(Kind::List, &other)),
             }
         }
         .boxed()
@@ -260,7 +262,7 @@ impl ShardHome for ShardClient {
         async move {
             match self.call(Request::Stat).await? {
                 Answer::Stats(stat) => Ok(stat),
-                other => Err(self.mismatch(&Request::Stat, &other)),
+                other => Err(self.mismatch(Kind::Stat, &other)),
             }
         }
         .boxed()
@@ -270,7 +272,7 @@ impl ShardHome for ShardClient {
         async move {
             match self.call(Request::Verify(id)).await? {
                 Answer::Verified => Ok(()),
-                other => Err(self.mismatch(&Request::Verify(id), &other)),
+                other => Err(self.mismatch(Kind::Verify, &other)),
             }
         }
         .boxed()

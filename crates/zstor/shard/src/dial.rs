@@ -1,7 +1,7 @@
 //! How a client gets a stream to a node: the seam towards the network.
 //!
-//! This crate knows neither TCP nor QUIC. Whoever composes the node hands in something that opens a stream on which both ends
-//! are already authenticated by `NodeId` and the protocol [`ALPN`](crate::ALPN) was agreed on.
+//! This crate knows neither TCP nor QUIC. Whoever composes the node hands in something that opens a stream on which
+//! both ends are already authenticated by `NodeId` and the protocol [`ALPN`](crate::ALPN) was agreed on.
 
 use atoll_ids::NodeId;
 use futures_util::future::BoxFuture;
@@ -18,8 +18,9 @@ pub type BoxStream = Box<dyn Stream>;
 
 /// Opens authenticated streams to nodes.
 pub trait Dial: Send + Sync {
-    /// A new stream to `node`, over which [`ALPN`](crate::ALPN) is spoken. The implementation must have verified that the other end is
-    /// `node`. It may take as long as it needs; the client gives up after [`DIAL_LIMIT`](crate::limits::DIAL_LIMIT).
+    /// A new stream to `node`, over which [`ALPN`](crate::ALPN) is spoken. The implementation must have verified that
+    /// the other end is `node`. It may take as long as it needs; the client gives up after
+    /// [`DIAL_LIMIT`](crate::limits::DIAL_LIMIT).
     fn open(&self, node: NodeId) -> BoxFuture<'_, Result<BoxStream, DialError>>;
 }
 

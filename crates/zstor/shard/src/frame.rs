@@ -1,11 +1,11 @@
 //! Moves frames between a stream and memory with as few copies and system calls as the sizes allow.
 //!
 //! Reading: a small buffer in front of the stream serves headers and small bodies; a large body is read straight into
-//! an allocation of exactly its size, which then is the payload. Writing: heads and small payloads are gathered; a large payload is
-//! written from where it lies, together with what was gathered before it.
+//! an allocation of exactly its size, which then is the payload. Writing: heads and small payloads are gathered; a
+//! large payload is written from where it lies, together with what was gathered before it.
 //!
-//! Invariants: memory per direction is the buffer plus one frame; nothing is allocated for a body before its header was accepted. A fault
-//! leaves the stream unusable, as does dropping any future here except [`FrameReader::ready`].
+//! Invariants: memory per direction is the buffer plus one frame; nothing is allocated for a body before its header was
+//! accepted. A fault leaves the stream unusable, as does dropping any future here except [`FrameReader::ready`].
 
 use std::io::{self, IoSlice};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -115,6 +115,8 @@ impl<'a, R: AsyncRead + Unpin> FrameReader<'a, R> {
 pub(crate) struct FrameWriter<'a, W> {
     inner: W,
     gathered: BytesMut,
+    /// Something was written since the last flush.
+    unflushed: bool,
     progress: &'a Progress,
     stall: Option<Duration>,
 }
@@ -122,7 +124,7 @@ pub(crate) struct FrameWriter<'a, W> {
 impl<'a, W: AsyncWrite + Unpin> FrameWriter<'a, W> {
     /// `stall`: how long a write may stand still.
     pub(crate) fn new(inner: W, progress: &'a Progress, stall: Option<Duration>) -> Self {
-        Self { inner, gathered: BytesMut::with_capacity(GATHER_BYTES), progress, stall }
+        Self { inner, gathered: BytesMut::with_capacity(GATHER_BYTES), unflushed: false, progress, stall }
     }
 
     /// Writes a frame, or gathers it to be written with the next.
@@ -135,10 +137,13 @@ impl<'a, W: AsyncWrite + Unpin> FrameWriter<'a, W> {
         if self.gathered.len() >= GATHER_BYTES { self.drain(&[]).await } else { Ok(()) }
     }
 
-    /// Sends everything on its way.
+    /// Sends everything on its way; does nothing if it is already.
     pub(crate) async fn flush(&mut self) -> Result<(), Fault> {
         self.drain(&[]).await?;
-        step(self.stall, self.inner.flush()).await
+        if std::mem::take(&mut self.unflushed) {
+            step(self.stall, self.inner.flush()).await?;
+        }
+        Ok(())
     }
 
     /// Flushes and says that no more will come.
@@ -160,9 +165,13 @@ impl<'a, W: AsyncWrite + Unpin> FrameWriter<'a, W> {
             let of_gathered = written.min(gathered.len());
             gathered.advance(of_gathered);
             payload.advance(written - of_gathered);
+            self.unflushed = true;
             self.progress.touch();
         }
         self.gathered.clear();
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,7 @@
 //! The owner's word that a node may store, read and delete for it: a signed, time-limited statement.
 //!
-//! A grant names the *client's* node, so it is worth nothing to anyone else: the stream it is shown on is authenticated as that
-//! node. It does not name the storage node: which nodes store for an owner is each storage node's own decision
+//! A grant names the *client's* node, so it is worth nothing to anyone else: the stream it is shown on is authenticated
+//! as that node. It does not name the storage node: which nodes store for an owner is each storage node's own decision
 //! ([`ServePolicy`](crate::ServePolicy)).
 
 use atoll_ids::{NodeId, OwnerId};

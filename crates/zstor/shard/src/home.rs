@@ -1,8 +1,9 @@
 //! The seam between the engine and the places where shards live.
 //!
 //! A [`ShardHome`] keeps immutable, named byte strings for one owner: an atoll node spoken to over a stream
-//! ([`ShardClient`](crate::ShardClient)), memory in tests ([`MemoryHome`](crate::testing::MemoryHome)). It does not place, encode or authenticate
-//! anything: the caller decides which home gets which shard and checks every byte it gets back under the owner's key.
+//! ([`ShardClient`](crate::ShardClient)), memory in tests ([`MemoryHome`](crate::testing::MemoryHome)). It does not
+//! place, encode or authenticate anything: the caller decides which home gets which shard and checks every byte it gets
+//! back under the owner's key.
 //!
 //! Invariants every implementation keeps:
 //! - `put` completes only when the shard is durable at the home, and may be repeated: the same bytes under the same id are
@@ -43,7 +44,8 @@ pub trait ShardHome: Send + Sync {
     /// What keeps the home from answering.
     fn delete(&self, id: ShardId) -> BoxFuture<'_, Result<(), HomeError>>;
 
-    /// The shards that follow `after` in the order of their ids, at most `limit`, possibly fewer. Only an empty page is the end.
+    /// The shards that follow `after` in the order of their ids, at most `limit`, possibly fewer. Only an empty page is
+    /// the end.
     ///
     /// # Errors
     /// What keeps the home from answering.
@@ -135,7 +137,8 @@ pub enum Refusal {
 /// Why a home did not do what it was asked. Each variant is something a caller would treat differently.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum HomeError {
-    /// No connection, or it broke before the answer. Try elsewhere, or here later; whether the request took effect is unknown.
+    /// No connection, or it broke before the answer. Try elsewhere, or here later; whether the request took effect is
+    /// unknown.
     #[error("node {} cannot be reached: {text}", .node.short())]
     Unreachable {
         /// The node.
@@ -143,7 +146,8 @@ pub enum HomeError {
         /// What went wrong.
         text: String,
     },
-    /// The connection is up but nothing moved on it for too long. Try elsewhere; whether the request took effect is unknown.
+    /// The connection is up but nothing moved on it for too long. Try elsewhere; whether the request took effect is
+    /// unknown.
     #[error("node {} did not answer: nothing moved for {} s", .node.short(), .after.as_secs())]
     TimedOut {
         /// The node.
@@ -169,7 +173,8 @@ pub enum HomeError {
         /// The shard.
         id: ShardId,
     },
-    /// The home has the shard, but what it reads from its medium no longer matches the checksum. Rebuild it from the others.
+    /// The home has the shard, but what it reads from its medium no longer matches the checksum. Rebuild it from the
+    /// others.
     #[error("shard {id} is rotten on node {}", .node.short())]
     Rotten {
         /// The node.

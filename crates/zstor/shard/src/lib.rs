@@ -6,8 +6,8 @@
 //! - [`StorageGrant`] is the owner's signed word that a node may act for it; without one nothing is stored or read.
 //! - [`protocol`] is the wire format as pure functions, [`limits`] every bound and its reason.
 //!
-//! What it is not: it knows nothing of stripes, placement or owners' encryption keys, and it neither dials nor authenticates: both
-//! ends of a stream know each other's `NodeId` before the first byte here.
+//! What it is not: it knows nothing of stripes, placement or owners' encryption keys, and it neither dials nor
+//! authenticates: both ends of a stream know each other's `NodeId` before the first byte here.
 
 mod client;
 pub mod dial;

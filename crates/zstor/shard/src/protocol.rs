@@ -1,7 +1,7 @@
 //! The shard protocol, version 1, as pure encoding and decoding: no I/O, no state.
 //!
-//! A stream starts with one length-limited frame each way ([`Hello`], then [`Greeting`]), versioned like everything stored or sent.
-//! If the greeting is a welcome, frames follow in both directions, each a fixed [`Header`] and a body:
+//! A stream starts with one length-limited frame each way ([`Hello`], then [`Greeting`]), versioned like everything
+//! stored or sent. If the greeting is a welcome, frames follow in both directions, each a fixed [`Header`] and a body:
 //!
 //! ```text
 //! 0   u32 LE   length of the body in bytes
@@ -24,8 +24,9 @@
 //!
 //! Answers come in any order. Payloads are raw: never encoded again, never copied to be framed.
 //!
-//! Invariants: a header is only accepted if its length is possible for its kind, before anything is allocated for the body; every decoder here
-//! takes arbitrary bytes and returns an error, never panics, and accepts exactly what the encoder makes.
+//! Invariants: a header is only accepted if its length is possible for its kind, before anything is allocated for the
+//! body; every decoder here takes arbitrary bytes and returns an error, never panics, and accepts exactly what the
+//! encoder makes.
 
 mod answer;
 mod hello;
@@ -220,8 +221,8 @@ impl Header {
     /// Reads a header that came from a peer.
     ///
     /// # Errors
-    /// [`ProtocolError`] if the kind is unknown, reserved bytes are used, or the length is impossible for the kind. After it returned
-    /// `Ok`, allocating `length` bytes is safe.
+    /// [`ProtocolError`] if the kind is unknown, reserved bytes are used, or the length is impossible for the kind.
+    /// After it returned `Ok`, allocating `length` bytes is safe.
     pub fn decode(bytes: &[u8; HEADER_BYTES]) -> Result<Self, ProtocolError> {
         let kind = Kind::from_byte(bytes[4]).ok_or(ProtocolError::Kind(bytes[4]))?;
         if bytes[5..8] != [0; 3] {

@@ -1,14 +1,17 @@
 //! Answers the shard protocol from the segments of this node.
 //!
-//! [`ShardServer::serve`] runs one stream: it checks the grant and the node's own policy, then reads requests, lets a bounded number of them run at once,
-//! and writes answers as they complete, in any order. The owner in the grant is the namespace of everything on the stream; no request
-//! can name another.
+//! [`ShardServer::serve`] runs one stream: it checks the grant and the node's own policy, then reads requests, lets a
+//! bounded number of them run at once, and writes answers as they complete, in any order. The owner in the grant is the
+//! namespace of everything on the stream; no request can name another.
 //!
-//! Limits per stream, whatever the client does: [`IN_FLIGHT_MAX`](crate::limits::IN_FLIGHT_MAX) requests, [`PUT_BYTES_MAX`](crate::limits::PUT_BYTES_MAX) of unfinished puts,
-//! [`READS_MAX`](crate::limits::READS_MAX) reads at once, [`ANSWER_BYTES_MAX`](crate::limits::ANSWER_BYTES_MAX) of answers for a slow reader. At a limit the server stops reading.
+//! Limits per stream, whatever the client does: [`IN_FLIGHT_MAX`](crate::limits::IN_FLIGHT_MAX) requests,
+//! [`PUT_BYTES_MAX`](crate::limits::PUT_BYTES_MAX) of unfinished puts, [`READS_MAX`](crate::limits::READS_MAX) reads at
+//! once, [`ANSWER_BYTES_MAX`](crate::limits::ANSWER_BYTES_MAX) of answers for a slow reader. At a limit the server
+//! stops reading.
 //!
-//! A stream ends when the client closes it, is silent for too long, breaks the protocol, or its grant runs out; and on shutdown. Requests that were
-//! read are completed and answered before the end, except when the stream is broken, where they are completed and not answered.
+//! A stream ends when the client closes it, is silent for too long, breaks the protocol, or its grant runs out; and on
+//! shutdown. Requests that were read are completed and answered before the end, except when the stream is broken, where
+//! they are completed and not answered.
 
 mod session;
 mod stats;
@@ -35,7 +38,8 @@ use crate::protocol::{Greeting, Hello, ProtocolError, RefusedHello, ServerLimits
 
 /// The node's own decision about who may store here.
 pub trait ServePolicy: Send + Sync {
-    /// Whether shards of `owner` are kept here, on the word of `peer`, which has shown a valid grant. Called once per stream.
+    /// Whether shards of `owner` are kept here, on the word of `peer`, which has shown a valid grant. Called once per
+    /// stream.
     fn admit(&self, owner: OwnerId, peer: NodeId) -> Admission;
 }
 
@@ -50,7 +54,7 @@ impl<F: Fn(OwnerId, NodeId) -> Admission + Send + Sync> ServePolicy for F {
 pub enum Admission {
     /// The owner may store here.
     Admit {
-        /// The most it may store; `None` is no limit but the node's capacity.
+        /// The most it may store; `None` is the store's default, which usually is no limit but the node's capacity.
         quota: Option<ByteCount>,
     },
     /// The owner may not store here.
@@ -66,7 +70,7 @@ pub enum ServeError {
     /// The client did not say hello in time.
     #[error("no hello within {} s", .0.as_secs())]
     NoHello(Duration),
-    /// The first frame was no hello.
+    /// The first frame was no hello. The client was told.
     #[error("the first frame is no hello: {0}")]
     Hello(DecodeError),
     /// The grant does not entitle the peer. The client was told.
@@ -92,7 +96,8 @@ pub enum ServeError {
     /// The stream broke.
     #[error("the stream broke: {0}")]
     Io(io::Error),
-    /// A request could not be completed because of a mistake in this program; the stream was ended so that the client learns of it.
+    /// A request could not be completed because of a mistake in this program; the stream was ended so that the client
+    /// learns of it.
     #[error("a request failed by a panic")]
     Panicked,
 }
@@ -124,12 +129,13 @@ impl ShardServer {
         Arc::clone(&self.stats)
     }
 
-    /// Serves one stream from `peer`, which the transport has authenticated, until it ends. After `shutdown` is cancelled it reads no further
-    /// requests, completes and answers those it has read, and returns; the caller sets the deadline by dropping the future.
+    /// Serves one stream from `peer`, which the transport has authenticated, until it ends. After `shutdown` is
+    /// cancelled it reads no further requests, completes and answers those it has read, and returns; the caller sets
+    /// the deadline by dropping the future.
     ///
     /// # Errors
     /// [`ServeError`], for the log; the client was told what it can be told.
-    pub async fn serve<S: Stream + 'static>(
+    pub async fn serve<S: Stream>(
         &self,
         mut stream: S,
         peer: NodeId,
@@ -157,7 +163,13 @@ impl ShardServer {
     /// Reads the hello and answers it. `None` if the client closed the stream before saying anything.
     async fn greet<S: Stream>(&self, stream: &mut S, peer: NodeId) -> Result<Option<Admitted>, ServeError> {
         let Some(frame) = read_frame(stream, HELLO_BYTES_MAX).await.map_err(unreadable)? else { return Ok(None) };
-        let hello = decode::<Hello>(&frame).map_err(ServeError::Hello)?;
+        let hello = match decode::<Hello>(&frame) {
+            Ok(hello) => hello,
+            Err(error) => {
+                refuse(stream, Refusal::Policy, &error.to_string()).await?;
+                return Err(ServeError::Hello(error));
+            }
+        };
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let grant = match grant::check(&hello.grant, peer, now) {
             Ok(grant) => grant,
@@ -174,7 +186,8 @@ impl ShardServer {
             }
         };
         self.segments.set_quota(grant.owner, quota.map(|quota| quota.0));
-        let used = ByteCount(self.segments.stat(grant.owner).bytes);
+        let stat = self.segments.stat(grant.owner);
+        let (quota, used) = (stat.quota.map(ByteCount), ByteCount(stat.bytes));
         send(stream, &Greeting::Welcome(Welcome { limits: limits(), quota, used })).await?;
         Ok(Some(Admitted { owner: grant.owner, expires_in: remaining(&grant, now) }))
     }

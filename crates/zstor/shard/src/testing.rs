@@ -1,9 +1,9 @@
 //! A home in memory, with switches for everything that goes wrong with real ones. For tests of whoever stores through
 //! [`ShardHome`].
 //!
-//! [`MemoryHome`] keeps the contract of the trait completely (idempotent puts, ordered listings, quota, limits); it is just not
-//! durable. Faults are switched at any time, also under calls that are already waiting, and take effect before the call touches the
-//! shards: a put that fails with `Unreachable` or `TimedOut` has stored nothing.
+//! [`MemoryHome`] keeps the contract of the trait completely (idempotent puts, ordered listings, quota, limits); it is
+//! just not durable. Faults are switched at any time, also under calls that are already waiting, and take effect before
+//! the call touches the shards: a put that fails with `Unreachable` or `TimedOut` has stored nothing.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -112,8 +112,8 @@ impl MemoryHome {
         self.fault(|faults| *faults = Faults::default());
     }
 
-    /// Flips a bit of a stored shard unnoticed: `get` returns wrong bytes and `verify` is content. Returns whether there was one with
-    /// a byte to change.
+    /// Flips a bit of a stored shard unnoticed: `get` returns wrong bytes and `verify` is content. Returns whether
+    /// there was one with a byte to change.
     pub fn corrupt_shard(&self, id: ShardId) -> bool {
         match self.shards().get_mut(&id) {
             Some(kept) if !kept.data.is_empty() => {

@@ -10,7 +10,7 @@ use atoll_link::{BoxStream, Link, MemoryPeers, OpenError, Refusal, Traffic};
 use futures_util::future::BoxFuture;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 
 use crate::support::{ECHO, Node, PATIENCE, on_loopback, pair, pair_with};
 
@@ -94,10 +94,7 @@ async fn names_that_cannot_be_protocols_are_refused() {
 
 #[tokio::test]
 async fn a_stream_dropped_before_its_end_is_an_error_for_the_reader() {
-    let (seen, outcome) = oneshot::channel();
-    let seen = std::sync::Mutex::new(Some(seen));
     let (report, mut reports) = tokio::sync::mpsc::channel(1);
-    drop((seen, outcome));
     let handler = move |_: NodeId, mut stream: BoxStream| -> BoxFuture<'static, ()> {
         let report = report.clone();
         Box::pin(async move {

@@ -267,7 +267,11 @@ pub(crate) fn id(number: usize) -> NodeId {
 }
 
 /// The whole of an object.
-pub(crate) async fn read(engine: &Engine, bucket: &BucketName, key: &str) -> Result<Result<Bytes, ReadError>, GetError> {
+pub(crate) async fn read(
+    engine: &Engine,
+    bucket: &BucketName,
+    key: &str,
+) -> Result<Result<Bytes, ReadError>, GetError> {
     let mut reader = engine.get(bucket, key, None).await?;
     let mut all = Vec::new();
     while let Some(next) = reader.next().await {

@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering;
 
 use atoll_codec::Policy;
 use atoll_engine::{
-    BucketError, Engine, GetError, Kind, ListQuery, MetaError, ObjectKind, ObjectMeta, PutError, PutOptions, RemoveError,
-    Source,
+    BucketError, Engine, GetError, Kind, ListQuery, MetaError, ObjectKind, ObjectMeta, PutError, PutOptions,
+    RemoveError, Source,
 };
 use atoll_keys::OwnerKey;
 use bytes::Bytes;
@@ -50,7 +50,9 @@ async fn ranges_are_exact() {
     let bytes = content(1, 3 * MIB + 100);
     grid.put(&engine, "a", &bytes).await.unwrap();
     let size = bytes.len() as u64;
-    for (start, end) in [(0, 0), (0, 1), (5, MIB), (MIB - 1, MIB + 1), (MIB, 2 * MIB), (10, bytes.len()), (3 * MIB, bytes.len())] {
+    for (start, end) in
+        [(0, 0), (0, 1), (5, MIB), (MIB - 1, MIB + 1), (MIB, 2 * MIB), (10, bytes.len()), (3 * MIB, bytes.len())]
+    {
         let mut reader = engine.get(&grid.bucket, "a", Some(start as u64..end as u64)).await.unwrap();
         let mut got = Vec::new();
         while let Some(next) = reader.next().await {
@@ -159,8 +161,7 @@ async fn listing_in_pages_and_by_prefix() {
     }
     let check = async |prefix: &str, delimiter: Option<char>, expect: &[&str]| {
         for limit in [1, 2, 3, 0] {
-            let mut query =
-                ListQuery { prefix: prefix.into(), delimiter, after: None, limit };
+            let mut query = ListQuery { prefix: prefix.into(), delimiter, after: None, limit };
             let mut all = Vec::new();
             loop {
                 let page = engine.list(&grid.bucket, &query).await.unwrap();
@@ -195,7 +196,8 @@ async fn another_owner_and_altered_records_are_told_apart() {
     let engine = grid.start("2+1").await;
     grid.put(&engine, "a", &content(1, 10)).await.unwrap();
     drop(engine);
-    let stranger = Grid { owner: Arc::new(OwnerKey::generate()), nodes: grid.nodes.clone(), kv: grid.kv.clone(), ..Grid::new(0) };
+    let stranger =
+        Grid { owner: Arc::new(OwnerKey::generate()), nodes: grid.nodes.clone(), kv: grid.kv.clone(), ..Grid::new(0) };
     let engine = stranger.open().await;
     let error = read(&engine, &grid.bucket, "a").await.unwrap_err();
     assert!(matches!(&error, GetError::WrongKey { stored_for, .. } if *stored_for == grid.owner.id()), "{error}");
@@ -235,7 +237,8 @@ async fn on_the_real_store_across_a_restart() {
     let open = async || {
         let config = atoll_kv::EmbeddedConfig { free_bytes_min: 0, ..Default::default() };
         let path = directory.path().join("kv");
-        let kv = Arc::new(tokio::task::spawn_blocking(|| atoll_kv::Embedded::open(path, config)).await.unwrap().unwrap());
+        let kv =
+            Arc::new(tokio::task::spawn_blocking(|| atoll_kv::Embedded::open(path, config)).await.unwrap().unwrap());
         Engine::open(grid.config.clone(), kv, grid.owner.clone(), grid.nodes.clone()).await.unwrap()
     };
     let engine = open().await;
@@ -249,7 +252,11 @@ async fn on_the_real_store_across_a_restart() {
         // The collector of the first engine holds the store until it has noticed.
         let config = atoll_kv::EmbeddedConfig { free_bytes_min: 0, ..Default::default() };
         match atoll_kv::Embedded::open(directory.path().join("kv"), config) {
-            Ok(kv) => break Engine::open(grid.config.clone(), Arc::new(kv), grid.owner.clone(), grid.nodes.clone()).await.unwrap(),
+            Ok(kv) => {
+                break Engine::open(grid.config.clone(), Arc::new(kv), grid.owner.clone(), grid.nodes.clone())
+                    .await
+                    .unwrap();
+            }
             Err(atoll_kv::OpenError::Locked { .. }) => tokio::time::sleep(std::time::Duration::from_millis(5)).await,
             Err(error) => panic!("{error}"),
         }

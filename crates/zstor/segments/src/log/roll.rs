@@ -48,6 +48,13 @@ impl Log {
         }
     }
 
+    /// After the last record: seals the active segment, so that it is cut to its length and the next start need not search its empty end.
+    pub(crate) fn seal(&self) {
+        if let (_, _, Some(sealed)) = self.seal_active() {
+            write(&self.catalog).seal(sealed);
+        }
+    }
+
     /// Takes the active segment out of use; the next segment's number, what its header says of its predecessor, and which one was sealed now.
     fn seal_active(&self) -> (u32, Option<PreviousSegment>, Option<u32>) {
         let mut state = lock(&self.state);
@@ -80,7 +87,10 @@ impl Log {
             })
         });
         let (segment, bytes) = opened.map_err(|e| LogError::Disk(DiskError::new("opening a segment", e)))?;
-        write(&self.catalog).add_segment(SegmentEntry::new(segment.clone(), bytes));
+        let mut catalog = write(&self.catalog);
+        catalog.add_segment(SegmentEntry::new(segment.clone(), bytes));
+        catalog.end_doubts();
+        drop(catalog);
         Ok(Active { segment, bytes, next: DATA_START, tail: DATA_START, failed: false })
     }
 

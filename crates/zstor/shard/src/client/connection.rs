@@ -1,7 +1,8 @@
 //! The task behind a slot: connects, greets, sends, receives, and notices silence.
 //!
-//! Sending, receiving and the watch run as one task, so that they end together: whichever returns first decides why. The task ends when
-//! there is nothing left to do, when connecting failed (back-off), or when the client is dropped; the next request starts a new one.
+//! Sending, receiving and the watch run as one task, so that they end together: whichever returns first decides why.
+//! The task ends when there is nothing left to do, when connecting failed (back-off), or when the client is dropped;
+//! the next request starts a new one.
 
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use super::slot::{Pending, Slot};
 use crate::dial::BoxStream;
 use crate::frame::{Fault, FrameReader, FrameWriter, Progress};
 use crate::home::{HomeError, Refusal};
-use crate::limits::{CLIENT_IDLE_LIMIT, DIAL_LIMIT, HELLO_BYTES_MAX, IN_FLIGHT_MAX, STALL_LIMIT};
+use crate::limits::{CLIENT_IDLE_LIMIT, DIAL_LIMIT, GOODBYE_LIMIT, HELLO_BYTES_MAX, IN_FLIGHT_MAX, STALL_LIMIT};
 use crate::protocol::{Answer, Code, Greeting, Hello, Kind, ProtocolError, ServerLimits, fitting};
 
 /// How a connection ended.
@@ -30,16 +31,13 @@ pub(super) async fn run(shared: Arc<Shared>, index: usize, mut attempt: u32) {
     let slot = &shared.slots[index];
     loop {
         let mut answers = 0;
-        let end = tokio::select! {
-            () = shared.closed.cancelled() => End::Lost(shared.unreachable("its client was closed")),
-            end = connection(&shared, slot, &mut answers) => end,
-        };
-        let (error, quiet) = match end {
+        let (error, quiet) = match connection(&shared, slot, &mut answers).await {
             End::Rest => (shared.unreachable("it closed the connection without an answer"), slot.is_empty()),
             End::Lost(error) => (error, false),
         };
         slot.disconnected(&error);
-        // A connection that gave answers is worth another at once. One that gave none although some were wanted is like no connection.
+        // A connection that gave answers is worth another at once. One that gave none although some were wanted is like
+        // no connection.
         if shared.closed.is_cancelled() || (answers == 0 && !quiet) {
             attempt = attempt.saturating_add(1);
             // Without randomness clients are merely not spread.
@@ -56,39 +54,47 @@ pub(super) async fn run(shared: Arc<Shared>, index: usize, mut attempt: u32) {
 
 /// One connection from its opening to its end. Counts answers as they come.
 async fn connection(shared: &Shared, slot: &Slot, answers: &mut u64) -> End {
-    let opening = async {
-        let opened = shared.dial.open(shared.node).await;
-        opened.map_err(|error| shared.unreachable(error))
+    let opened = tokio::select! {
+        () = shared.closed.cancelled() => return End::Rest,
+        opened = open(shared) => opened,
     };
-    let stream = match timeout(DIAL_LIMIT, opening).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return End::Lost(error),
-        Err(_) => return End::Lost(HomeError::TimedOut { node: shared.node, after: DIAL_LIMIT }),
-    };
-    let (stream, limits) = match timeout(DIAL_LIMIT, greet(shared, stream)).await {
-        Ok(Ok(welcomed)) => welcomed,
-        Ok(Err(error)) => return End::Lost(error),
-        Err(_) => return End::Lost(HomeError::TimedOut { node: shared.node, after: DIAL_LIMIT }),
+    let (stream, limits) = match opened {
+        Ok(opened) => opened,
+        Err(error) => return End::Lost(error),
     };
     let progress = Arc::new(Progress::new());
     slot.connected(Arc::clone(&progress));
     let (read, write) = tokio::io::split(stream);
     let reader = FrameReader::new(read, &progress, None);
-    let writer = FrameWriter::new(write, &progress, None);
-    let fault = tokio::select! {
-        fault = send(shared, slot, writer, limits) => fault,
-        end = receive(shared, slot, reader, answers) => match end {
-            Ok(end) => return end,
-            Err(fault) => fault,
-        },
-        end = watch(shared, slot, &progress) => return end,
+    let mut writer = FrameWriter::new(write, &progress, None);
+    let end = tokio::select! {
+        fault = send(shared, slot, &mut writer, limits) => Err(fault),
+        end = receive(shared, slot, reader, answers) => end,
+        end = watch(shared, slot, &progress) => Ok(end),
+        () = shared.closed.cancelled() => Ok(End::Rest),
     };
-    End::Lost(match fault {
-        Fault::Io(error) => shared.unreachable(format_args!("the connection broke: {error}")),
-        Fault::Protocol(ProtocolError::Truncated) => shared.unreachable("the connection broke inside an answer"),
-        Fault::Protocol(error) => shared.broken_protocol(error),
-        Fault::Stalled(after) => HomeError::TimedOut { node: shared.node, after },
-    })
+    match end {
+        Ok(End::Rest) => {
+            // So that the server can tell a goodbye from a broken connection. If it cannot be said, it will think of the latter.
+            let _ = timeout(GOODBYE_LIMIT, writer.finish()).await;
+            End::Rest
+        }
+        Ok(lost) => lost,
+        Err(fault) => End::Lost(match fault {
+            Fault::Io(error) => shared.unreachable(format_args!("the connection broke: {error}")),
+            Fault::Protocol(ProtocolError::Truncated) => shared.unreachable("the connection broke inside an answer"),
+            Fault::Protocol(error) => shared.broken_protocol(error),
+            Fault::Stalled(after) => HomeError::TimedOut { node: shared.node, after },
+        }),
+    }
+}
+
+/// Opens a stream and is welcomed on it, each within its time.
+async fn open(shared: &Shared) -> Result<(BoxStream, ServerLimits), HomeError> {
+    let late = |_| HomeError::TimedOut { node: shared.node, after: DIAL_LIMIT };
+    let dialled = timeout(DIAL_LIMIT, shared.dial.open(shared.node)).await.map_err(late)?;
+    let stream = dialled.map_err(|error| shared.unreachable(error))?;
+    timeout(DIAL_LIMIT, greet(shared, stream)).await.map_err(late)?
 }
 
 /// Shows the grant and waits to be welcomed.
@@ -115,7 +121,7 @@ async fn greet(shared: &Shared, mut stream: BoxStream) -> Result<(BoxStream, Ser
 async fn send<W: AsyncWrite + Unpin>(
     shared: &Shared,
     slot: &Slot,
-    mut writer: FrameWriter<'_, W>,
+    writer: &mut FrameWriter<'_, W>,
     limits: ServerLimits,
 ) -> Fault {
     let in_flight_max = (limits.in_flight_max as usize).clamp(1, IN_FLIGHT_MAX);
@@ -197,7 +203,8 @@ fn check_page(pending: &Pending, answer: &Answer) -> Result<(), ProtocolError> {
     }
 }
 
-/// Returns when the connection has been silent for too long with requests pending, or without requests for long enough to close it.
+/// Returns when the connection has been silent for too long with requests pending, or without requests for long enough
+/// to close it.
 async fn watch(shared: &Shared, slot: &Slot, progress: &Progress) -> End {
     loop {
         let (now, last) = (Instant::now(), progress.last());

@@ -7,8 +7,8 @@ use std::time::Duration;
 use crate::home::{Health, HomeError};
 use crate::protocol::{Answer, Kind};
 
-/// An exponentially weighted mean of durations in nanoseconds, 0 before the first sample. A new sample weighs 1/8, as in TCP's
-/// estimate of the round trip: ten samples forget most of the past, one outlier changes little.
+/// An exponentially weighted mean of durations in nanoseconds, 0 before the first sample. A new sample weighs 1/8, as
+/// in TCP's estimate of the round trip: ten samples forget most of the past, one outlier changes little.
 #[derive(Debug, Default)]
 struct Smoothed(AtomicU64);
 

@@ -1,7 +1,8 @@
 //! One connection as callers see it: a queue in front, the requests sent and not answered, and whether it is worth trying.
 //!
-//! Pure bookkeeping under one short lock; the task in [`connection`](super::connection) does the I/O. Invariants: at most one task serves a slot
-//! (`Phase::Running`); a request is in the queue or pending, never both; request ids are never reused within a slot, so not within a connection.
+//! Pure bookkeeping under one short lock; the task in [`connection`](super::connection) does the I/O. Invariants: at
+//! most one task serves a slot (`Phase::Running`); a request is in the queue or pending, never both; request ids are
+//! never reused within a slot, so not within a connection.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -108,7 +109,8 @@ impl Slot {
         }
     }
 
-    /// Queues a request. Returns its ticket, and the number of failed attempts before it if the caller must start the slot's task.
+    /// Queues a request. Returns its ticket, and the number of failed attempts before it if the caller must start the
+    /// slot's task.
     pub(super) fn push(&self, request: Request, answer: AnswerSender, room: Room) -> (u64, Option<u32>) {
         let mut state = self.state();
         let ticket = state.next_id;

@@ -152,6 +152,27 @@ fn layout() {
     );
 }
 
+/// What is said before the frames, version 1 as bytes.
+#[test]
+fn layout_of_the_greeting() {
+    fn check<T: atoll_wire::Versioned + PartialEq + std::fmt::Debug>(value: T, expected: &str) {
+        let hex: String = atoll_wire::encode(&value).iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, expected.replace(' ', ""));
+        assert_eq!(atoll_wire::decode::<T>(&atoll_wire::encode(&value)), Ok(value));
+    }
+    let limits = ServerLimits { shard_bytes_max: 2 << 20, in_flight_max: 256, list_entries_max: 4096 };
+    let (quota, used) = (Some(ByteCount(5)), ByteCount(300));
+    check(Greeting::Welcome(Welcome { limits, quota, used }), "0100 00 80808001 8002 8020 01 05 ac02");
+    let refused = |why| Greeting::Refused(RefusedHello { why, text: "no".to_owned() });
+    check(refused(crate::Refusal::Grant), "0100 01 00 02 6e6f");
+    check(refused(crate::Refusal::Quota), "0100 01 01 02 6e6f");
+    check(refused(crate::Refusal::Full), "0100 01 02 02 6e6f");
+    check(refused(crate::Refusal::Policy), "0100 01 03 02 6e6f");
+    let (owner, node) = (atoll_ids::OwnerId::from_bytes([1; 32]), atoll_ids::NodeId::from_bytes([2; 32]));
+    let grant = crate::StorageGrant { owner, node, not_before: 1, not_after: 128 };
+    check(grant, &format!("0100 {} {} 01 8001", "01".repeat(32), "02".repeat(32)));
+}
+
 #[test]
 fn impossible_lengths_are_refused_from_the_header() {
     let check = |kind: Kind, length: u32, accepted: bool| {

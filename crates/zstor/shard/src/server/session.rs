@@ -1,9 +1,10 @@
 //! One welcomed stream: a reader that starts requests, a task for each request, a writer that sends answers.
 //!
-//! What bounds memory: a request holds one of [`IN_FLIGHT_MAX`] places from before its header is read until its answer is written; a put holds its
-//! payload's bytes of [`PUT_BYTES_MAX`] from before the body is read until it is done; a read holds one of [`READS_MAX`] places until its answer has its
-//! bytes of [`ANSWER_BYTES_MAX`], which it holds until it is written. Each waits for the next without holding what the next waits for, so
-//! nothing can lock up: writing never waits for reading.
+//! What bounds memory: a request holds one of [`IN_FLIGHT_MAX`] places from before its header is read until its answer
+//! is written; a put holds its payload's bytes of [`PUT_BYTES_MAX`] from before the body is read until it is done; a
+//! read holds one of [`READS_MAX`] places until its answer has its bytes of [`ANSWER_BYTES_MAX`], which it holds until
+//! it is written. Each waits for the next without holding what the next waits for, so nothing can lock up: writing
+//! never waits for reading.
 
 use std::io;
 use std::sync::Arc;
@@ -13,10 +14,9 @@ use atoll_segments::{DeleteError, GetError, PutError, Segments};
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
 
 use super::stats::ShardServerStats;
 use super::{Admitted, ServeError, ShardServer};
@@ -46,17 +46,20 @@ struct Outgoing {
     _bytes: Option<OwnedSemaphorePermit>,
 }
 
-/// Why the reader stopped.
+/// Why no more requests are read.
 enum Stop {
     Closed,
     Shutdown,
     Failed(ServeError),
-    /// The writer ended first, with this.
-    Writer(Result<(), Fault>),
+    /// The writer failed; it has the reason.
+    Unwritable,
 }
 
 /// Serves requests until the stream ends.
-pub(super) async fn run<S: Stream + 'static>(
+///
+/// Reading and writing are one task: the halves of a stream share a lock, over which two tasks would only wait for each
+/// other.
+pub(super) async fn run<S: Stream>(
     server: &ShardServer,
     stream: S,
     admitted: Admitted,
@@ -65,7 +68,6 @@ pub(super) async fn run<S: Stream + 'static>(
     let (read, write) = tokio::io::split(stream);
     // Every answer but the last word holds a place, so sending to the writer never waits.
     let (answers, outgoing) = mpsc::channel(IN_FLIGHT_MAX + 1);
-    let mut writer = AbortOnDropHandle::new(tokio::spawn(write_answers(write, outgoing)));
     let session = Arc::new(Session {
         owner: admitted.owner,
         segments: server.segments.clone(),
@@ -74,14 +76,39 @@ pub(super) async fn run<S: Stream + 'static>(
         answer_bytes: Arc::new(Semaphore::new(ANSWER_BYTES_MAX)),
         answers,
     });
-    let mut tasks = JoinSet::new();
-    let mut stop = tokio::select! {
-        stop = read_requests(&session, read, &mut tasks) => stop,
-        () = shutdown.cancelled() => Stop::Shutdown,
-        () = sleep(admitted.expires_in) => Stop::Failed(ServeError::GrantEnded),
-        ended = &mut writer => Stop::Writer(joined(ended)),
+    let unwritable = CancellationToken::new();
+    let reading = async {
+        let mut tasks = JoinSet::new();
+        let stop = tokio::select! {
+            stop = read_requests(&session, read, &mut tasks) => stop,
+            () = shutdown.cancelled() => Stop::Shutdown,
+            () = sleep(admitted.expires_in) => Stop::Failed(ServeError::GrantEnded),
+            () = unwritable.cancelled() => Stop::Unwritable,
+        };
+        // The end of the session closes the channel, and so ends the writer when it has written everything.
+        finish(session, tasks, stop).await
     };
-    // What was read is completed; only then is the last word said.
+    let writing = async {
+        let written = write_answers(write, outgoing).await;
+        unwritable.cancel();
+        written
+    };
+    let (stop, written) = tokio::join!(reading, writing);
+    let result = match stop {
+        // The reason outweighs what became of the last word.
+        Stop::Failed(error) => Err(error),
+        Stop::Closed | Stop::Shutdown | Stop::Unwritable => written.map_err(ServeError::from),
+    };
+    match &result {
+        Err(ServeError::Protocol(_)) => server.stats.protocol_error(),
+        Err(ServeError::Stalled(_)) => server.stats.stalled(),
+        _ => {}
+    }
+    result
+}
+
+/// Completes what was read; only then says the last word.
+async fn finish(session: Arc<Session>, mut tasks: JoinSet<()>, mut stop: Stop) -> Stop {
     while let Some(done) = tasks.join_next().await {
         if done.is_err() {
             stop = Stop::Failed(ServeError::Panicked);
@@ -92,27 +119,7 @@ pub(super) async fn run<S: Stream + 'static>(
         // A writer that is gone has failed on its own.
         let _ = session.answers.send(outgoing).await;
     }
-    drop(session);
-    let result = match stop {
-        Stop::Closed | Stop::Shutdown => joined(writer.await).map_err(ServeError::from),
-        // The reason outweighs what became of the last word.
-        Stop::Failed(error) => {
-            let _ = writer.await;
-            Err(error)
-        }
-        Stop::Writer(result) => result.map_err(ServeError::from),
-    };
-    match &result {
-        Err(ServeError::Protocol(_)) => server.stats.protocol_error(),
-        Err(ServeError::Stalled(_)) => server.stats.stalled(),
-        _ => {}
-    }
-    result
-}
-
-/// The writer's result; its panic is a broken stream.
-fn joined(ended: Result<Result<(), Fault>, JoinError>) -> Result<(), Fault> {
-    ended.unwrap_or_else(|error| Err(Fault::Io(io::Error::other(error))))
+    stop
 }
 
 impl From<Fault> for ServeError {
@@ -130,7 +137,7 @@ impl From<Fault> for ServeError {
 fn last_word(stop: &Stop) -> Option<String> {
     match stop {
         Stop::Shutdown => Some("the node is shutting down".to_owned()),
-        Stop::Closed | Stop::Writer(_) | Stop::Failed(ServeError::Io(_)) => None,
+        Stop::Closed | Stop::Unwritable | Stop::Failed(ServeError::Io(_)) => None,
         Stop::Failed(error) => Some(error.to_string()),
     }
 }

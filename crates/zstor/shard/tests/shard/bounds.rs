@@ -16,7 +16,8 @@ use tokio::time::{Instant, timeout};
 
 use crate::world::{PIPE_BYTES, Raw, Stage, World, id};
 
-/// A client that asks for much and reads nothing makes the server stop reading, with bounded memory; when it reads, all is there.
+/// A client that asks for much and reads nothing makes the server stop reading, with bounded memory; when it reads, all
+/// is there.
 #[tokio::test]
 async fn a_reader_that_does_not_read() {
     const SHARD_BYTES: usize = 1 << 20;

@@ -1,6 +1,7 @@
 //! What becomes of requests when the connection does not behave: the client against a server played by the test, mostly on
 //! paused time.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -56,7 +57,8 @@ async fn every_error_has_its_kind() {
             Code::DifferentContent => matches!(error, HomeError::DifferentContent { .. }),
             Code::Damaged => matches!(error, HomeError::Damaged { .. }),
             Code::Grant | Code::Quota | Code::Full | Code::Policy => {
-                matches!(&error, HomeError::Refused { why, text, .. } if format!("{why:?}") == format!("{code:?}") && text == "be cause")
+                let HomeError::Refused { why, text, .. } = &error else { panic!("{code:?}: {error:?}") };
+                format!("{why:?}") == format!("{code:?}") && text == "be cause"
             }
             Code::Broken => matches!(&error, HomeError::Failed { text, .. } if text == "be cause"),
         };
@@ -254,4 +256,66 @@ async fn a_dropped_client_hangs_up() {
     let mut raw = Raw::accept(&mut streams, 64).await;
     drop(client);
     while raw.request().await.is_some() {}
+}
+
+/// Tries until the node is reached, as often as the test cuts and then some.
+async fn insist<T, F: Future<Output = Result<T, HomeError>>>(client: &ShardClient, call: impl Fn() -> F) -> T {
+    for _ in 0..100 {
+        match call().await {
+            Ok(value) => return value,
+            Err(HomeError::Unreachable { .. }) => {
+                tokio::time::sleep(client.health().back_off.unwrap_or_default()).await;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    panic!("never reached");
+}
+
+/// Many callers, some of whom lose interest and the others insist, over connections that keep breaking: what was
+/// acknowledged is there, and in the end nothing is left over in the client or the server.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_storm() {
+    const CALLERS: u64 = 1500;
+    let world = World::new();
+    let dial = world.dial();
+    let two = std::num::NonZeroUsize::new(2).unwrap();
+    let client = Arc::new(ShardClient::with_connections(world.host, dial.clone(), world.grant(), two));
+    let data =
+        |n: u64| Bytes::from(vec![u8::try_from(n % 256).unwrap(); 1 + usize::try_from(n * 37 % 30_000).unwrap()]);
+    let mut callers = tokio::task::JoinSet::new();
+    for n in 0..CALLERS {
+        let client = Arc::clone(&client);
+        callers.spawn(async move {
+            if n % 3 == 0 {
+                let patience = Duration::from_micros(n * 7919 % 4000);
+                let put = tokio::time::timeout(patience, client.put(id(n), data(n)));
+                return matches!(put.await, Ok(Ok(_))).then_some(n);
+            }
+            insist(&client, || client.put(id(n), data(n))).await;
+            Some(n)
+        });
+    }
+    let mut stored = Vec::new();
+    let mut ended = 0;
+    while let Some(outcome) = callers.join_next().await {
+        stored.extend(outcome.unwrap());
+        ended += 1;
+        if ended % 300 == 0 {
+            dial.cut();
+        }
+    }
+    assert!(stored.len() as u64 >= CALLERS / 3 * 2);
+    for n in stored {
+        assert!(insist(&client, || client.get(id(n))).await == data(n), "{n}");
+    }
+    // All the room in the queue is there again.
+    join_all((0..1000).map(|_| client.ping())).await.into_iter().for_each(Result::unwrap);
+    let health = client.health();
+    assert_eq!((health.in_flight, health.queued), (0, 0));
+    drop(client);
+    for task in dial.take_tasks() {
+        let _ = task.await;
+    }
+    assert_eq!(world.server.stats().snapshot().streams_open, 0);
 }

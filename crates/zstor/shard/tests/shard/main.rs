@@ -1,5 +1,5 @@
-//! The shard protocol end to end: the real client against the real server over real segments, each of them against a peer that
-//! the test plays itself, and against peers that send anything.
+//! The shard protocol end to end: the real client against the real server over real segments, each of them against a
+//! peer that the test plays itself, and against peers that send anything.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod bounds;
