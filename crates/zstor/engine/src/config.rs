@@ -21,7 +21,8 @@ pub struct EngineConfig {
     pub put_hedge: HedgeRule,
     /// When another shard is asked for because one has not come. With the cap, a node that hangs costs a reader 50 ms once.
     pub get_hedge: HedgeRule,
-    /// How long an answer is waited for when nobody else could give it.
+    /// How long a node from which nothing comes at all is waited for when nobody else could answer in its place. A node that answers other
+    /// requests, or to which bytes still move, is waited for longer: a slow line is not a failure.
     pub patience: Duration,
     /// How long a probe of a suspect node may take.
     pub probe_limit: Duration,

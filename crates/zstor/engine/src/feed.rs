@@ -45,6 +45,15 @@ pub(crate) enum Feed {
     Bytes { bytes: Bytes, at: usize },
 }
 
+/// A file to store, apart from how far it was read.
+#[derive(Clone)]
+pub(crate) struct FileSource {
+    pub(crate) file: Arc<File>,
+    pub(crate) identity: SourceIdentity,
+    /// Bytes to store.
+    pub(crate) len: u64,
+}
+
 impl Feed {
     pub(crate) fn new(source: Source) -> Result<Self, PutError> {
         Ok(match source {
@@ -84,10 +93,12 @@ impl Feed {
         }
     }
 
-    /// What tells the source apart, if it can be read again.
-    pub(crate) fn identity(&self) -> Option<SourceIdentity> {
+    /// The file, if it is one and so can be read again.
+    pub(crate) fn file(&self) -> Option<FileSource> {
         match self {
-            Self::File { identity, .. } => Some(*identity),
+            Self::File { file, identity, len, .. } => {
+                Some(FileSource { file: file.clone(), identity: *identity, len: *len })
+            }
             Self::Stream { .. } | Self::Bytes { .. } => None,
         }
     }

@@ -120,6 +120,7 @@ impl Inner {
     /// One collection.
     pub(crate) async fn collect(self: &Arc<Self>) -> Result<CollectReport, MetaError> {
         let _one = self.collecting.lock().await;
+        self.probe_suspects();
         self.bury_abandoned().await?;
         let mut report = CollectReport::default();
         let mut after = None;

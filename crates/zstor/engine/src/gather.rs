@@ -37,7 +37,7 @@ type Call = BoxFuture<'static, Result<Bytes, HomeError>>;
 enum Event {
     Answer { index: usize, sent: Instant, result: Result<Bytes, HomeError> },
     Late { index: usize, sent: Instant, call: Call },
-    OutOfPatience { index: usize, sent: Instant },
+    OutOfPatience { index: usize, sent: Instant, call: Call },
 }
 
 struct Gather<'a> {
@@ -168,8 +168,13 @@ impl<'a> Gather<'a> {
                     self.launch(next);
                 }
             }
-            Event::OutOfPatience { index, sent } => {
-                self.inner.tracker().no_answer(self.wanted.holders[index], now());
+            Event::OutOfPatience { index, sent, call } => {
+                let node = self.wanted.holders[index];
+                if self.inner.is_worth_waiting_for(node) {
+                    self.events.push(wait_on(call, index, sent, self.inner.config.patience));
+                    return;
+                }
+                self.inner.tracker().no_answer(node, now());
                 let waited = now().saturating_duration_since(sent);
                 self.fail(index, format!("did not answer for {:.1} s", waited.as_secs_f64()));
             }
@@ -214,11 +219,11 @@ fn mark_away(inner: &Inner, wanted: &Wanted, mut holders: Vec<Holder>) -> Vec<Ho
     holders
 }
 
-fn wait_on(call: Call, index: usize, sent: Instant, patience: Duration) -> BoxFuture<'static, Event> {
+fn wait_on(mut call: Call, index: usize, sent: Instant, patience: Duration) -> BoxFuture<'static, Event> {
     async move {
-        match timeout(patience, call).await {
+        match timeout(patience, &mut call).await {
             Ok(result) => Event::Answer { index, sent, result },
-            Err(_) => Event::OutOfPatience { index, sent },
+            Err(_) => Event::OutOfPatience { index, sent, call },
         }
     }
     .boxed()

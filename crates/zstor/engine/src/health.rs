@@ -109,6 +109,12 @@ impl Tracker {
         node.suspect.is_some()
     }
 
+    /// Whether the node answered anything within the last `span`.
+    pub(crate) fn heard_within(&self, node: NodeId, span: Duration, now: Instant) -> bool {
+        let heard = self.nodes.get(&node).and_then(|node| node.heard);
+        heard.is_some_and(|heard| now.saturating_duration_since(heard) < span)
+    }
+
     /// How long to wait for this node before another is asked as well.
     pub(crate) fn hedge_after(&self, node: NodeId, operation: Operation) -> Duration {
         let rule = match operation {
@@ -234,6 +240,8 @@ mod tests {
         assert!(tracker.average(node(1), Operation::Get) > Some(MS));
         assert!(tracker.late(node(1), Operation::Get, start + 30 * MS, start + 60 * MS), "nothing heard since: silent");
         assert!(tracker.is_suspect(node(1)));
+        assert!(tracker.heard_within(node(1), 61 * MS, start + 60 * MS));
+        assert!(!tracker.heard_within(node(1), 60 * MS, start + 60 * MS) && !tracker.heard_within(node(2), MS, start));
         assert!(tracker.late(node(2), Operation::Put, start, start + MS), "never heard of");
         tracker.answered(node(1), Operation::Get, MS, start + 70 * MS);
         assert!(!tracker.is_suspect(node(1)), "an answer clears it");

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use atoll_codec::{BufferPool, Codec, ObjectKey, Policy, WrappedKey};
 use atoll_ids::{NodeId, ObjectId};
@@ -151,6 +151,19 @@ impl Inner {
             let known: HashSet<NodeId> = self.homes.list().into_iter().map(|home| home.node).collect();
             tracker.retain(|node| known.contains(&node));
         }
+    }
+
+    /// Whether bytes went to or came from the node lately, by what its client has seen: then it is busy or far away, not hung.
+    pub(crate) fn is_moving(&self, node: NodeId, within: Duration) -> bool {
+        let silent = self.home(node).map_or(Duration::ZERO, |home| home.health().silent);
+        // Zero says that the client does not know.
+        !silent.is_zero() && silent < within
+    }
+
+    /// Whether there is reason to go on waiting for a node: it moved or answered something within the time that patience lasts.
+    pub(crate) fn is_worth_waiting_for(&self, node: NodeId) -> bool {
+        let patience = self.config.patience;
+        self.is_moving(node, patience) || self.tracker().heard_within(node, patience, now())
     }
 
     /// Asks suspects whose time has come whether they are back, without keeping anyone waiting.

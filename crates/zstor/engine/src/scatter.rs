@@ -1,7 +1,7 @@
 //! Stores the shards of one stripe: carries out a [`WritePlan`] against the homes.
 //!
 //! All shards leave at once. The stripe is stored when every shard was acknowledged as durable by some node; a node that refuses, breaks off or
-//! takes long is replaced as the plan says. Dropping the future stops it; what was sent may or may not be stored.
+//! is silent for long is replaced as the plan says. Dropping the future stops it; what was sent may or may not be stored.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -35,7 +35,7 @@ type Call = BoxFuture<'static, Result<PutOutcome, HomeError>>;
 enum Event {
     Answer { send: Send, sent: Instant, result: Result<PutOutcome, HomeError> },
     Late { send: Send, sent: Instant, call: Call },
-    OutOfPatience { send: Send, sent: Instant },
+    OutOfPatience { send: Send, sent: Instant, call: Call },
 }
 
 struct Scatter<'a> {
@@ -93,15 +93,8 @@ impl Scatter<'_> {
         };
         let (id, data) = (self.sealed.ids[send.index], self.sealed.shards[send.index].clone());
         let hedge = self.inner.tracker().hedge_after(node, Operation::Put);
-        let event = async move {
-            let sent = now();
-            let mut call: Call = async move { home.put(id, data).await }.boxed();
-            match timeout(hedge, &mut call).await {
-                Ok(result) => Event::Answer { send, sent, result },
-                Err(_) => Event::Late { send, sent, call },
-            }
-        };
-        self.events.push(event.boxed());
+        let call: Call = async move { home.put(id, data).await }.boxed();
+        self.events.push(until_late(call, send, now(), hedge));
     }
 
     fn handle(&mut self, event: Event) {
@@ -115,14 +108,26 @@ impl Scatter<'_> {
                 }
             }
             Event::Late { send, sent, call } => {
-                self.inner.tracker().late(self.node(send), Operation::Put, sent, now());
+                let node = self.node(send);
+                let waited = now().saturating_duration_since(sent);
+                if waited < self.inner.config.patience && self.inner.is_moving(node, waited / 2) {
+                    // A slow line to a node that takes what comes: a spare would only get in the way of it.
+                    self.events.push(until_late(call, send, sent, waited));
+                    return;
+                }
+                self.inner.tracker().late(node, Operation::Put, sent, now());
                 self.events.push(wait_on(call, send, sent, self.inner.config.patience));
                 if let Some(spare) = self.plan.late(send.index) {
                     self.launch(spare);
                 }
             }
-            Event::OutOfPatience { send, sent } => {
-                self.inner.tracker().no_answer(self.node(send), now());
+            Event::OutOfPatience { send, sent, call } => {
+                let node = self.node(send);
+                if self.inner.is_worth_waiting_for(node) {
+                    self.events.push(wait_on(call, send, sent, self.inner.config.patience));
+                    return;
+                }
+                self.inner.tracker().no_answer(node, now());
                 let waited = now().saturating_duration_since(sent);
                 self.fail(send, format!("did not answer for {:.1} s", waited.as_secs_f64()), true);
             }
@@ -162,11 +167,21 @@ impl Scatter<'_> {
     }
 }
 
-fn wait_on(call: Call, send: Send, sent: Instant, patience: Duration) -> BoxFuture<'static, Event> {
+fn until_late(mut call: Call, send: Send, sent: Instant, hedge: Duration) -> BoxFuture<'static, Event> {
     async move {
-        match timeout(patience, call).await {
+        match timeout(hedge, &mut call).await {
             Ok(result) => Event::Answer { send, sent, result },
-            Err(_) => Event::OutOfPatience { send, sent },
+            Err(_) => Event::Late { send, sent, call },
+        }
+    }
+    .boxed()
+}
+
+fn wait_on(mut call: Call, send: Send, sent: Instant, patience: Duration) -> BoxFuture<'static, Event> {
+    async move {
+        match timeout(patience, &mut call).await {
+            Ok(result) => Event::Answer { send, sent, result },
+            Err(_) => Event::OutOfPatience { send, sent, call },
         }
     }
     .boxed()

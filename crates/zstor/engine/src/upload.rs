@@ -23,7 +23,7 @@ use crate::chart::Chart;
 use crate::config::EngineConfig;
 use crate::digest::{ContentDigest, Leaf};
 use crate::error::{MetaError, PutError};
-use crate::feed::{Feed, Piece};
+use crate::feed::{Feed, FileSource, Piece};
 use crate::garbage::Abandoned;
 use crate::info::ObjectInfo;
 use crate::inner::{Inner, lock};
@@ -31,7 +31,8 @@ use crate::keyspace;
 use crate::pool::stripe_bytes;
 use crate::put::{Guard, Job, PutOptions, StoredStripe, Target, stopped};
 use crate::record::{
-    Body, Garbage, INLINE_STRIPES_MAX, ManifestPage, ObjectRecord, PAGE_STRIPES, StripeEntry, Tail, UploadRecord,
+    Body, Garbage, INLINE_STRIPES_MAX, ManifestPage, ObjectRecord, PAGE_STRIPES, SourceIdentity, StripeEntry, Tail,
+    UploadRecord,
 };
 use crate::store::{Stored, delete, is_conflict};
 
@@ -72,7 +73,7 @@ impl Inner {
         options: PutOptions,
     ) -> Result<ObjectInfo, PutError> {
         let chart = self.current_chart();
-        let (mut record, mut changes) = self.continue_or_begin(&target, &mut feed, &options).await?;
+        let (mut record, mut changes) = self.continue_or_begin(&target, feed.file(), &options).await?;
         let upload_key = keyspace::upload(&target.name, &target.key, record.id);
         lock(&self.uploading).insert(record.id);
         let mut guard = Guard { inner: self.clone(), uploading: Some(record.id), abandon: None };
@@ -118,7 +119,7 @@ impl Inner {
     async fn continue_or_begin(
         self: &Arc<Self>,
         target: &Target,
-        feed: &mut Feed,
+        file: Option<FileSource>,
         options: &PutOptions,
     ) -> Result<(UploadRecord, Vec<Mutation>), PutError> {
         let prefix = keyspace::uploads_of(&target.name, &target.key);
@@ -128,7 +129,11 @@ impl Inner {
             if lock(&self.uploading).contains(&upload.value.id) {
                 continue;
             }
-            let usable = chosen.is_none() && !options.restart && self.still_good(&upload.value, target, feed).await?;
+            let wanted = file.as_ref().filter(|_| chosen.is_none() && !options.restart);
+            let usable = match wanted {
+                Some(file) => self.still_good(&upload.value, target, file).await?,
+                None => false,
+            };
             if usable {
                 self.bury_tail(&upload.value, &mut changes);
                 chosen = Some(upload.value);
@@ -137,7 +142,7 @@ impl Inner {
                 self.wake.notify_one();
             }
         }
-        let record = chosen.unwrap_or_else(|| self.new_upload(target, feed));
+        let record = chosen.unwrap_or_else(|| self.new_upload(target, file.map(|file| file.identity)));
         Ok((record, changes))
     }
 
@@ -146,20 +151,20 @@ impl Inner {
         self: &Arc<Self>,
         upload: &UploadRecord,
         target: &Target,
-        feed: &mut Feed,
+        from: &FileSource,
     ) -> Result<bool, PutError> {
-        let Feed::File { file, identity, len, .. } = feed else { return Ok(false) };
         let bucket = &target.bucket.value;
-        let same = upload.source == Some(*identity)
+        let same = upload.source == Some(from.identity)
             && (upload.body.policy, upload.body.level) == (bucket.policy, bucket.level)
-            && upload.body.stripes * STRIPE_BYTES as u64 <= *len
+            && upload.body.stripes * STRIPE_BYTES as u64 <= from.len
             && upload.body.runs.len() < usize::from(u16::MAX)
             && upload.body.maps.len() < usize::from(u16::MAX);
         if !same {
             return Ok(false);
         }
         let leaf = |stripe: u64| {
-            let piece = Piece::File { file: file.clone(), offset: stripe * STRIPE_BYTES as u64, len: STRIPE_BYTES };
+            let piece =
+                Piece::File { file: from.file.clone(), offset: stripe * STRIPE_BYTES as u64, len: STRIPE_BYTES };
             async move {
                 let _room = self.put_budget.take(STRIPE_BYTES).await;
                 let inner = self.clone();
@@ -175,7 +180,7 @@ impl Inner {
         Ok(digest == upload.digest)
     }
 
-    fn new_upload(&self, target: &Target, feed: &Feed) -> UploadRecord {
+    fn new_upload(&self, target: &Target, source: Option<SourceIdentity>) -> UploadRecord {
         let id = crate::reserve::fresh_id();
         let bucket = &target.bucket.value;
         let body = Body {
@@ -193,7 +198,7 @@ impl Inner {
             object_key: target.key.clone(),
             id,
             started: Timestamp::now(),
-            source: feed.identity(),
+            source,
             body,
             run_first: 0,
             run_map: None,

@@ -280,3 +280,35 @@ async fn a_file_that_changes_under_the_upload_is_refused() {
     grid.put(&engine, "empty", &empty).await.unwrap();
     grid.check(&engine, "empty", &empty).await;
 }
+
+/// A stream need not be `Sync`, and still every operation can be spawned.
+#[tokio::test]
+async fn operations_can_be_spawned() {
+    fn check<T: Send>(future: T) -> T {
+        future
+    }
+    struct NotSync(std::cell::Cell<u8>);
+    impl tokio::io::AsyncRead for NotSync {
+        fn poll_read(
+            self: std::pin::Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+            buffer: &mut tokio::io::ReadBuf<'_>,
+        ) -> std::task::Poll<std::io::Result<()>> {
+            if self.0.get() > 0 {
+                self.0.set(self.0.get() - 1);
+                buffer.put_slice(b"x");
+            }
+            std::task::Poll::Ready(Ok(()))
+        }
+    }
+    let grid = Grid::new(3);
+    let engine = grid.start("2+1").await;
+    let source = Source::Stream(Box::pin(NotSync(3.into())), None);
+    check(engine.put(&grid.bucket, "a", source, PutOptions::default())).await.unwrap();
+    let mut reader = check(engine.get(&grid.bucket, "a", None)).await.unwrap();
+    assert_eq!(check(reader.next()).await.unwrap().unwrap(), "xxx");
+    check(engine.heal(Default::default())).await.unwrap();
+    check(engine.collect_garbage()).await.unwrap();
+    check(engine.list(&grid.bucket, &ListQuery::default())).await.unwrap();
+    check(engine.remove(&grid.bucket, "a")).await.unwrap();
+}
