@@ -20,12 +20,15 @@ use crate::failure::told;
 use crate::transfer::{self, EVENTS_WAITING_MAX};
 
 pub(super) async fn put(State(parts): Shared, Json(request): Json<PutRequest>) -> Result<Response, Refused> {
-    parts.peers.refresh_if_stale().await;
+    parts.peers.settled().await;
+    // Said at once, not after a walk through the sources.
+    parts.engine.bucket(&request.bucket).await.map_err(|error| told(&error))?;
     let engine = parts.engine.clone();
     respond(|events| async move { transfer::put::run(engine, request, events).await.map(Summary::Transfer) })
 }
 
 pub(super) async fn get(State(parts): Shared, Json(request): Json<GetRequest>) -> Result<Response, Refused> {
+    parts.peers.settled().await;
     let engine = parts.engine.clone();
     respond(|events| async move { transfer::get::run(engine, request, events).await.map(Summary::Transfer) })
 }

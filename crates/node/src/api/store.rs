@@ -110,6 +110,7 @@ pub(super) async fn usage(State(parts): Shared, Query(under): Query<Under>) -> A
 }
 
 pub(super) async fn upload(State(parts): Shared, Query(object): Query<Object>, body: Body) -> Answer<ObjectInfo> {
+    parts.peers.settled().await;
     let content = body.into_data_stream().map(|chunk| chunk.map_err(io::Error::other));
     let source = Source::Stream(Box::pin(StreamReader::new(content)), None);
     let meta = ObjectMeta { modified: Some(Timestamp::now()), ..ObjectMeta::default() };
@@ -121,6 +122,7 @@ pub(super) async fn upload(State(parts): Shared, Query(object): Query<Object>, b
 
 /// Streams an object. An error in the middle breaks the connection off, so that it cannot be taken for the end.
 pub(super) async fn download(State(parts): Shared, Query(object): Query<Object>) -> Result<Response, Refused> {
+    parts.peers.settled().await;
     let reader = parts.engine.get(&object.bucket, &object.key, None).await;
     let reader = reader.map_err(|error| told(&error))?;
     let length = reader.info().size;
