@@ -21,7 +21,7 @@ use crate::keyspace;
 use crate::list::{ListQuery, Listing, Usage};
 use crate::put::PutOptions;
 use crate::record::UploadRecord;
-use crate::store::{SCAN_STEP, Store, Stored};
+use crate::store::{SCAN_STEP, Store, Stored, is_conflict};
 
 /// Buckets and objects of one owner. Cheap to clone; all clones are the same engine.
 #[derive(Clone)]
@@ -204,9 +204,15 @@ impl Engine {
             }
             let (unchanged, mut changes) = (found.unchanged(), Vec::new());
             self.inner.bury_upload(&found.key, found.value, &mut changes);
-            self.inner.store.commit(vec![unchanged], changes).await?;
-            self.inner.wake.notify_one();
-            return Ok(true);
+            return match self.inner.store.commit(vec![unchanged], changes).await {
+                Ok(_) => {
+                    self.inner.wake.notify_one();
+                    Ok(true)
+                }
+                // Someone has taken it up in the meantime.
+                Err(error) if is_conflict(&error) => Ok(false),
+                Err(error) => Err(error),
+            };
         }
     }
 

@@ -24,7 +24,7 @@ use crate::error::MetaError;
 use crate::inner::{Inner, lock};
 use crate::keyspace;
 use crate::record::{Body, Garbage, ManifestPage, StripeEntry, Tail, UploadRecord, page_count};
-use crate::store::{SCAN_STEP, Stored, delete};
+use crate::store::{SCAN_STEP, Stored, delete, is_conflict, present};
 
 /// Garbage records that are worked on at once.
 const RECORDS_AT_ONCE: usize = 8;
@@ -145,24 +145,38 @@ impl Inner {
     }
 
     async fn bury_abandoned(&self) -> Result<(), MetaError> {
-        let abandoned = std::mem::take(&mut *lock(&self.abandoned));
-        for one in &abandoned {
-            let mut changes = Vec::new();
-            match one.clone() {
-                Abandoned::Reserved { key, tail } => self.bury_reserved(key, tail, &mut changes),
-                Abandoned::Upload { key } => {
-                    let upload: Option<Stored<UploadRecord>> = self.store.get(key.clone()).await?;
-                    if let Some(upload) = upload {
-                        self.bury_upload(&key, upload.value, &mut changes);
-                    }
-                }
-            }
-            if let Err(error) = self.store.commit(Vec::new(), changes).await {
+        let mut abandoned = std::mem::take(&mut *lock(&self.abandoned));
+        while let Some(one) = abandoned.pop() {
+            let buried = self.bury_one(one.clone()).await;
+            // A conflict: its object was published after all, before it was given up.
+            if let Err(error) = buried
+                && !is_conflict(&error)
+            {
+                abandoned.push(one);
                 lock(&self.abandoned).extend(abandoned);
                 return Err(error);
             }
         }
         Ok(())
+    }
+
+    async fn bury_one(&self, abandoned: Abandoned) -> Result<(), MetaError> {
+        let mut changes = Vec::new();
+        let condition = match abandoned {
+            Abandoned::Reserved { key, tail } => {
+                let condition = present(&key);
+                self.bury_reserved(key, tail, &mut changes);
+                condition
+            }
+            Abandoned::Upload { key } => {
+                let upload: Option<Stored<UploadRecord>> = self.store.get(key.clone()).await?;
+                let Some(upload) = upload else { return Ok(()) };
+                let condition = upload.unchanged();
+                self.bury_upload(&key, upload.value, &mut changes);
+                condition
+            }
+        };
+        self.store.commit(vec![condition], changes).await.map(|_| ())
     }
 
     fn bury_reserved(&self, key: Bytes, tail: Tail, changes: &mut Vec<Mutation>) {

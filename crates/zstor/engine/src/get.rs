@@ -228,11 +228,23 @@ impl ObjectReader {
         let number = u32::try_from(stripe / PAGE_STRIPES as u64).map_err(|_| damaged())?;
         if self.page.as_ref().is_none_or(|(at, _)| *at != number) {
             let key = keyspace::page(self.version.id, number);
-            let page = self.version.inner.store.get::<ManifestPage>(key).await?.ok_or_else(damaged)?;
-            self.page = Some((number, page.value));
+            match self.version.inner.store.get::<ManifestPage>(key).await? {
+                Some(page) => self.page = Some((number, page.value)),
+                None => return Err(self.why_missing().await),
+            }
         }
         let within = usize::try_from(stripe % PAGE_STRIPES as u64).map_err(|_| damaged())?;
         let entry = self.page.as_ref().and_then(|(_, page)| page.stripes.get(within));
         entry.cloned().ok_or_else(damaged)
+    }
+
+    /// Why a page of the manifest is not there.
+    async fn why_missing(&self) -> ReadError {
+        match self.version.inner.find(&self.info.bucket, &self.info.key).await {
+            Ok(found) if found.value.id == self.version.id => {
+                ReadError::Tampered { what: format!("the manifest of \"{}\"", self.info.key) }
+            }
+            _ => ReadError::Removed,
+        }
     }
 }

@@ -39,7 +39,7 @@ const STRIPES_AT_ONCE: usize = 8;
 /// Objects listed as lost, at most; the count goes on.
 const LOST_LISTED_MAX: usize = 1000;
 
-/// Called when another object was looked at.
+/// Called when another object, or another 64 stripes of a large one, were looked at.
 pub type HealProgressFn = Arc<dyn Fn(HealProgress) + Send + Sync>;
 
 /// What to heal and how.
@@ -191,20 +191,21 @@ impl Heal {
         if patient.object.value.body.inline.is_empty() {
             for number in 0..patient.object.value.body.pages() {
                 self.page(&patient, number).await?;
+                self.tell();
             }
         } else {
             self.inline(&patient).await?;
         }
-        let progress = {
-            let mut report = lock(&self.report);
-            report.objects += 1;
-            let HealReport { objects, stripes, rebuilt, rebuilt_bytes, .. } = *report;
-            HealProgress { objects, stripes, rebuilt, rebuilt_bytes }
-        };
-        if let Some(tell) = &self.options.progress {
-            tell(progress);
-        }
+        lock(&self.report).objects += 1;
+        self.tell();
         Ok(())
+    }
+
+    fn tell(&self) {
+        let HealReport { objects, stripes, rebuilt, rebuilt_bytes, .. } = *lock(&self.report);
+        if let Some(tell) = &self.options.progress {
+            tell(HealProgress { objects, stripes, rebuilt, rebuilt_bytes });
+        }
     }
 
     async fn inline(&self, patient: &Patient) -> Result<(), MetaError> {

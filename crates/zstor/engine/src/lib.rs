@@ -14,7 +14,7 @@
 //! | `keyspace`, `record`, `vault`, `store` | metadata: keys, records, encryption, typed access |
 //! | `plan`, `health` | pure decisions: who gets a shard, whom to ask, when to stop waiting |
 //! | `scatter`, `gather` | their drivers: one stripe to and from the nodes |
-//! | `put`, `upload`, `reserve`, `feed`, `digest` | storing |
+//! | `put`, `upload`, `pipeline`, `reserve`, `feed`, `digest` | storing |
 //! | `get` | reading |
 //! | `bucket`, `list` | names |
 //! | `garbage` | deleting |
@@ -50,6 +50,7 @@ mod info;
 mod inner;
 mod keyspace;
 mod list;
+mod pipeline;
 mod plan;
 mod pool;
 mod put;

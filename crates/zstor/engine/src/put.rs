@@ -13,6 +13,7 @@ use atoll_codec::{Policy, STRIPE_BYTES, SealedStripe, Sealer, Slot};
 use atoll_ids::{BucketName, ObjectId};
 use atoll_kv::{Condition, Mutation};
 use atoll_placement::DomainLevel;
+use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -27,7 +28,7 @@ use crate::keyspace::{self, KEY_BYTES_MAX};
 use crate::pool::stripe_bytes;
 use crate::record::{Body, BucketRecord, Garbage, ObjectKind, ObjectMeta, ObjectRecord, StripeEntry};
 use crate::scatter::scatter;
-use crate::store::{Stored, delete, is_conflict};
+use crate::store::{Stored, conflict, delete, is_conflict, present};
 
 /// How often publishing is tried when others store under the same key at the same time.
 const PUBLISH_TRIES: usize = 32;
@@ -204,7 +205,7 @@ impl Inner {
         options.report(stripe.plain, Some(stripe.plain), 0);
         let record =
             ObjectRecord { id, size: stripe.plain, created: Timestamp::now(), meta: options.meta, content, body };
-        let info = self.publish(&target, record, vec![delete(reserved)], Some(&chart)).await?;
+        let info = self.publish(&target, record, &reserved, vec![delete(reserved.clone())], Some(&chart)).await?;
         guard.abandon = None;
         Ok(info)
     }
@@ -219,14 +220,18 @@ impl Inner {
         let content = ContentDigest::default().finish();
         options.report(0, Some(0), 0);
         let record = ObjectRecord { id, size: 0, created: Timestamp::now(), meta: options.meta, content, body };
-        self.publish(&target, record, Vec::new(), None).await
+        self.publish(&target, record, &target.bucket.key, Vec::new(), None).await
     }
 
     /// Makes an object visible, in one commit together with `changes`; what it replaces becomes garbage.
+    ///
+    /// `claim` is the record of the object's journal or reservation. It must still be there: once the collector has taken it, the shards are on their
+    /// way out, and neither can happen after the other.
     pub(crate) async fn publish(
         &self,
         target: &Target,
         record: ObjectRecord,
+        claim: &Bytes,
         changes: Vec<Mutation>,
         chart: Option<&Chart>,
     ) -> Result<ObjectInfo, PutError> {
@@ -239,7 +244,7 @@ impl Inner {
             mutations.push(self.store.put(at.clone(), &record));
             let replaced = old.is_some_and(|old| self.bury(old.value, &mut mutations));
             let new_map = chart.filter(|chart| self.add_map(chart, &mut mutations));
-            match self.store.commit(vec![bucket.unchanged(), was], mutations).await {
+            match self.store.commit(vec![bucket.unchanged(), was, present(claim)], mutations).await {
                 Ok(_) => {
                     if let Some(chart) = new_map {
                         self.charts.mark_stored(chart.id());
@@ -248,6 +253,9 @@ impl Inner {
                         self.wake.notify_one();
                     }
                     return Ok(ObjectInfo::new(target.name.clone(), target.key.clone(), &record));
+                }
+                Err(error) if conflict(&error) == Some(claim) && *claim != bucket.key => {
+                    return Err(stopped("it was given up in the meantime"));
                 }
                 Err(error) if is_conflict(&error) => bucket = self.open_bucket(&target.name).await?,
                 Err(error) => return Err(error.into()),

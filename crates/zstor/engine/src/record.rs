@@ -261,7 +261,7 @@ pub(crate) mod stamp {
 
     /// The same for a time that may be missing.
     pub(crate) mod option {
-        use super::*;
+        use super::{Deserialize, Deserializer, Error, Serialize, Serializer, Timestamp};
 
         pub(crate) fn serialize<S: Serializer>(time: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
             time.map(Timestamp::as_nanosecond).serialize(serializer)

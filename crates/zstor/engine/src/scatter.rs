@@ -11,17 +11,21 @@ use atoll_codec::{Policy, SealedStripe};
 use atoll_ids::NodeId;
 use atoll_placement::DomainLevel;
 use atoll_shard::{HomeError, PutOutcome};
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, join_all};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 
 use crate::chart::Chart;
 use crate::error::{NodeFault, PutError};
 use crate::health::Operation;
 use crate::inner::{Inner, now, reason};
-use crate::plan::write::{Send, Standing, WritePlan};
+use crate::plan::write::{Seat, Send, Standing, WritePlan};
 use crate::record::Place;
+
+/// How long the nodes that have not answered yet are waited for when the stripe cannot be stored anyway. Nothing is gained by it but a complete error, so
+/// not longer than a person notices.
+const TAKE_STOCK_MAX: Duration = Duration::from_secs(1);
 
 /// Where the shards ended up, apart from where their ranks say.
 #[derive(Debug)]
@@ -63,11 +67,11 @@ pub(crate) async fn scatter(
         let tracker = inner.tracker();
         chart.seats(seed, level, |node| tracker.is_unwilling(node, now()))
     };
-    let domains = seats.iter().map(|seat| seat.group).collect::<HashSet<_>>().len();
+    let domains = groups(&seats, |_| true);
     let plan = WritePlan::new(policy.shards(), seats);
     let mut scatter = Scatter { inner, sealed, plan, faults: Vec::new(), events: FuturesUnordered::new() };
     if domains < policy.shards() {
-        return Err(scatter.shortage(policy, domains));
+        return Err(scatter.shortage(policy).await);
     }
     for send in scatter.plan.start() {
         scatter.launch(send);
@@ -75,13 +79,19 @@ pub(crate) async fn scatter(
     loop {
         match scatter.plan.standing() {
             Standing::Complete => return Ok(scatter.finish()),
-            Standing::Hopeless => return Err(scatter.shortage(policy, scatter.plan.answering())),
             Standing::Pending => match scatter.events.next().await {
                 Some(event) => scatter.handle(event),
-                None => return Err(scatter.shortage(policy, scatter.plan.answering())),
+                None => break,
             },
+            Standing::Hopeless => break,
         }
     }
+    Err(scatter.shortage(policy).await)
+}
+
+/// How many failure domains there are among some seats.
+fn groups(seats: &[Seat], which: impl Fn(&Seat) -> bool) -> usize {
+    seats.iter().filter(|seat| which(seat)).map(|seat| seat.group).collect::<HashSet<_>>().len()
 }
 
 impl Scatter<'_> {
@@ -154,16 +164,48 @@ impl Scatter<'_> {
         Scattered { moved: places(self.plan.exceptions()), strays: places(self.plan.strays()) }
     }
 
-    /// Who is missing: nodes that failed here, and nodes that were known to be away before.
-    fn shortage(&self, policy: Policy, answering: usize) -> PutError {
-        let mut missing = self.faults.clone();
-        for home in self.inner.homes.list().into_iter().filter(|home| !home.up) {
-            if missing.iter().all(|fault| fault.node != home.node) {
-                missing.push(NodeFault { node: home.node, why: "is not connected".to_owned() });
+    /// The error of a stripe that cannot be stored. It names every node that is missing and not only the first, so the others are asked.
+    async fn shortage(&mut self, policy: Policy) -> PutError {
+        let end = tokio::time::Instant::now() + TAKE_STOCK_MAX;
+        while !self.plan.outstanding().is_empty() {
+            match timeout_at(end, self.events.next()).await {
+                Ok(Some(event)) => self.handle(event),
+                Ok(None) | Err(_) => break,
+            }
+        }
+        let mut missing = std::mem::take(&mut self.faults);
+        let homes = self.inner.homes.list();
+        let (up, down): (Vec<_>, Vec<_>) = homes.into_iter().partition(|home| home.up);
+        let not_connected = down.into_iter().map(|home| (home.node, "is not connected".to_owned()));
+        let unheard: Vec<NodeId> = up.into_iter().map(|home| home.node).collect();
+        let unheard = unheard.into_iter().filter(|node| missing.iter().all(|fault| fault.node != *node));
+        let end = tokio::time::Instant::now() + TAKE_STOCK_MAX;
+        let questions: Vec<_> = unheard.map(|node| ask(self.inner, node, end)).collect();
+        let silent = join_all(questions).await.into_iter().flatten();
+        for (node, why) in not_connected.chain(silent) {
+            if missing.iter().all(|fault| fault.node != node) {
+                missing.push(NodeFault { node, why });
             }
         }
         missing.sort_by_key(|fault| fault.node);
-        PutError::NotEnoughNodes { policy, needed: policy.shards(), answering, missing }
+        missing.dedup_by_key(|fault| fault.node);
+        let able = |seat: &Seat| missing.iter().all(|fault| fault.node != seat.node);
+        PutError::NotEnoughNodes {
+            policy,
+            needed: policy.shards(),
+            answering: groups(self.plan.seats(), able),
+            missing,
+        }
+    }
+}
+
+/// Why a node does not answer, if it does not.
+async fn ask(inner: &Inner, node: NodeId, end: tokio::time::Instant) -> Option<(NodeId, String)> {
+    let Some(home) = inner.home(node) else { return Some((node, "is no longer known".to_owned())) };
+    match timeout_at(end, home.stat()).await {
+        Ok(Ok(_)) => None,
+        Ok(Err(error)) => Some((node, reason(&error))),
+        Err(_) => Some((node, "has not answered".to_owned())),
     }
 }
 

@@ -124,7 +124,20 @@ pub(crate) fn delete(key: Bytes) -> Mutation {
     Mutation::Delete { key }
 }
 
+/// The condition that a record is there.
+pub(crate) fn present(key: &Bytes) -> Condition {
+    Condition::Present { key: key.clone() }
+}
+
+/// The record whose change made a commit fail, if that is why it failed.
+pub(crate) fn conflict(error: &MetaError) -> Option<&Bytes> {
+    match error {
+        MetaError::Store(KvError::Conflict { key }) => Some(key),
+        _ => None,
+    }
+}
+
 /// Whether a commit failed only because a record changed in between.
 pub(crate) fn is_conflict(error: &MetaError) -> bool {
-    matches!(error, MetaError::Store(KvError::Conflict { .. }))
+    conflict(error).is_some()
 }

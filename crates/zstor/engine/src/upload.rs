@@ -1,9 +1,7 @@
-//! Storing an object of more than one stripe: a journalled pipeline, and how an interrupted one is continued.
+//! Storing an object of more than one stripe: its journal, and how an interrupted upload is continued. The stripes themselves go through `pipeline.rs`.
 //!
-//! One half of the pipeline cuts stripes and starts a task for each; the other collects them in order, writes manifest pages and the journal. The byte
-//! budget and the bounded channel between the halves limit what is in flight. The journal is committed before the first shard
-//! of a run leaves, and with every page; a commit runs beside the pipeline, at most one at a time, so at no moment are there more than
-//! [`window`] stripes beyond what the journal says. That many are deleted when an upload is given up or continued.
+//! The journal is committed before the first shard of a run leaves, and with every manifest page, at most one commit at a time, so at no moment
+//! are there more than [`window`] stripes beyond what the journal says. That many are deleted when an upload is given up or continued.
 //!
 //! Continuing: the file must be the same by device, inode, size and time of change, and what the journal covers is read again and its hash compared.
 //! The rest is sealed by a new run, never with a key and counter that were used before.
@@ -11,37 +9,34 @@
 use std::sync::Arc;
 
 use atoll_codec::{ObjectKey, STRIPE_BYTES};
-use atoll_kv::Mutation;
+use atoll_ids::ObjectId;
+use atoll_kv::{Condition, Mutation};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream;
 use jiff::Timestamp;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
-use tokio_util::task::AbortOnDropHandle;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::chart::Chart;
 use crate::config::EngineConfig;
 use crate::digest::{ContentDigest, Leaf};
-use crate::error::{MetaError, PutError};
+use crate::error::PutError;
 use crate::feed::{Feed, FileSource, Piece};
 use crate::garbage::Abandoned;
 use crate::info::ObjectInfo;
 use crate::inner::{Inner, lock};
 use crate::keyspace;
-use crate::pool::stripe_bytes;
-use crate::put::{Guard, Job, PutOptions, StoredStripe, Target, stopped};
-use crate::record::{
-    Body, Garbage, INLINE_STRIPES_MAX, ManifestPage, ObjectRecord, PAGE_STRIPES, SourceIdentity, StripeEntry, Tail,
-    UploadRecord,
-};
+use crate::pipeline::{Journal, pump};
+use crate::put::{Guard, Job, PutOptions, Target, stopped};
+use crate::record::{Body, Garbage, PAGE_STRIPES, SourceIdentity, Tail, UploadRecord};
 use crate::store::{Stored, delete, is_conflict};
 
 /// Interrupted uploads of one key that are looked at. There is more than one only if different files were stored under it, each interrupted.
 const CANDIDATES_MAX: usize = 64;
+/// How often beginning is tried when others change the same records at the same time.
+const BEGIN_TRIES: usize = 32;
 /// Stripes that are read at once to check what a journal covers.
 const REHASH_AT_ONCE: usize = 4;
-
-type Flight = AbortOnDropHandle<Result<StoredStripe, PutError>>;
 
 /// Stripes that may have been begun beyond the durable ones: the page being committed, the page being collected, those in flight, and two between
 /// the halves of the pipeline.
@@ -49,19 +44,15 @@ pub(crate) fn window(config: &EngineConfig) -> u32 {
     u32::try_from(2 * PAGE_STRIPES + config.stripes_in_flight + 2).unwrap_or(u32::MAX)
 }
 
-/// The second half of the pipeline.
-struct Journal<'a> {
-    inner: Arc<Inner>,
-    options: &'a PutOptions,
-    total: Option<u64>,
-    resumed: u64,
-    /// What is committed with the next page.
+/// What an upload starts from.
+struct Begun {
     record: UploadRecord,
-    /// Stripes since the last page.
-    page: Vec<StripeEntry>,
-    /// Bytes of content so far.
-    size: u64,
-    commit: Option<AbortOnDropHandle<Result<(), MetaError>>>,
+    /// What has to hold for the first commit, and what it changes besides the journal.
+    conditions: Vec<Condition>,
+    changes: Vec<Mutation>,
+    guard: Guard,
+    /// Claims on uploads that are given up with the first commit.
+    others: Vec<Guard>,
 }
 
 impl Inner {
@@ -72,63 +63,77 @@ impl Inner {
         first: Option<(Piece, OwnedSemaphorePermit)>,
         options: PutOptions,
     ) -> Result<ObjectInfo, PutError> {
-        let chart = self.current_chart();
-        let (mut record, mut changes) = self.continue_or_begin(&target, feed.file(), &options).await?;
+        let (job, record, mut guard) = self.begin(&target, feed.file(), &options).await?;
         let upload_key = keyspace::upload(&target.name, &target.key, record.id);
-        lock(&self.uploading).insert(record.id);
-        let mut guard = Guard { inner: self.clone(), uploading: Some(record.id), abandon: None };
-        let job = Arc::new(self.begin_run(&mut record, &chart)?);
-        changes.push(self.store.put(upload_key.clone(), &record));
-        let new_map = self.add_map(&chart, &mut changes);
-        match self.store.commit(vec![target.bucket.unchanged()], changes).await {
-            Ok(_) => {}
-            Err(error) if is_conflict(&error) => {
-                self.open_bucket(&target.name).await?;
-                return Err(PutError::Contended { key: target.key });
-            }
-            Err(error) => return Err(error.into()),
-        }
-        if new_map {
-            self.charts.mark_stored(chart.id());
-        }
-        let give_up = Abandoned::Upload { key: upload_key.clone() };
-        if record.source.is_none() {
-            guard.abandon = Some(give_up.clone());
-        }
-
         let resumed = record.body.stripes * STRIPE_BYTES as u64;
         feed.seek(resumed);
         let total = feed.len_hint();
         options.report(resumed, total, resumed);
-        let (page, commit) = (Vec::with_capacity(PAGE_STRIPES), None);
-        let mut journal =
-            Journal { inner: self.clone(), options: &options, total, resumed, record, page, size: resumed, commit };
+        let mut journal = Journal::new(self.clone(), &options, total, record);
         let stored = pump(&job, &mut feed, first, &mut journal).await.and_then(|()| feed.verify_unchanged());
         if matches!(stored, Err(PutError::SourceChanged { .. })) {
-            guard.abandon = Some(give_up);
+            guard.abandon = Some(Abandoned::Upload { key: upload_key.clone() });
         }
         stored?;
-        let (record, mut changes) = journal.finish(&options);
-        changes.push(delete(upload_key));
-        let info = self.publish(&target, record, changes, None).await?;
+        let (record, mut changes) = journal.finish();
+        changes.push(delete(upload_key.clone()));
+        let info = self.publish(&target, record, &upload_key, changes, None).await?;
         guard.abandon = None;
         Ok(info)
     }
 
-    /// The journal of an interrupted upload of this very file, or a new one, and the changes to commit with it.
+    /// Takes up or begins an upload: when this returns, its journal is committed and shards may leave.
+    async fn begin(
+        self: &Arc<Self>,
+        target: &Target,
+        file: Option<FileSource>,
+        options: &PutOptions,
+    ) -> Result<(Arc<Job>, UploadRecord, Guard), PutError> {
+        let chart = self.current_chart();
+        let mut bucket = target.bucket.clone();
+        for _ in 0..BEGIN_TRIES {
+            let Begun { mut record, mut conditions, mut changes, mut guard, others } =
+                self.continue_or_begin(target, file.clone(), options).await?;
+            let job = Arc::new(self.begin_run(&mut record, &chart)?);
+            let upload_key = keyspace::upload(&target.name, &target.key, record.id);
+            if record.source.is_none() {
+                guard.abandon = Some(Abandoned::Upload { key: upload_key.clone() });
+            }
+            changes.push(self.store.put(upload_key, &record));
+            let new_map = self.add_map(&chart, &mut changes);
+            conditions.push(bucket.unchanged());
+            match self.store.commit(conditions, changes).await {
+                Ok(_) => {
+                    drop(others);
+                    self.wake.notify_one();
+                    if new_map {
+                        self.charts.mark_stored(chart.id());
+                    }
+                    return Ok((job, record, guard));
+                }
+                // The bucket was changed, or the collector was quicker to tidy an earlier upload away.
+                Err(error) if is_conflict(&error) => bucket = self.open_bucket(&target.name).await?,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(PutError::Contended { key: target.key.clone() })
+    }
+
+    /// The journal of an interrupted upload of this very file, or a new one. Other interrupted uploads of the key are given up.
     async fn continue_or_begin(
         self: &Arc<Self>,
         target: &Target,
         file: Option<FileSource>,
         options: &PutOptions,
-    ) -> Result<(UploadRecord, Vec<Mutation>), PutError> {
+    ) -> Result<Begun, PutError> {
         let prefix = keyspace::uploads_of(&target.name, &target.key);
         let found: Vec<Stored<UploadRecord>> = self.store.scan(prefix, None, CANDIDATES_MAX).await?;
-        let (mut chosen, mut changes) = (None, Vec::new());
+        let mut chosen = None;
+        let (mut conditions, mut changes, mut others) = (Vec::new(), Vec::new(), Vec::new());
         for upload in found {
-            if lock(&self.uploading).contains(&upload.value.id) {
-                continue;
-            }
+            let Some(guard) = self.claim(upload.value.id) else { continue };
+            // What was read may have been finished by someone else before it was claimed.
+            conditions.push(upload.unchanged());
             let wanted = file.as_ref().filter(|_| chosen.is_none() && !options.restart);
             let usable = match wanted {
                 Some(file) => self.still_good(&upload.value, target, file).await?,
@@ -136,14 +141,27 @@ impl Inner {
             };
             if usable {
                 self.bury_tail(&upload.value, &mut changes);
-                chosen = Some(upload.value);
+                chosen = Some((upload.value, guard));
             } else {
                 self.bury_upload(&upload.key, upload.value, &mut changes);
-                self.wake.notify_one();
+                others.push(guard);
             }
         }
-        let record = chosen.unwrap_or_else(|| self.new_upload(target, file.map(|file| file.identity)));
-        Ok((record, changes))
+        let (record, guard) = match chosen {
+            Some(chosen) => chosen,
+            None => {
+                let record = self.new_upload(target, file.map(|file| file.identity));
+                let guard = self.claim(record.id).ok_or_else(|| stopped("two uploads drew the same id"))?;
+                (record, guard)
+            }
+        };
+        Ok(Begun { record, conditions, changes, guard, others })
+    }
+
+    /// Takes an upload for oneself; `None` if someone is working on it.
+    fn claim(self: &Arc<Self>, id: ObjectId) -> Option<Guard> {
+        let free = lock(&self.uploading).insert(id);
+        free.then(|| Guard { inner: self.clone(), uploading: Some(id), abandon: None })
     }
 
     /// Whether an upload can be continued from this source: it is the same file, and what is stored of it is what it still says.
@@ -262,111 +280,5 @@ impl Inner {
         };
         let at = keyspace::garbage_tail(upload.id, upload.body.runs.len());
         changes.push(self.store.put(at, &Garbage::Tail(tail)));
-    }
-}
-
-/// Runs both halves of the pipeline to the end of the source.
-async fn pump(
-    job: &Arc<Job>,
-    feed: &mut Feed,
-    first: Option<(Piece, OwnedSemaphorePermit)>,
-    journal: &mut Journal<'_>,
-) -> Result<(), PutError> {
-    let in_flight = job.inner.config.stripes_in_flight.saturating_sub(1).max(1);
-    let (sender, flights) = mpsc::channel(in_flight);
-    let from = journal.record.body.stripes;
-    let ((), ()) = tokio::try_join!(produce(job, feed, first, from, sender), journal.collect(flights))?;
-    Ok(())
-}
-
-/// Cuts stripes and starts storing them.
-async fn produce(
-    job: &Arc<Job>,
-    feed: &mut Feed,
-    mut first: Option<(Piece, OwnedSemaphorePermit)>,
-    from: u64,
-    flights: mpsc::Sender<Flight>,
-) -> Result<(), PutError> {
-    for stripe in from.. {
-        // Wait for a place in the channel first, so that what is begun is bounded by it.
-        let Ok(place) = flights.reserve().await else { return Ok(()) };
-        let (piece, permit) = match first.take() {
-            Some(first) => first,
-            None => {
-                let len = feed.next_len_max();
-                if len == 0 {
-                    break;
-                }
-                let permit = job.inner.put_budget.take(stripe_bytes(job.policy, len)).await;
-                let Some(piece) = feed.next(&job.inner.plain).await? else { break };
-                (piece, permit)
-            }
-        };
-        let slot = job.sealer.next().map_err(|_| PutError::TooLarge)?;
-        let job = job.clone();
-        let task = tokio::spawn(async move {
-            let stored = job.store(stripe, slot, piece).await;
-            drop(permit);
-            stored
-        });
-        place.send(AbortOnDropHandle::new(task));
-    }
-    Ok(())
-}
-
-impl Journal<'_> {
-    /// Takes stored stripes in order until the other half is done.
-    async fn collect(&mut self, mut flights: mpsc::Receiver<Flight>) -> Result<(), PutError> {
-        while let Some(flight) = flights.recv().await {
-            let stripe = flight.await.map_err(stopped)??;
-            self.record.digest.push(stripe.leaf);
-            self.record.body.stored += stripe.shards;
-            self.size += stripe.plain;
-            self.page.push(stripe.entry);
-            if self.page.len() == PAGE_STRIPES {
-                self.turn_page().await?;
-            }
-            self.options.report(self.size, self.total, self.resumed);
-        }
-        self.settle().await
-    }
-
-    /// Starts committing a full page, after the one before is committed.
-    async fn turn_page(&mut self) -> Result<(), PutError> {
-        self.settle().await?;
-        let number = u32::try_from(self.record.body.stripes / PAGE_STRIPES as u64).map_err(|_| PutError::TooLarge)?;
-        self.record.body.stripes += PAGE_STRIPES as u64;
-        let page = ManifestPage { stripes: std::mem::take(&mut self.page) };
-        let store = &self.inner.store;
-        let upload = keyspace::upload(&self.record.bucket, &self.record.object_key, self.record.id);
-        let changes = vec![store.put(keyspace::page(self.record.id, number), &page), store.put(upload, &self.record)];
-        let inner = self.inner.clone();
-        let commit = async move { inner.store.commit(Vec::new(), changes).await.map(|_| ()) };
-        self.commit = Some(AbortOnDropHandle::new(tokio::spawn(commit)));
-        Ok(())
-    }
-
-    async fn settle(&mut self) -> Result<(), PutError> {
-        if let Some(commit) = self.commit.take() {
-            commit.await.map_err(stopped)??;
-        }
-        Ok(())
-    }
-
-    /// The object, and the page that is not yet stored.
-    fn finish(self, options: &PutOptions) -> (ObjectRecord, Vec<Mutation>) {
-        let UploadRecord { id, mut body, digest, .. } = self.record;
-        let before = body.stripes;
-        body.stripes += self.page.len() as u64;
-        let mut changes = Vec::new();
-        if body.stripes <= INLINE_STRIPES_MAX as u64 {
-            body.inline = self.page;
-        } else if !self.page.is_empty() {
-            let number = u32::try_from(before / PAGE_STRIPES as u64).expect("earlier pages were numbered likewise");
-            let page = ManifestPage { stripes: self.page };
-            changes.push(self.inner.store.put(keyspace::page(id, number), &page));
-        }
-        let (size, created, meta, content) = (self.size, Timestamp::now(), options.meta.clone(), digest.finish());
-        (ObjectRecord { id, size, created, meta, content, body }, changes)
     }
 }

@@ -126,9 +126,15 @@ impl WritePlan {
         open.chain(self.doubtful.iter().copied()).map(|(index, seat)| (index, self.seats[seat].node)).collect()
     }
 
-    /// How many seats have not failed.
-    pub(crate) fn answering(&self) -> usize {
-        self.uses.iter().filter(|&&used| used != Use::Failed).count()
+    /// Tries that have neither been acknowledged nor failed: index and seat.
+    pub(crate) fn outstanding(&self) -> Vec<Send> {
+        let tries = self.tries.iter().enumerate();
+        tries.flat_map(|(index, tries)| tries.iter().map(move |&seat| Send { index, seat })).collect()
+    }
+
+    /// All seats, in the order of the ranking.
+    pub(crate) fn seats(&self) -> &[Seat] {
+        &self.seats
     }
 
     pub(crate) fn seat(&self, seat: usize) -> Seat {

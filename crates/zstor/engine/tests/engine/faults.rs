@@ -128,6 +128,20 @@ async fn not_enough_nodes_says_how_many_and_which() {
         grid.home(4).heal();
         grid.set_up(4, true);
     }
+    // Several at once are all named, however they are missing.
+    grid.kill(0, false);
+    grid.kill(2, true);
+    grid.kill(3, false);
+    grid.home(5).fault(|faults| faults.hang = true);
+    for len in [100, 3 * MIB] {
+        let error = grid.put(&engine, "a", &content(1, len)).await.unwrap_err();
+        let PutError::NotEnoughNodes { answering, ref missing, .. } = error else { panic!("{error}") };
+        assert_eq!((answering, nodes(missing)), (2, vec![id(0), id(2), id(3), id(5)]), "{error}");
+    }
+    for number in [0, 2, 3, 5] {
+        grid.home(number).heal();
+        grid.set_up(number, true);
+    }
     grid.settle(&engine).await;
     assert_eq!(grid.shards(), 0, "what was stored in vain is gone");
     grid.home(4).fault(|faults| faults.hang = true);

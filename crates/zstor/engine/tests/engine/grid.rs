@@ -20,10 +20,13 @@ use futures_util::future::BoxFuture;
 
 pub(crate) const MIB: usize = 1 << 20;
 
+/// Entries and the revision of the last commit.
+type KvState = (BTreeMap<Bytes, (Bytes, Revision)>, Revision);
+
 /// A key-value store in memory that can be told to fail.
 #[derive(Default)]
 pub(crate) struct MemoryKv {
-    state: Mutex<(BTreeMap<Bytes, (Bytes, Revision)>, Revision)>,
+    state: Mutex<KvState>,
     /// Commits that still succeed; the store is dead afterwards. 0 is no limit.
     pub(crate) commits_left: AtomicUsize,
     pub(crate) commits: AtomicUsize,

@@ -1,0 +1,155 @@
+//! The pipeline of a large upload: one half cuts stripes and starts a task for each, the other collects them in order, writes manifest pages and keeps the
+//! journal.
+//!
+//! The byte budget and the bounded channel between the halves limit what is in flight. Pages are committed beside the pipeline, one at a time: only when a
+//! whole further page was filled in the meantime does the pipeline wait for the disk. If either half fails the other stops, and stripes
+//! that are on their way are dropped.
+
+use std::sync::Arc;
+
+use atoll_codec::STRIPE_BYTES;
+use atoll_kv::Mutation;
+use jiff::Timestamp;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::error::{MetaError, PutError};
+use crate::feed::{Feed, Piece};
+use crate::inner::Inner;
+use crate::keyspace;
+use crate::pool::stripe_bytes;
+use crate::put::{Job, PutOptions, StoredStripe, stopped};
+use crate::record::{INLINE_STRIPES_MAX, ManifestPage, ObjectRecord, PAGE_STRIPES, StripeEntry, UploadRecord};
+use crate::store::present;
+
+type Flight = AbortOnDropHandle<Result<StoredStripe, PutError>>;
+
+/// The second half of the pipeline.
+pub(crate) struct Journal<'a> {
+    inner: Arc<Inner>,
+    options: &'a PutOptions,
+    total: Option<u64>,
+    resumed: u64,
+    /// What is committed with the next page.
+    record: UploadRecord,
+    /// Stripes since the last page.
+    page: Vec<StripeEntry>,
+    /// Bytes of content so far.
+    size: u64,
+    commit: Option<AbortOnDropHandle<Result<(), MetaError>>>,
+}
+
+/// Runs both halves of the pipeline to the end of the source.
+pub(crate) async fn pump(
+    job: &Arc<Job>,
+    feed: &mut Feed,
+    first: Option<(Piece, OwnedSemaphorePermit)>,
+    journal: &mut Journal<'_>,
+) -> Result<(), PutError> {
+    let in_flight = job.inner.config.stripes_in_flight.saturating_sub(1).max(1);
+    let (sender, flights) = mpsc::channel(in_flight);
+    let from = journal.record.body.stripes;
+    let ((), ()) = tokio::try_join!(produce(job, feed, first, from, sender), journal.collect(flights))?;
+    Ok(())
+}
+
+/// Cuts stripes and starts storing them.
+async fn produce(
+    job: &Arc<Job>,
+    feed: &mut Feed,
+    mut first: Option<(Piece, OwnedSemaphorePermit)>,
+    from: u64,
+    flights: mpsc::Sender<Flight>,
+) -> Result<(), PutError> {
+    for stripe in from.. {
+        // Wait for a place in the channel first, so that what is begun is bounded by it.
+        let Ok(place) = flights.reserve().await else { return Ok(()) };
+        let (piece, permit) = match first.take() {
+            Some(first) => first,
+            None => {
+                let len = feed.next_len_max();
+                if len == 0 {
+                    break;
+                }
+                let permit = job.inner.put_budget.take(stripe_bytes(job.policy, len)).await;
+                let Some(piece) = feed.next(&job.inner.plain).await? else { break };
+                (piece, permit)
+            }
+        };
+        let slot = job.sealer.next().map_err(|_| PutError::TooLarge)?;
+        let job = job.clone();
+        let task = tokio::spawn(async move {
+            let stored = job.store(stripe, slot, piece).await;
+            drop(permit);
+            stored
+        });
+        place.send(AbortOnDropHandle::new(task));
+    }
+    Ok(())
+}
+
+impl<'a> Journal<'a> {
+    /// The journal of an upload whose record is committed.
+    pub(crate) fn new(inner: Arc<Inner>, options: &'a PutOptions, total: Option<u64>, record: UploadRecord) -> Self {
+        let resumed = record.body.stripes * STRIPE_BYTES as u64;
+        let (page, commit) = (Vec::with_capacity(PAGE_STRIPES), None);
+        Self { inner, options, total, resumed, record, page, size: resumed, commit }
+    }
+
+    /// Takes stored stripes in order until the other half is done.
+    async fn collect(&mut self, mut flights: mpsc::Receiver<Flight>) -> Result<(), PutError> {
+        while let Some(flight) = flights.recv().await {
+            let stripe = flight.await.map_err(stopped)??;
+            self.record.digest.push(stripe.leaf);
+            self.record.body.stored += stripe.shards;
+            self.size += stripe.plain;
+            self.page.push(stripe.entry);
+            if self.page.len() == PAGE_STRIPES {
+                self.turn_page().await?;
+            }
+            self.options.report(self.size, self.total, self.resumed);
+        }
+        self.settle().await
+    }
+
+    /// Starts committing a full page, after the one before is committed.
+    async fn turn_page(&mut self) -> Result<(), PutError> {
+        self.settle().await?;
+        let number = u32::try_from(self.record.body.stripes / PAGE_STRIPES as u64).map_err(|_| PutError::TooLarge)?;
+        self.record.body.stripes += PAGE_STRIPES as u64;
+        let page = ManifestPage { stripes: std::mem::take(&mut self.page) };
+        let store = &self.inner.store;
+        let upload = keyspace::upload(&self.record.bucket, &self.record.object_key, self.record.id);
+        let changes =
+            vec![store.put(keyspace::page(self.record.id, number), &page), store.put(upload.clone(), &self.record)];
+        let inner = self.inner.clone();
+        // If the upload was dropped and taken by the collector, a commit that comes late must not bring the journal back.
+        let commit = async move { inner.store.commit(vec![present(&upload)], changes).await.map(|_| ()) };
+        self.commit = Some(AbortOnDropHandle::new(tokio::spawn(commit)));
+        Ok(())
+    }
+
+    async fn settle(&mut self) -> Result<(), PutError> {
+        if let Some(commit) = self.commit.take() {
+            commit.await.map_err(stopped)??;
+        }
+        Ok(())
+    }
+
+    /// The object, and the page that is not yet stored.
+    pub(crate) fn finish(self) -> (ObjectRecord, Vec<Mutation>) {
+        let UploadRecord { id, mut body, digest, .. } = self.record;
+        let before = body.stripes;
+        body.stripes += self.page.len() as u64;
+        let mut changes = Vec::new();
+        if body.stripes <= INLINE_STRIPES_MAX as u64 {
+            body.inline = self.page;
+        } else if !self.page.is_empty() {
+            let number = u32::try_from(before / PAGE_STRIPES as u64).expect("earlier pages were numbered likewise");
+            let page = ManifestPage { stripes: self.page };
+            changes.push(self.inner.store.put(keyspace::page(id, number), &page));
+        }
+        let (size, created, meta, content) = (self.size, Timestamp::now(), self.options.meta.clone(), digest.finish());
+        (ObjectRecord { id, size, created, meta, content, body }, changes)
+    }
+}
