@@ -271,3 +271,6 @@ fn array_at<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
 fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(array_at(bytes, at))
 }
+
+#[cfg(test)]
+mod tests;

@@ -59,6 +59,8 @@ pub(crate) struct Keeper {
     spare_ahead: bool,
     state: Mutex<State>,
     changed: Condvar,
+    /// Held while segments are cut and removed. One at a time: a killer may only go after its victim's going is durable.
+    sweeping: Mutex<()>,
     next_spare: AtomicU64,
     batches: AtomicU64,
 }
@@ -80,6 +82,7 @@ impl Keeper {
             spare_ahead,
             state: Mutex::new(State { spare, look: true, ..State::default() }),
             changed: Condvar::new(),
+            sweeping: Mutex::new(()),
             next_spare: AtomicU64::new(next_spare),
             batches: AtomicU64::new(0),
         }
@@ -156,8 +159,7 @@ impl Keeper {
             if std::mem::take(&mut state.look) {
                 state.spare_failed = false;
                 drop(state);
-                self.cut_sealed();
-                self.remove_dead();
+                self.sweep();
             } else if self.wants_spare(&state) {
                 state.busy = true;
                 drop(state);
@@ -245,8 +247,14 @@ impl Keeper {
         Ok(())
     }
 
-    /// Cuts sealed segments to their length.
-    pub(crate) fn cut_sealed(&self) {
+    /// Cuts sealed segments to their length and gives back dead ones.
+    pub(crate) fn sweep(&self) {
+        let _one_at_a_time = lock(&self.sweeping);
+        self.cut_sealed();
+        self.remove_dead();
+    }
+
+    fn cut_sealed(&self) {
         loop {
             let next = read(&self.catalog).next_to_cut();
             let Some((sequence, segment, tail)) = next else { return };

@@ -317,7 +317,7 @@ impl Inner {
             }
         }
         self.log.seal();
-        self.keeper.cut_sealed();
+        self.keeper.sweep();
     }
 }
 

@@ -76,8 +76,13 @@ impl Log {
         previous: Option<PreviousSegment>,
         for_put: bool,
     ) -> Result<Active, LogError> {
-        if !read(&self.catalog).may_open_segment(for_put) {
-            return Err(LogError::Full);
+        let may_open = || read(&self.catalog).may_open_segment(for_put);
+        if !may_open() {
+            // The keeper may be behind with giving back what just died; deletes above all must not fail for that.
+            self.keeper.sweep();
+            if !may_open() {
+                return Err(LogError::Full);
+            }
         }
         let opened = self.keeper.take_spare().and_then(|spare| {
             let name = spare.name.clone();
