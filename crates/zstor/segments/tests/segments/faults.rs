@@ -6,7 +6,8 @@ use atoll_segments::{GetError, OpenError, PutError, Segments, SegmentsConfig};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A history during which the disk fails, which then heals: the store goes on; and after a crash all is as acknowledged.
+/// A history during which the disk fails, which then heals: the store goes on; and after a crash all is as
+/// acknowledged.
 async fn fail_at(after: u64, count: u64, kinds: &[Kind], spare_ahead: bool) {
     let disk = SimDisk::default();
     let config = SegmentsConfig { spare_ahead, ..small() };
@@ -71,7 +72,8 @@ fn a_failed_sync_is_never_trusted_again() {
     });
 }
 
-/// Two batches under way, the first held up in its sync, the second through with the disk: nothing is acknowledged before the first is.
+/// Two batches under way, the first held up in its sync, the second through with the disk: nothing is acknowledged
+/// before the first is.
 #[test]
 fn a_batch_is_settled_after_those_before_it_and_fails_with_them() {
     for well in [true, false] {

@@ -1,8 +1,8 @@
-//! A simulated disk. What was written and not synced is kept apart, and a crash keeps an arbitrary part of it, in sectors of 512 bytes.
-//! Operations can be made to fail from the n-th on, once or for ever, and the space can run out.
+//! A simulated disk. What was written and not synced is kept apart, and a crash keeps an arbitrary part of it, in
+//! sectors of 512 bytes. Operations can be made to fail from the n-th on, once or for ever, and the space can run out.
 //!
-//! A failed sync is as mean as the real thing: what it should have made durable may or may not be, a later sync that succeeds does
-//! not cover it, and reads see it all the same.
+//! A failed sync is as mean as the real thing: what it should have made durable may or may not be, a later sync that
+//! succeeds does not cover it, and reads see it all the same.
 
 use atoll_segments::disk::{Disk, DiskFile};
 use std::collections::BTreeMap;
