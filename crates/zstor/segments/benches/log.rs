@@ -1,7 +1,9 @@
-//! How close the segment log comes to the disk below it: durable puts beside the disk's own direct, synced writes in the same run.
+//! How close the segment log comes to the disk below it: durable puts beside the disk's own direct, synced writes in
+//! the same run.
 //!
-//! It writes about 4 GiB under `ATOLL_BENCH_DIR` (default: the directory for temporary files) and removes them. Run it with
-//! `cargo bench -p atoll-segments`. It is a plain program: what it measures takes seconds, and repeating it is the reader's choice.
+//! It writes about 4 GiB under `ATOLL_BENCH_DIR` (default: the directory for temporary files) and removes them. Run it
+//! with `cargo bench -p atoll-segments`. It is a plain program: what it measures takes seconds, and repeating it is the
+//! reader's choice.
 
 #![expect(clippy::print_stdout, reason = "its output is the result")]
 #![expect(clippy::unwrap_used, reason = "a bench that cannot write should stop there")]

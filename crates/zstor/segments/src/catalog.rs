@@ -1,16 +1,17 @@
 //! What the store knows in memory: which shard lies where, what each namespace uses, what each segment still holds.
 //!
-//! It is a plain value behind one lock; nothing here waits or does I/O, and every call takes microseconds. All changes to a shard go through
-//! `begin_*` and `finish`: between the two the key is *pending*, and whoever else wants to change it waits. So operations on one shard
-//! never overlap, whatever order the disk completes them in.
+//! It is a plain value behind one lock; nothing here waits or does I/O, and every call takes microseconds. All changes
+//! to a shard go through `begin_*` and `finish`: between the two the key is *pending*, and whoever else wants to change
+//! it waits. So operations on one shard never overlap, whatever order the disk completes them in.
 //!
 //! # When a segment may go
 //!
-//! A record that makes an earlier one dead (a tombstone, or a put that replaces rotten bytes) is its *killer*. If a killer went
-//! while its victim stayed on disk, the next recovery would bring the victim back. So a segment *needs* the segments in which its
-//! records' victims lie to be gone first. It may go when it is sealed, holds no live shard, and nothing it needs exists any more.
-//! By induction every dead record on disk keeps its killer on disk. Two more conditions: a segment with unreadable blocks stays (we do not know
-//! what it holds), and one whose predecessor is not yet cut to its length stays, for its header says where that one ends.
+//! A record that makes an earlier one dead (a tombstone, or a put that replaces rotten bytes) is its *killer*. If a
+//! killer went while its victim stayed on disk, the next recovery would bring the victim back. So a segment *needs* the
+//! segments in which its records' victims lie to be gone first. It may go when it is sealed, holds no live shard, and
+//! nothing it needs exists any more. By induction every dead record on disk keeps its killer on disk. Two more
+//! conditions: a segment with unreadable blocks stays (we do not know what it holds), and one whose predecessor is not
+//! yet cut to its length stays, for its header says where that one ends.
 
 use crate::config::SegmentsConfig;
 use crate::disk::DiskFile;
@@ -107,7 +108,8 @@ pub(crate) enum BeginPut {
         at: Location,
         /// In which segment.
         segment: Arc<SegmentFile>,
-        /// A tombstone of it failed and may be on the disk: that it is there must be written down again before it can be relied on.
+        /// A tombstone of it failed and may be on the disk: that it is there must be written down again before it can
+        /// be relied on.
         doubtful: bool,
     },
     /// No, and why.
@@ -138,7 +140,8 @@ pub(crate) struct Catalog {
     /// Bytes of all segment files, those included that cannot be read as such.
     committed: u64,
     pending: HashMap<(OwnerId, ShardId), Waiters>,
-    /// Shards with a failed record that may yet be found on the disk: until the next segment is open, whose header declares it dead.
+    /// Shards with a failed record that may yet be found on the disk: until the next segment is open, whose header
+    /// declares it dead.
     doubtful: HashSet<(OwnerId, ShardId)>,
     /// Bytes of records accepted and not yet settled.
     queued_bytes: u64,
@@ -228,8 +231,8 @@ impl Catalog {
         (used + asked > quota).then_some((quota, used))
     }
 
-    /// Settles a pending change: `at` is where its record lies and is durable, `None` if it failed. Whether a segment may have become
-    /// removable.
+    /// Settles a pending change: `at` is where its record lies and is durable, `None` if it failed. Whether a segment
+    /// may have become removable.
     pub(crate) fn finish(
         &mut self,
         kind: RecordKind,
@@ -353,7 +356,8 @@ impl Catalog {
     pub(crate) fn add_lost(&mut self, sequence: u32, bytes: u64) {
         self.committed += bytes;
         self.lost_bytes += bytes;
-        // Never in `segments`, so it cannot hold up the removal of others; what it held is lost for good with its header.
+        // Never in `segments`, so it cannot hold up the removal of others; what it held is lost for good with its
+        // header.
         tracing::warn!(sequence, bytes, "a segment's header is lost and its shards with it; the file is left as it is");
     }
 

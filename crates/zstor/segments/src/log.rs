@@ -1,23 +1,25 @@
 //! The write path: group commit.
 //!
-//! Callers queue records; two committer threads take turns. Each takes all that is queued (up to a batch), packs it into its aligned buffer, writes
-//! it with one call at the place it was given, syncs, and acknowledges. While one waits for the disk the other packs and writes, so the
-//! disk always has something to do, and the more is queued the larger batches get: no timer, no tuning.
+//! Callers queue records; two committer threads take turns. Each takes all that is queued (up to a batch), packs it
+//! into its aligned buffer, writes it with one call at the place it was given, syncs, and acknowledges. While one waits
+//! for the disk the other packs and writes, so the disk always has something to do, and the more is queued the larger
+//! batches get: no timer, no tuning.
 //!
 //! # Order
 //!
-//! Batches are *settled* in the order of the log, whatever order their syncs return in: a batch is acknowledged only after all before it
-//! were. So what recovery finds before the first hole is all that was ever acknowledged.
+//! Batches are *settled* in the order of the log, whatever order their syncs return in: a batch is acknowledged only
+//! after all before it were. So what recovery finds before the first hole is all that was ever acknowledged.
 //!
 //! # When writing or syncing fails
 //!
-//! After a failed fdatasync nobody knows which blocks reached the disk, and asking again proves nothing: the kernel may have dropped the dirty state
-//! with the first report. So the segment is given up at once: this batch and those behind it fail, the segment is sealed where the last acknowledged
-//! batch ends, and the next record opens a new segment whose header says where the old one ends, *before* anything in the new one is
-//! acknowledged. What the failed batches left on the disk is thereby dead, whether it got there or not. If no segment can be opened the
-//! records fail, reads and the index go on, and the next record tries again. Until one is open, the shards of failed records are
-//! *doubtful*: a crash now might bring the failed put or delete to light after all. So "already there" and "there is no such shard" are not said
-//! of them without a record that makes it true.
+//! After a failed fdatasync nobody knows which blocks reached the disk, and asking again proves nothing: the kernel may
+//! have dropped the dirty state with the first report. So the segment is given up at once: this batch and those behind
+//! it fail, the segment is sealed where the last acknowledged batch ends, and the next record opens a new segment whose
+//! header says where the old one ends, *before* anything in the new one is acknowledged. What the failed batches left
+//! on the disk is thereby dead, whether it got there or not. If no segment can be opened the records fail, reads and
+//! the index go on, and the next record tries again. Until one is open, the shards of failed records are *doubtful*: a
+//! crash now might bring the failed put or delete to light after all. So "already there" and "there is no such shard"
+//! are not said of them without a record that makes it true.
 
 use crate::aligned::AlignedBuffer;
 use crate::catalog::{Catalog, Location, SegmentFile};
@@ -304,7 +306,8 @@ impl Log {
     }
 }
 
-/// A committer that panics must not leave the callers waiting: everything not yet acknowledged fails, now and from now on.
+/// A committer that panics must not leave the callers waiting: everything not yet acknowledged fails, now and from now
+/// on.
 struct Fuse<'a>(&'a Log);
 
 impl Drop for Fuse<'_> {

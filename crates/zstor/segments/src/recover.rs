@@ -1,14 +1,15 @@
 //! Opening a store: reads every record header and builds the index from them.
 //!
-//! Nothing is written but what is surely garbage removed: superfluous spares. What a segment holds is decided by three numbers. Its *end*: the length
-//! its successor's header gives it, else that of its file. *durable*: the last acknowledged record in it, as its successor's header says, else
-//! as its own records bear witness to. Up to `durable` a record with a sound header is taken in as it is (a rotten payload shows when it is
-//! read), and a gap is damage. Beyond it lies what a crash may have torn: there a record counts only if its payload is sound too, and a gap is
-//! nothing but the crash. Records taken in from beyond were never acknowledged; keeping them is right (a shard is what its id says or nothing) and
-//! every later recovery decides the same way.
+//! Nothing is written but what is surely garbage removed: superfluous spares. What a segment holds is decided by three
+//! numbers. Its *end*: the length its successor's header gives it, else that of its file. *durable*: the last
+//! acknowledged record in it, as its successor's header says, else as its own records bear witness to. Up to `durable`
+//! a record with a sound header is taken in as it is (a rotten payload shows when it is read), and a gap is damage.
+//! Beyond it lies what a crash may have torn: there a record counts only if its payload is sound too, and a gap is
+//! nothing but the crash. Records taken in from beyond were never acknowledged; keeping them is right (a shard is what
+//! its id says or nothing) and every later recovery decides the same way.
 //!
-//! No segment is ever appended to again after recovery: the next record opens a new one. So what the crash left behind the tail cannot
-//! be taken for something written later.
+//! No segment is ever appended to again after recovery: the next record opens a new one. So what the crash left behind
+//! the tail cannot be taken for something written later.
 
 use crate::catalog::{Catalog, Location, SegmentEntry, SegmentFile};
 use crate::config::SegmentsConfig;
@@ -31,8 +32,8 @@ mod source;
 
 use source::FileSource;
 
-/// Segments scanned at the same time: where shards are large, a scan is one small read after the other, and a disk serves eight of those in the
-/// time of one.
+/// Segments scanned at the same time: where shards are large, a scan is one small read after the other, and a disk
+/// serves eight of those in the time of one.
 const SCANNERS: usize = 8;
 
 /// Records handed on at once, and how many such chunks may wait: what a scanner that is ahead may hold, 400 KiB.
@@ -204,7 +205,8 @@ fn scan(opened: &Opened, next: Option<PreviousSegment>, out: &SyncSender<Message
     Ok(Scanned { walk, end, durable, torn, unreadable })
 }
 
-/// Whether a record that may be torn is not. One that cannot be read is kept: who asks for it learns why it is not to be had.
+/// Whether a record that may be torn is not. One that cannot be read is kept: who asks for it learns why it is not to
+/// be had.
 fn is_whole(segment: &SegmentFile, found: &Found, unreadable: &mut u64) -> bool {
     if found.header.kind == RecordKind::Tombstone {
         return true;
@@ -273,7 +275,8 @@ fn finish_segment(
     recovered.catalog.settle_segment(sequence, tail, *unreadable > 0);
     recovered.resume.next_sequence = recovered.resume.next_sequence.max(walk.last_sequence + 1).max(durable + 1);
     if is_last {
-        // What a killed process left in the page cache or the drive's cache is read back as if it were durable. From now on it is.
+        // What a killed process left in the page cache or the drive's cache is read back as if it were durable. From
+        // now on it is.
         opened.segment.file.sync().map_err(|e| DiskError::new("syncing the last segment", e))?;
         recovered.resume.previous = Some(PreviousSegment { sequence, tail, durable: *durable });
     }

@@ -1,11 +1,13 @@
 //! A disk that fails: once, for a while, for ever; at every operation of a history.
 
-use crate::harness::{Model, Step, content, history, open, owner, put, run, shard, small};
+use crate::harness::{Model, Step, content, history, open, owner, put, run, shard, small, until};
 use crate::sim::{Faults, Kind, Random, SimDisk};
 use atoll_segments::{GetError, OpenError, PutError, Segments, SegmentsConfig};
 use std::sync::Arc;
+use std::time::Duration;
 
-/// A history during which the disk fails, which then heals: the store goes on; and after a crash all is as acknowledged.
+/// A history during which the disk fails, which then heals: the store goes on; and after a crash all is as
+/// acknowledged.
 async fn fail_at(after: u64, count: u64, kinds: &[Kind], spare_ahead: bool) {
     let disk = SimDisk::default();
     let config = SegmentsConfig { spare_ahead, ..small() };
@@ -68,6 +70,38 @@ fn a_failed_sync_is_never_trusted_again() {
             assert_eq!(store.get(owner(1), shard(key)).await.unwrap(), content(key, 0, 500));
         }
     });
+}
+
+/// Two batches under way, the first held up in its sync, the second through with the disk: nothing is acknowledged
+/// before the first is.
+#[test]
+fn a_batch_is_settled_after_those_before_it_and_fails_with_them() {
+    for well in [true, false] {
+        run(async {
+            let disk = SimDisk::default();
+            let store = open(&disk);
+            put(&store, 0, &content(0, 0, 10)).await.unwrap();
+            let gate = disk.hold_next_sync();
+            let spawn = |key| {
+                let store = store.clone();
+                tokio::spawn(async move { put(&store, key, &content(key, 0, 700)).await })
+            };
+            let first = spawn(1);
+            until("the first batch is held up", || disk.is_holding()).await;
+            let ops = disk.ops();
+            let second = spawn(2);
+            until("the second is written and synced", || disk.ops() == ops + 2).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            assert!(!second.is_finished(), "acknowledged before the batch before it");
+            gate.release(well);
+            let (first, second) = (first.await.unwrap(), second.await.unwrap());
+            assert_eq!((first.is_ok(), second.is_ok()), (well, well));
+            put(&store, 3, &content(3, 0, 10)).await.unwrap();
+            drop(store);
+            let keys = open(&disk.settled()).totals().shards;
+            assert_eq!(keys, if well { 4 } else { 2 });
+        });
+    }
 }
 
 #[test]

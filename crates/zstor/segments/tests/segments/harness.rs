@@ -6,6 +6,7 @@ use atoll_segments::{DeleteError, GetError, PutError, PutOutcome, Segments, Segm
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 pub(crate) const SEGMENT: u64 = 48 << 10;
 
@@ -177,4 +178,15 @@ pub(crate) fn history(random: &mut Random, steps: usize, keys: u64) -> Vec<Step>
             }
         })
         .collect()
+}
+
+/// Waits for what the store's threads do.
+pub(crate) async fn until(what: &str, f: impl Fn() -> bool) {
+    for _ in 0..2000 {
+        if f() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("{what}: it never came to that");
 }

@@ -1,4 +1,5 @@
-//! Tests of the segment log from outside: what it promises, on a simulated disk that loses, tears, refuses and rots, and on a real one.
+//! Tests of the segment log from outside: what it promises, on a simulated disk that loses, tears, refuses and rots,
+//! and on a real one.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 #![allow(clippy::print_stdout, reason = "a failing test shows its seed and where it was")]

@@ -1,13 +1,13 @@
-//! A simulated disk. What was written and not synced is kept apart, and a crash keeps an arbitrary part of it, in sectors of 512 bytes.
-//! Operations can be made to fail from the n-th on, once or for ever, and the space can run out.
+//! A simulated disk. What was written and not synced is kept apart, and a crash keeps an arbitrary part of it, in
+//! sectors of 512 bytes. Operations can be made to fail from the n-th on, once or for ever, and the space can run out.
 //!
-//! A failed sync is as mean as the real thing: what it should have made durable may or may not be, a later sync that succeeds does
-//! not cover it, and reads see it all the same.
+//! A failed sync is as mean as the real thing: what it should have made durable may or may not be, a later sync that
+//! succeeds does not cover it, and reads see it all the same.
 
 use atoll_segments::disk::{Disk, DiskFile};
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 
 const SECTOR: usize = 512;
 
@@ -110,6 +110,24 @@ struct World {
     ops: u64,
     faults: Option<Faults>,
     space: Option<u64>,
+    gate: Option<Gate>,
+}
+
+/// Holds up one sync until it is told how that ends.
+#[derive(Clone, Default)]
+pub(crate) struct Gate(Arc<(Mutex<Option<bool>>, Condvar)>);
+
+impl Gate {
+    /// Lets the sync go, well or not.
+    pub(crate) fn release(&self, well: bool) {
+        *self.0.0.lock().unwrap() = Some(well);
+        self.0.1.notify_all();
+    }
+
+    fn pass(&self) -> bool {
+        let released = self.0.1.wait_while(self.0.0.lock().unwrap(), |r| r.is_none()).unwrap();
+        (*released).unwrap()
+    }
 }
 
 /// The disk. Clones are the same disk.
@@ -137,6 +155,18 @@ impl SimDisk {
 
     pub(crate) fn heal(&self) {
         self.with(|w| w.faults = None);
+    }
+
+    /// Holds up the next sync of a file.
+    pub(crate) fn hold_next_sync(&self) -> Gate {
+        let gate = Gate::default();
+        self.with(|w| w.gate = Some(gate.clone()));
+        gate
+    }
+
+    /// Whether the sync to be held up has begun.
+    pub(crate) fn is_holding(&self) -> bool {
+        self.with(|w| w.gate.is_none())
     }
 
     /// Lets the files take at most so much together.
@@ -372,7 +402,12 @@ impl DiskFile for SimFile {
     }
 
     fn sync(&self) -> io::Result<()> {
+        let gate = self.disk.with(|w| w.gate.take());
+        let well = gate.is_none_or(|gate| gate.pass());
         let result = self.op(Kind::Sync, |s| {
+            if !well {
+                return Err(io::Error::other("simulated failure of a sync held up"));
+            }
             s.synced(Fate::Durable);
             Ok(())
         });

@@ -1,10 +1,9 @@
 //! Space: a full store, a full disk, and segments that give theirs back.
 
-use crate::harness::{SEGMENT, content, open, owner, put, run, shard, small};
+use crate::harness::{SEGMENT, content, open, owner, put, run, shard, small, until};
 use crate::sim::SimDisk;
 use atoll_segments::{GetError, PutError, Segments, SegmentsConfig};
 use std::sync::Arc;
-use std::time::Duration;
 
 async fn fill(store: &Segments) -> u64 {
     for key in 0.. {
@@ -18,17 +17,6 @@ async fn fill(store: &Segments) -> u64 {
         }
     }
     unreachable!()
-}
-
-/// Waits for what the keeper does in the background.
-async fn until(what: &str, f: impl Fn() -> bool) {
-    for _ in 0..2000 {
-        if f() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    panic!("{what}: it never came to that");
 }
 
 #[test]
