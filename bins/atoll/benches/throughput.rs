@@ -30,7 +30,10 @@ async fn main() {
     if !std::env::args().any(|argument| argument == "--bench") {
         return;
     }
-    let base = std::env::args().skip(1).find(|argument| !argument.starts_with("--")).map_or_else(std::env::temp_dir, PathBuf::from);
+    let base = std::env::args()
+        .skip(1)
+        .find(|argument| !argument.starts_with("--"))
+        .map_or_else(std::env::temp_dir, PathBuf::from);
     let folder = tempfile::tempdir_in(base).unwrap();
     let source = folder.path().join("source");
     noise(&source, GIB);
@@ -108,7 +111,12 @@ async fn latency(grid: &mut Grid, bucket: &BucketName, folder: &Path) {
     }
     let (_, later, later_worst) = spread(&mut later);
     println!("8 MiB read: healthy {:.1} ms (worst {:.1})", usual * 1e3, worst * 1e3);
-    println!("8 MiB read, a node stopped: first {:.1} ms, then {:.1} ms (worst {:.1})", first * 1e3, later * 1e3, later_worst * 1e3);
+    println!(
+        "8 MiB read, a node stopped: first {:.1} ms, then {:.1} ms (worst {:.1})",
+        first * 1e3,
+        later * 1e3,
+        later_worst * 1e3
+    );
     let stopped = put(grid.client(), bucket, "spare", &source).await;
     println!("8 MiB write, a node stopped: {:.1} ms, to the spare node", stopped * 1e3);
     grid.nodes[0].resume().unwrap();
@@ -136,7 +144,8 @@ fn disk(path: &Path) -> (f64, f64) {
     let block = &mut block[skip..skip + BLOCK_BYTES];
     blake3::Hasher::new().update(b"disk").finalize_xof().fill(block);
     let direct = rustix::fs::OFlags::DIRECT.bits().cast_signed();
-    let file = OpenOptions::new().create(true).read(true).write(true).truncate(true).custom_flags(direct).open(path).unwrap();
+    let file =
+        OpenOptions::new().create(true).read(true).write(true).truncate(true).custom_flags(direct).open(path).unwrap();
     let began = Instant::now();
     for offset in (0..GIB).step_by(BLOCK_BYTES) {
         file.write_all_at(block, offset).unwrap();
@@ -181,12 +190,8 @@ async fn put(client: &Client, bucket: &BucketName, key: &str, source: &Path) -> 
 }
 
 async fn get(client: &Client, bucket: &BucketName, key: &str, destination: &Path) -> f64 {
-    let request = GetRequest {
-        bucket: bucket.clone(),
-        key: key.to_owned(),
-        destination: destination.to_path_buf(),
-        force: true,
-    };
+    let request =
+        GetRequest { bucket: bucket.clone(), key: key.to_owned(), destination: destination.to_path_buf(), force: true };
     seconds(client.get(&request).await.unwrap().finish(|_| {}).await.unwrap())
 }
 
@@ -200,7 +205,8 @@ fn seconds(summary: Summary) -> f64 {
 async fn download(client: &Client, bucket: &BucketName, key: &str) -> f64 {
     let began = Instant::now();
     let mut body = client.download(bucket, key).await.unwrap();
-    let within = tokio::time::timeout(Duration::from_secs(120), async { while body.next().await.unwrap().is_some() {} });
+    let within =
+        tokio::time::timeout(Duration::from_secs(120), async { while body.next().await.unwrap().is_some() {} });
     within.await.unwrap();
     began.elapsed().as_secs_f64()
 }

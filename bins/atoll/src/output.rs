@@ -56,8 +56,10 @@ pub(crate) fn table(heading: &[&str], rows: &[Vec<String>]) -> String {
 }
 
 fn flush_right(rows: &[Vec<String>], column: usize) -> bool {
-    let mut cells = rows.iter().filter_map(|row| row.get(column)).filter(|cell| !cell.is_empty() && *cell != "-").peekable();
-    cells.peek().is_some() && cells.all(|cell| cell.starts_with(|first: char| first.is_ascii_digit()) && cell.len() < 16)
+    let mut cells =
+        rows.iter().filter_map(|row| row.get(column)).filter(|cell| !cell.is_empty() && *cell != "-").peekable();
+    cells.peek().is_some()
+        && cells.all(|cell| cell.starts_with(|first: char| first.is_ascii_digit()) && cell.len() < 16)
 }
 
 /// `1.50 GB/s`, in the decimal units that disks and networks are measured in.
@@ -76,7 +78,8 @@ mod tests {
 
     #[test]
     fn tables_line_up() {
-        let rows = vec![vec!["a".to_owned(), "1".into(), "x y".into()], vec!["long".into(), "1000".into(), String::new()]];
+        let rows =
+            vec![vec!["a".to_owned(), "1".into(), "x y".into()], vec!["long".into(), "1000".into(), String::new()]];
         assert_eq!(table(&["NAME", "N", "NOTE"], &rows), "NAME     N  NOTE\na        1  x y\nlong  1000\n");
         assert_eq!(table(&["NAME"], &[]), "NAME\n");
     }

@@ -3,7 +3,6 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::task::{Context, Poll};
 
 use atoll_ids::{BucketName, NodeId};
 use bytes::{Bytes, BytesMut};
@@ -17,8 +16,8 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use crate::{
-    API_VERSION, ApiError, BucketInfo, BucketRequest, ConfigEntry, Event, GetRequest, HealRequest, InviteRequest, Invited,
-    JoinRequest, Listing, NodeStatus, ObjectInfo, PeerStatus, PutRequest, RemoveRequest, SOCKET_NAME, Usage,
+    API_VERSION, ApiError, BucketInfo, BucketRequest, ConfigEntry, Event, GetRequest, HealRequest, InviteRequest,
+    Invited, JoinRequest, Listing, NodeStatus, ObjectInfo, PeerStatus, PutRequest, RemoveRequest, SOCKET_NAME, Usage,
 };
 
 /// No answer but a stream is larger than this: a page of a listing is about 1,000 objects of under 8 KiB each.
@@ -158,8 +157,12 @@ impl Client {
         after: Option<&str>,
     ) -> Result<Listing, ClientError> {
         let delimiter = delimiter.map(String::from).unwrap_or_default();
-        let query =
-            [("bucket", bucket.as_str()), ("prefix", prefix), ("delimiter", &delimiter), ("after", after.unwrap_or(""))];
+        let query = [
+            ("bucket", bucket.as_str()),
+            ("prefix", prefix),
+            ("delimiter", &delimiter),
+            ("after", after.unwrap_or("")),
+        ];
         self.json(Method::GET, "/list", &query, None::<&()>).await
     }
 
@@ -251,7 +254,8 @@ impl Client {
 
     async fn send(&self, method: Method, uri: &str, body: RequestBody) -> Result<Response<Incoming>, ClientError> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|source| self.connect_error(source))?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(gone)?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(gone)?;
         tokio::spawn(connection);
         let request = Request::builder()
             .method(method)
@@ -338,15 +342,6 @@ impl Body {
             Some(frame) => data(frame).map(Some),
             None => Ok(None),
         }
-    }
-}
-
-impl Stream for Body {
-    type Item = Result<Bytes, ClientError>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        use hyper::body::Body as _;
-        Pin::new(&mut self.inner).poll_frame(cx).map(|frame| frame.map(data))
     }
 }
 

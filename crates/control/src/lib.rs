@@ -15,12 +15,10 @@ mod store;
 
 pub use client::{Body, Client, ClientError, Events, Upload};
 pub use error::{ApiError, Kind};
-pub use node::{
-    ConfigEntry, InviteRequest, Invited, JoinRequest, NodeStatus, PeerStatus, RoleStatus, StorageStatus,
-};
+pub use node::{ConfigEntry, InviteRequest, Invited, JoinRequest, NodeStatus, PeerStatus, RoleStatus, StorageStatus};
 pub use store::{
-    BucketInfo, BucketRequest, Event, GetRequest, HealRequest, HealSummary, Listing, ObjectInfo, ObjectKind, PutRequest,
-    RemoveRequest, Source, Summary, TransferSummary, Usage,
+    BucketInfo, BucketRequest, Event, GetRequest, HealRequest, HealSummary, Listing, ObjectInfo, ObjectKind,
+    PutRequest, RemoveRequest, Source, Summary, TransferSummary, Usage,
 };
 
 /// Version of the API, the first segment of every path.

@@ -86,7 +86,10 @@ pub enum Tell<'a> {
 ///
 /// # Errors
 /// The first thing that did not hold.
-pub async fn run(config: &DemoConfig, tell: &mut (dyn FnMut(Tell<'_>) + Send)) -> Result<(DemoReport, Grid), GridError> {
+pub async fn run(
+    config: &DemoConfig,
+    tell: &mut (dyn FnMut(Tell<'_>) + Send),
+) -> Result<(DemoReport, Grid), GridError> {
     let mut demo = Demo::prepare(config, tell).await?;
     demo.store().await?;
     demo.kill(&[0, 1]).await?;
@@ -215,7 +218,12 @@ impl<'a> Demo<'a> {
         }
         let folder = gone.data_dir().to_path_buf();
         std::fs::remove_dir_all(&folder).map_err(io_error("cannot remove", &folder))?;
-        let seen = format!("{} restarted, {} lost for good, {} empty", self.grid.nodes[0].name(), gone.name(), self.grid.nodes[1].name());
+        let seen = format!(
+            "{} restarted, {} lost for good, {} empty",
+            self.grid.nodes[0].name(),
+            gone.name(),
+            self.grid.nodes[1].name()
+        );
         self.record("one returns, one is replaced", None, began.elapsed(), seen);
         Ok(())
     }

@@ -79,8 +79,7 @@ impl NodeProcess {
     /// [`GridError::NotUp`] with what it printed if it does not come up.
     pub async fn start(name: &str, data_dir: &Path, start: Start) -> Result<Self, GridError> {
         let client = Client::new(data_dir);
-        let mut node =
-            Self { name: name.to_owned(), data_dir: data_dir.to_path_buf(), start, child: None, client };
+        let mut node = Self { name: name.to_owned(), data_dir: data_dir.to_path_buf(), start, child: None, client };
         node.start_again().await?;
         Ok(node)
     }
@@ -132,7 +131,8 @@ impl NodeProcess {
             Ok(Err(error)) => Err(not_up(error.to_string())),
             Ok(Ok(0)) => {
                 let log = std::fs::read_to_string(self.log()).unwrap_or_default();
-                let last = log.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it said nothing").to_owned();
+                let last =
+                    log.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it said nothing").to_owned();
                 Err(not_up(last))
             }
             Ok(Ok(_)) => Ok(()),
@@ -242,8 +242,7 @@ impl NodeProcess {
 }
 
 /// The most memory a process had resident so far, in bytes (`VmHWM` of proc(5)).
-#[must_use]
-pub fn peak_memory_bytes(pid: u32) -> Option<u64> {
+fn peak_memory_bytes(pid: u32) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)

@@ -32,7 +32,7 @@ const NAME_CHARS_MAX: usize = 64;
 
 /// An owner's word that a node is theirs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Ownership {
+pub(crate) struct Ownership {
     /// Whose node it is.
     pub owner: OwnerId,
     /// Which node.

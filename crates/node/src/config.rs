@@ -23,7 +23,7 @@ const OTHER_VARIABLES: &[&str] = &["ATOLL_DATA_DIR", "ATOLL_CONFIG", "ATOLL_LOG"
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// Every setting of a node.
-pub const KEYS: &[Key] = &[
+pub(crate) const KEYS: &[Key] = &[
     Key {
         name: "node.name",
         kind: Kind::Text,

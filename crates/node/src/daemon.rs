@@ -261,9 +261,7 @@ fn card_maker(
 ) -> Arc<dyn Fn() -> Card + Send + Sync> {
     let (name, place) = (config.name.clone(), (config.site.clone(), config.country.clone()));
     let segments = segments.clone();
-    Arc::new(move || {
-        Card::new(name.clone(), place.clone(), segments.as_ref().map(storage::status), ownership.clone())
-    })
+    Arc::new(move || Card::new(name.clone(), place.clone(), segments.as_ref().map(storage::status), ownership.clone()))
 }
 
 async fn bind_link(
@@ -291,7 +289,9 @@ async fn bind_link(
     };
     let link = match build(link_config.clone()).await {
         // A remembered port may be taken by now; any other is as good where the configuration names none.
-        Err(atoll_link::BindError::PortInUse { .. }) if link_config.bind != config.bind || link_config.lane_bind != config.lane => {
+        Err(atoll_link::BindError::PortInUse { .. })
+            if link_config.bind != config.bind || link_config.lane_bind != config.lane =>
+        {
             build(LinkConfig { bind: config.bind.clone(), lane_bind: config.lane.clone(), ..link_config }).await?
         }
         built => built?,

@@ -163,7 +163,8 @@ mod tests {
     #[test]
     fn the_default_follows_the_xdg_specification() {
         let check = |variables: &[(&str, &str)], expected: Option<&str>| {
-            let lookup = |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
+            let lookup =
+                |name: &str| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
             assert_eq!(DataDir::default_path(lookup).ok(), expected.map(PathBuf::from));
         };
         check(&[("XDG_DATA_HOME", "/data"), ("HOME", "/home/me")], Some("/data/atoll"));

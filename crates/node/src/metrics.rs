@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use atoll_shard::ShardServerStats;
-use atoll_telemetry::Metrics;
+use atoll_telemetry::{MetricError, Metrics};
 use axum::Router;
 use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
@@ -21,15 +21,21 @@ pub const NAMES: &[(&str, &str)] = &[
     ("atoll_storage_capacity_bytes", "Bytes this node lends"),
     ("atoll_storage_used_bytes", "Bytes taken of what this node lends"),
     ("atoll_storage_shards", "Shards this node keeps"),
-    ("atoll_shard_received_bytes_total", "Shard bytes received from peers to be kept"),
-    ("atoll_shard_sent_bytes_total", "Shard bytes sent to peers"),
+    ("atoll_shard_stored_bytes_total", "Shard bytes stored for peers"),
+    ("atoll_shard_read_bytes_total", "Shard bytes read for peers"),
 ];
 
 /// Serves until told to stop.
 pub(crate) async fn serve(listener: TcpListener, parts: Arc<Parts>, stop: CancellationToken) {
-    let metrics = registry(&parts);
+    let metrics = match registry(&parts) {
+        Ok(metrics) => metrics,
+        Err(error) => return tracing::error!(%error, "metrics cannot be served"),
+    };
     let router = Router::new()
-        .route("/metrics", get(move || async move { ([(CONTENT_TYPE, atoll_telemetry::metrics::CONTENT_TYPE)], metrics.encode()) }))
+        .route(
+            "/metrics",
+            get(move || async move { ([(CONTENT_TYPE, atoll_telemetry::metrics::CONTENT_TYPE)], metrics.encode()) }),
+        )
         .route("/healthz", get(|| async { "ok\n" }));
     let served = axum::serve(listener, router).with_graceful_shutdown(async move { stop.cancelled().await });
     if let Err(error) = served.await {
@@ -37,14 +43,14 @@ pub(crate) async fn serve(listener: TcpListener, parts: Arc<Parts>, stop: Cancel
     }
 }
 
-fn registry(parts: &Arc<Parts>) -> Metrics {
+fn registry(parts: &Arc<Parts>) -> Result<Metrics, MetricError> {
     let metrics = Metrics::new();
-    atoll_telemetry::process::register(&metrics);
+    atoll_telemetry::process::register(&metrics)?;
     for (name, help) in NAMES {
         let (parts, name) = (parts.clone(), *name);
-        metrics.register_computed(name, help, move || value(&parts, name));
+        metrics.register_computed(name, help, move || value(&parts, name))?;
     }
-    metrics
+    Ok(metrics)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "Prometheus' values are 64-bit floats")]
@@ -57,8 +63,8 @@ fn value(parts: &Parts, name: &str) -> f64 {
         "atoll_storage_capacity_bytes" => storage().map_or(0, |storage| storage.capacity.0),
         "atoll_storage_used_bytes" => storage().map_or(0, |storage| storage.used.0),
         "atoll_storage_shards" => storage().map_or(0, |storage| storage.shards),
-        "atoll_shard_received_bytes_total" => stats().map_or(0, |stats| stats.bytes_in),
-        "atoll_shard_sent_bytes_total" => stats().map_or(0, |stats| stats.bytes_out),
+        "atoll_shard_stored_bytes_total" => stats().map_or(0, |stats| stats.put_bytes),
+        "atoll_shard_read_bytes_total" => stats().map_or(0, |stats| stats.get_bytes),
         _ => 0,
     };
     value as f64

@@ -14,7 +14,8 @@ use atoll_link::{LinkHandle, Traffic};
 use atoll_segments::Segments;
 use atoll_shard::{BoxStream, Dial, DialError, ShardClient, ShardHome, StorageGrant};
 use futures_util::future::{BoxFuture, join_all};
-use tokio::sync::Mutex;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -27,9 +28,6 @@ const PROBE_EVERY: Duration = Duration::from_secs(5);
 /// An answer that takes longer counts as none.
 const PROBE_WITHIN: Duration = Duration::from_secs(3);
 
-/// What was asked less than this ago is not asked again before a put.
-const FRESH: Duration = Duration::from_secs(2);
-
 /// A grant lets this node act for its owner on a peer. It is renewed long before it ends, and short enough that one that leaks
 /// does not matter for long.
 const GRANT_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -39,6 +37,10 @@ const GRANT_RENEWED_EVERY: Duration = Duration::from_secs(24 * 3600);
 
 /// What is known of one peer.
 struct Known {
+    /// Whether it was ever asked, with or without an answer.
+    asked: bool,
+    /// Whether it is being asked now.
+    asking: bool,
     card: Option<Checked>,
     reachable: bool,
     round_trip: Option<Duration>,
@@ -59,7 +61,8 @@ struct Shared {
     link: LinkHandle,
     local: Option<(Arc<LocalHome>, Segments, Domain)>,
     known: RwLock<HashMap<NodeId, Known>>,
-    refreshed: Mutex<Option<Instant>>,
+    /// Counts finished questions, for whoever waits for one.
+    answers: watch::Sender<u64>,
 }
 
 /// Opens shard streams through the link.
@@ -77,57 +80,67 @@ impl Dial for LinkDial {
 
 impl PeerTable {
     /// A table that is filled by [`Self::run`]. `local` is this node's own storage and where it stands.
-    pub(crate) fn new(
-        node: NodeId,
-        owner: Arc<OwnerKey>,
-        link: LinkHandle,
-        local: Option<(Segments, Domain)>,
-    ) -> Self {
-        let local = local.map(|(segments, domain)| {
-            (LocalHome::new(node, owner.id(), segments.clone()), segments, domain)
-        });
-        let shared =
-            Shared { node, owner, link, local, known: RwLock::default(), refreshed: Mutex::new(None) };
+    pub(crate) fn new(node: NodeId, owner: Arc<OwnerKey>, link: LinkHandle, local: Option<(Segments, Domain)>) -> Self {
+        let local =
+            local.map(|(segments, domain)| (LocalHome::new(node, owner.id(), segments.clone()), segments, domain));
+        let shared = Shared { node, owner, link, local, known: RwLock::default(), answers: watch::Sender::new(0) };
         Self { shared: Arc::new(shared) }
     }
 
-    /// Probes until told to stop.
+    /// Asks every peer at an interval, and new ones at once, until told to stop.
     pub(crate) async fn run(self, stop: CancellationToken) {
         let mut changes = self.shared.link.changes();
         let mut ticks = tokio::time::interval(PROBE_EVERY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut questions = JoinSet::new();
         loop {
-            tokio::select! {
+            let only_new = tokio::select! {
                 () = stop.cancelled() => return,
-                _ = ticks.tick() => {}
-                changed = changes.changed() => if changed.is_err() { return },
-            }
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = self.refresh() => {}
+                _ = ticks.tick() => false,
+                changed = changes.changed() => if changed.is_err() { return } else { true },
+            };
+            while questions.try_join_next().is_some() {}
+            for peer in self.to_ask(only_new) {
+                let table = self.clone();
+                questions.spawn(async move { table.probe(peer).await });
             }
         }
     }
 
-    /// Asks every peer now.
-    pub(crate) async fn refresh(&self) {
-        let mut refreshed = self.shared.refreshed.lock().await;
+    /// Drops who was forgotten, and gives those whom to ask: nobody twice at the same time.
+    fn to_ask(&self, only_new: bool) -> Vec<NodeId> {
         let peers: Vec<NodeId> = self.shared.link.peers().into_iter().map(|peer| peer.id).collect();
-        self.shared.write().retain(|node, _| peers.contains(node));
-        join_all(peers.into_iter().map(|peer| self.probe(peer))).await;
-        *refreshed = Some(Instant::now());
+        let mut known = self.shared.write();
+        known.retain(|node, _| peers.contains(node));
+        let asked = |node: &NodeId| known.get(node).is_some_and(|known| known.asking || only_new && known.asked);
+        peers.into_iter().filter(|node| !asked(node)).collect()
     }
 
-    /// Asks every peer unless that was done just now.
-    pub(crate) async fn refresh_if_stale(&self) {
-        let stale = self.shared.refreshed.lock().await.is_none_or(|at| at.elapsed() > FRESH);
-        if stale {
-            self.refresh().await;
+    /// Asks every peer now and waits for the answers.
+    pub(crate) async fn refresh(&self) {
+        let peers = self.shared.link.peers();
+        join_all(peers.into_iter().map(|peer| self.probe(peer.id))).await;
+    }
+
+    /// Waits until every peer was asked at least once: right after a start or a join, what is not known yet would look as if it were
+    /// not there. A peer that does not answer is waited for once, not every time.
+    pub(crate) async fn settled(&self) {
+        let mut answers = self.shared.answers.subscribe();
+        loop {
+            let peers = self.shared.link.peers();
+            let all_asked = {
+                let known = self.shared.read();
+                peers.iter().all(|peer| known.get(&peer.id).is_some_and(|known| known.asked))
+            };
+            if all_asked || answers.changed().await.is_err() {
+                return;
+            }
         }
     }
 
     /// Asks one peer now.
     pub(crate) async fn probe(&self, peer: NodeId) {
+        self.shared.write().entry(peer).or_insert_with(|| self.shared.unknown(peer)).asking = true;
         let asked = timeout(PROBE_WITHIN, async {
             let stream = self.shared.link.open(peer, card::PROTOCOL, Traffic::Control).await;
             let stream = stream.map_err(|error| error.to_string())?;
@@ -137,8 +150,14 @@ impl PeerTable {
         })
         .await
         .unwrap_or_else(|_| Err(format!("no answer in {} s", PROBE_WITHIN.as_secs())));
+        self.note(peer, asked);
+        self.shared.answers.send_modify(|count| *count += 1);
+    }
+
+    fn note(&self, peer: NodeId, asked: Result<(Checked, Duration), String>) {
         let mut known = self.shared.write();
         let entry = known.entry(peer).or_insert_with(|| self.shared.unknown(peer));
+        (entry.asked, entry.asking) = (true, false);
         if entry.granted.elapsed() > GRANT_RENEWED_EVERY {
             entry.home.renew(self.shared.grant());
             entry.granted = Instant::now();
@@ -201,6 +220,8 @@ impl Shared {
     fn unknown(&self, peer: NodeId) -> Known {
         let dial = Arc::new(LinkDial(self.link.clone()));
         Known {
+            asked: false,
+            asking: false,
             card: None,
             reachable: false,
             round_trip: None,
@@ -234,12 +255,7 @@ impl Homes for PeerTable {
         let remote = known.iter().filter_map(|(node, known)| {
             let card = known.card.as_ref()?;
             let storage = card.storage?;
-            Some(HomeInfo {
-                node: *node,
-                weight: storage.capacity.0,
-                domain: card.domain.clone(),
-                up: known.reachable,
-            })
+            Some(HomeInfo { node: *node, weight: storage.capacity.0, domain: card.domain.clone(), up: known.reachable })
         });
         local.chain(remote).collect()
     }

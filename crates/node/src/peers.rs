@@ -69,6 +69,6 @@ impl PeerStore for KvPeers {
     }
 }
 
-fn failed(error: impl std::fmt::Display) -> PeerStoreError {
-    PeerStoreError(error.to_string())
+fn failed(error: impl std::error::Error + Send + Sync + 'static) -> PeerStoreError {
+    Box::new(error)
 }

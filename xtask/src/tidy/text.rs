@@ -1,4 +1,4 @@
-//! Rules on every text file: no note to self where work should be, no path of one machine, a newline at the end.
+//! Rules on every text file: no note to self where work should be, no path of one machine, no unresolved merge, a newline at the end.
 
 use super::{Problem, Tree, problem, rust::line_of};
 
@@ -13,6 +13,9 @@ const NOTES: [&str; 5] = [
 
 /// Beginnings of paths that exist on one machine only. Spelt in parts, as above.
 const MACHINE_PATHS: [&str; 2] = [concat!("/ro", "ot/"), concat!("/wo", "rk/")];
+
+/// How a merge marks the beginning of what it could not decide.
+const CONFLICT: &str = concat!("<<<<", "<<< ");
 
 /// Rule `words`.
 pub(super) fn words(tree: &Tree) -> Vec<Problem> {
@@ -34,6 +37,9 @@ pub(super) fn words(tree: &Tree) -> Vec<Problem> {
                 let place = format!("{path}:{}", line_of(text, offset));
                 problems.push(problem("words", place, format!("a path of one machine: {machine}")));
             }
+        }
+        if let Some(at) = text.lines().position(|line| line.starts_with(CONFLICT)) {
+            problems.push(problem("words", format!("{path}:{}", at + 1), "resolve the conflict of a merge"));
         }
         if !text.is_empty() && !text.ends_with('\n') {
             problems.push(problem("words", path, "end the file with a newline"));
@@ -72,6 +78,7 @@ mod tests {
             check(&format!("\"{path}x\"\n"), 1);
             check(&format!("some{path}x and ${{DIR}}{path}x\n"), 0);
         }
+        check(&format!("one\n{CONFLICT}HEAD\ntwo\n"), 1);
         check("no newline", 1);
         check("", 0);
     }

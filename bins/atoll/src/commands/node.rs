@@ -44,7 +44,8 @@ fn greeting(status: &NodeStatus) -> String {
 }
 
 async fn wait_for_end(until_stdin_closes: bool) {
-    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else {
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
         tracing::error!("signals cannot be received; stop this node with `atoll down`");
         return std::future::pending().await;
     };
@@ -86,7 +87,8 @@ fn overrides(flags: &SettingFlags) -> anyhow::Result<Vec<SettingOverride>> {
         .filter_map(|(key, flag, value)| Some(SettingOverride::new(key, value.as_ref()?, flag)))
         .collect();
     for setting in &flags.set {
-        let (key, value) = setting.split_once('=').with_context(|| format!("--set takes KEY=VALUE, not {setting:?}"))?;
+        let (key, value) =
+            setting.split_once('=').with_context(|| format!("--set takes KEY=VALUE, not {setting:?}"))?;
         overrides.push(SettingOverride::new(key, value, "--set"));
     }
     Ok(overrides)
@@ -96,7 +98,8 @@ pub(super) async fn config(context: &Context, command: &ConfigCommand) -> anyhow
     let ConfigCommand::Show { config, settings } = command;
     let entries = load_config(context, config.as_deref(), settings)?.entries();
     print(context.output, &entries, |entries| {
-        let row = |entry: &ConfigEntry| vec![entry.key.clone(), entry.value.clone(), entry.origin.clone(), entry.doc.clone()];
+        let row =
+            |entry: &ConfigEntry| vec![entry.key.clone(), entry.value.clone(), entry.origin.clone(), entry.doc.clone()];
         table(&["KEY", "VALUE", "FROM", "WHAT IT IS"], &entries.iter().map(row).collect::<Vec<_>>())
     })
 }

@@ -49,7 +49,8 @@ pub(super) async fn put(context: &Context, put: &Put) -> anyhow::Result<()> {
     let Some((destination, sources)) = put.arguments.split_last() else {
         return Err(advise("nothing to store", "atoll put PATH… BUCKET/KEY"));
     };
-    let destination: Place = destination.parse().map_err(|error| anyhow::anyhow!("{destination:?} is no BUCKET/KEY: {error}"))?;
+    let destination: Place =
+        destination.parse().map_err(|error| anyhow::anyhow!("{destination:?} is no BUCKET/KEY: {error}"))?;
     if sources == ["-"] {
         return put_stdin(context, &destination).await;
     }
@@ -122,7 +123,7 @@ async fn get_stdout(context: &Context, source: &Place) -> anyhow::Result<()> {
     let mut body = context.client().download(&source.bucket, &source.key).await?;
     let progress = (!std::io::stdout().is_terminal()).then(|| Progress::new("reading"));
     let mut stdout = BufWriter::new(tokio::io::stdout());
-    while let Some(chunk) = body.next().await.transpose()? {
+    while let Some(chunk) = body.next().await? {
         stdout.write_all(&chunk).await?;
         if let Some(progress) = &progress {
             progress.bytes(chunk.len() as u64);
@@ -198,8 +199,7 @@ pub(super) async fn rm(context: &Context, rm: &Rm) -> anyhow::Result<()> {
         let message = format!("{}/{} names everything below a prefix", rm.place.bucket, rm.place.key);
         return Err(advise(message, "add --recursive if that is what you mean"));
     }
-    let request =
-        RemoveRequest { bucket: rm.place.bucket.clone(), key: rm.place.key.clone(), recursive: rm.recursive };
+    let request = RemoveRequest { bucket: rm.place.bucket.clone(), key: rm.place.key.clone(), recursive: rm.recursive };
     let events = context.client().remove(&request).await?;
     transfer(context, events, "removing", "removed").await
 }

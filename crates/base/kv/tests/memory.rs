@@ -11,7 +11,7 @@ use futures_util::{StreamExt as _, stream};
 const PEAK_BYTES_MAX: u64 = 64 << 20;
 
 /// Written in all: several times what may be held.
-const VALUES: usize = 1200;
+const VALUES: usize = 1500;
 const VALUE_BYTES: usize = 64 << 10;
 
 /// Most memory this process ever had in RAM, in bytes.

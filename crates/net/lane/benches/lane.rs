@@ -1,7 +1,7 @@
 //! How fast one lane is over loopback, beside plain TCP moved the same way.
 //!
 //! Both ends run in this process on a runtime with two workers. Rounds of the two alternate, so that a noisy machine
-//! disturbs both. Run with `cargo bench -p atoll-lane`; the first argument that is a number sets the GiB per round.
+//! disturbs both; CPU time is given too, which a busy machine disturbs less. Run with `cargo bench -p atoll-lane`; the first argument that is a number sets the GiB per round.
 
 #![expect(clippy::print_stdout, reason = "the table is what the program is for")]
 
@@ -46,13 +46,36 @@ async fn round(
     took
 }
 
-fn report(name: &str, bytes: f64, rounds: &mut [Duration]) -> f64 {
-    rounds.sort();
-    let rate = |took: Duration| bytes / took.as_secs_f64() / 1e9;
-    let median = rate(rounds[rounds.len() / 2]);
-    let (slow, fast) = (rate(rounds[rounds.len() - 1]), rate(rounds[0]));
-    println!("{name:<5} {median:>6.2} GB/s   ({slow:.2} to {fast:.2} in {} rounds)", rounds.len());
-    median
+/// CPU seconds of this process so far, in user space and in the kernel (Linux; ticks of 10 ms).
+fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let behind_name = stat.rsplit(") ").next().unwrap_or_default();
+    behind_name.split(' ').skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0
+}
+
+/// Times and CPU seconds of all rounds of one kind.
+#[derive(Default)]
+struct Rounds {
+    took: Vec<Duration>,
+    cpu: f64,
+}
+
+impl Rounds {
+    fn add(&mut self, took: Duration, cpu_before: f64) {
+        self.took.push(took);
+        self.cpu += cpu_seconds() - cpu_before;
+    }
+
+    fn report(&mut self, name: &str, bytes: f64) -> f64 {
+        self.took.sort();
+        let rate = |took: Duration| bytes / took.as_secs_f64() / 1e9;
+        let count = self.took.len();
+        let median = rate(self.took[count / 2]);
+        let (slow, fast) = (rate(self.took[count - 1]), rate(self.took[0]));
+        let cpu = self.cpu / (bytes * count as f64) * 1e9;
+        println!("{name:<5} {median:>6.2} GB/s   ({slow:.2} to {fast:.2} in {count} rounds)   {cpu:.3} CPU s/GB");
+        median
+    }
 }
 
 #[tokio::main(worker_threads = 2)]
@@ -65,19 +88,21 @@ async fn main() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has ports");
     let address = listener.local_addr().expect("it is bound");
 
-    let (mut plain, mut lanes) = (Vec::new(), Vec::new());
+    let (mut plain, mut lanes) = (Rounds::default(), Rounds::default());
     for _ in 0..ROUNDS {
         let (writer, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
         let writer = writer.expect("connects");
         writer.set_nodelay(true).expect("TCP has it");
-        plain.push(round(writer, accepted.expect("accepts").0, messages).await);
+        let before = cpu_seconds();
+        plain.add(round(writer, accepted.expect("accepts").0, messages).await, before);
 
         let answer = async { acceptor.accept(listener.accept().await.expect("accepts").0).await };
         let (writer, accepted) = tokio::join!(connector.connect(address, server.id(), "atoll/bench/1"), answer);
-        lanes.push(round(writer.expect("connects"), accepted.expect("accepts").stream, messages).await);
+        let before = cpu_seconds();
+        lanes.add(round(writer.expect("connects"), accepted.expect("accepts").stream, messages).await, before);
     }
     let bytes = (messages * MESSAGE) as f64;
-    let plain = report("TCP", bytes, &mut plain);
-    let lane = report("lane", bytes, &mut lanes);
+    let plain = plain.report("TCP", bytes);
+    let lane = lanes.report("lane", bytes);
     println!("ratio {:>6.2}", lane / plain);
 }

@@ -1,11 +1,13 @@
 //! From a TCP connection to a lane: dialling and answering, under limits of time and bytes.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_ids::NodeId;
 use atoll_keys::NodeKey;
+use rustix::net::sockopt;
 use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::ServerName;
 use rustls::server::UnbufferedServerConnection;
@@ -28,6 +30,17 @@ pub const HANDSHAKE_BYTES_MAX: usize = 16 * 1024;
 
 /// How long TCP may take to connect unless told otherwise: one lost SYN is repeated after a second.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// A lane on which nothing was heard for this long is probed: whoever lost power does not say goodbye, and would be waited for for ever.
+const PROBE_AFTER: Duration = Duration::from_secs(15);
+
+/// How long to wait between probes.
+const PROBE_EVERY: Duration = Duration::from_secs(5);
+
+/// Probes without an answer after which the lane is broken: 30 s after the last sign of life. This holds for lanes that are waiting;
+/// with bytes under way it is for the protocol to lose patience, because `TCP_USER_TIMEOUT` would also end a lane whose reader
+/// merely stalls.
+const PROBES: u32 = 3;
 
 /// rustls wants a name for every server. It is not sent (`enable_sni` is off) and nobody compares it.
 const NO_NAME: &str = "atoll.invalid";
@@ -130,11 +143,24 @@ fn check_protocol(name: &str) -> Result<(), LaneError> {
 }
 
 async fn establish(tcp: TcpStream, session: Session, wanted: &str) -> Result<Accepted, LaneError> {
-    // Requests are small and answered before the next: waiting to fill a segment would only add delay.
-    tcp.set_nodelay(true)?;
+    prepare(&tcp)?;
     tokio::time::timeout(HANDSHAKE_TIMEOUT, shake_hands(tcp, session, wanted))
         .await
         .map_err(|_| LaneError::Timeout { what: "the handshake", limit: HANDSHAKE_TIMEOUT })?
+}
+
+/// Sets the options of the socket that every lane wants.
+///
+/// The sizes of its buffers are left to the kernel, which grows them with the path: fixed ones from 128 KiB to 2 MiB were
+/// no faster on loopback, and any would be too small for some path.
+fn prepare(tcp: &TcpStream) -> io::Result<()> {
+    // Requests are small and answered before the next: waiting to fill a segment would only add delay.
+    tcp.set_nodelay(true)?;
+    sockopt::set_socket_keepalive(tcp, true)?;
+    sockopt::set_tcp_keepidle(tcp, PROBE_AFTER)?;
+    sockopt::set_tcp_keepintvl(tcp, PROBE_EVERY)?;
+    sockopt::set_tcp_keepcnt(tcp, PROBES)?;
+    Ok(())
 }
 
 async fn shake_hands(mut tcp: TcpStream, mut session: Session, wanted: &str) -> Result<Accepted, LaneError> {
@@ -157,7 +183,7 @@ async fn shake_hands(mut tcp: TcpStream, mut session: Session, wanted: &str) -> 
         let room = spare.len().min(budget);
         let count = tcp.read(&mut spare[..room]).await?;
         if count == 0 {
-            return Err(LaneError::Io(std::io::ErrorKind::UnexpectedEof.into()));
+            return Err(LaneError::Io(io::ErrorKind::UnexpectedEof.into()));
         }
         session.arrived(count);
         budget -= count;
@@ -185,4 +211,21 @@ fn agreement(session: &Session, wanted: &str) -> Result<(NodeId, String), LaneEr
         return Err(LaneError::Tls(rustls::PeerIncompatible::NoKxGroupsInCommon.into()));
     }
     Ok((peer, protocol.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_socket_is_prompt_and_notices_a_dead_peer() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let tcp = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        prepare(&tcp).unwrap();
+        assert!(tcp.nodelay().unwrap());
+        assert!(sockopt::socket_keepalive(&tcp).unwrap());
+        assert_eq!(sockopt::tcp_keepidle(&tcp).unwrap(), PROBE_AFTER);
+    }
 }

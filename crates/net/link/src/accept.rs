@@ -17,7 +17,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
-use crate::book::AdmissionGuard;
+use crate::book::{Count, CountGuard};
 use crate::dial::{ACCEPTED, OPENING};
 use crate::error::{BindError, Refusal};
 use crate::join::JOIN;
@@ -97,11 +97,12 @@ impl Node {
         if !self.book.knows(&peer) {
             return close(code::UNKNOWN, "this node is not known here: join with a ticket");
         }
-        let Some(admission) = self.book.admit(peer) else {
+        let Some(admission) = self.book.admit(peer, Count::Connections) else {
             return close(code::BUSY, "too many connections");
         };
         if connection.alpn() == HELLO.as_bytes() {
-            return self.presence(peer, connection, Some(admission)).await;
+            let own = self.own.subscribe();
+            return self.presence(peer, connection, own, Some(admission)).await;
         }
         let served = self.protocols.keys().find(|name| name.as_bytes() == connection.alpn());
         let Some(protocol) = served.copied() else {
@@ -117,7 +118,7 @@ impl Node {
         peer: NodeId,
         protocol: &'static str,
         connection: Connection,
-        _admission: Option<AdmissionGuard>,
+        _admission: Option<CountGuard>,
     ) {
         while let Ok((send, receive)) = connection.accept_bi().await {
             self.spawn_stream(self.clone().serve_stream(peer, protocol, connection.clone(), send, receive));
@@ -142,10 +143,11 @@ impl Node {
 
     /// Answers the opening of a stream, and serves it if it is welcome.
     async fn begin(&self, peer: NodeId, protocol: &str, mut stream: BoxStream) {
-        let handler = self.protocols.get(protocol);
-        let (answer, handler) = match handler {
+        let served = self.book.admit(peer, Count::Served);
+        let (answer, handler) = match self.protocols.get(protocol) {
             _ if self.is_closing() => (Refusal::Closing.to_byte(), None),
             _ if !self.book.knows(&peer) => (Refusal::Unknown.to_byte(), None),
+            _ if served.is_none() => (Refusal::Busy.to_byte(), None),
             None => (Refusal::Protocol.to_byte(), None),
             Some(handler) => (ACCEPTED, Some(handler)),
         };
@@ -187,7 +189,7 @@ impl Node {
         };
         drop(place);
         let refusal = if self.book.knows(&peer) { Refusal::Busy } else { Refusal::Unknown };
-        match self.book.admit(peer) {
+        match self.book.admit(peer, Count::LanesIn) {
             Some(admission) => {
                 let node = self.clone();
                 self.spawn_stream(async move { node.serve_lane(peer, &protocol, stream, admission).await });
@@ -203,8 +205,8 @@ impl Node {
         }
     }
 
-    async fn serve_lane(&self, peer: NodeId, protocol: &str, stream: LaneStream, _admission: AdmissionGuard) {
-        let lane = CountedLane::new(stream, self.book.lane(peer));
+    async fn serve_lane(&self, peer: NodeId, protocol: &str, stream: LaneStream, _admission: CountGuard) {
+        let lane = CountedLane::new(stream, self.book.admit(peer, Count::Lanes));
         self.begin(peer, protocol, Box::new(lane)).await;
     }
 }

@@ -97,11 +97,14 @@ pub fn open_record(signed: &Signed<AddressRecord>) -> Result<AddressRecord, Reco
 }
 
 /// Whether an address may be dialled and advertised. Planetary addresses lead through the very connections that are to be opened;
-/// unspecified, multicast and broadcast addresses and port 0 are nobody's.
+/// unspecified, multicast and broadcast addresses and port 0 are nobody's, and link-local IPv6 addresses mean something on one cable only.
 pub fn is_dialable(address: &SocketAddr) -> bool {
-    let nobody = match address.ip() {
+    let nobody = match address.ip().to_canonical() {
         IpAddr::V4(ip) => ip.is_unspecified() || ip.is_multicast() || ip.is_broadcast(),
-        IpAddr::V6(ip) => ip.is_unspecified() || ip.is_multicast() || PlanetaryAddress::from_ip(ip).is_ok(),
+        IpAddr::V6(ip) => {
+            let useless = ip.is_unspecified() || ip.is_multicast() || ip.is_unicast_link_local();
+            useless || PlanetaryAddress::from_ip(ip).is_ok()
+        }
     };
     address.port() != 0 && !nobody
 }

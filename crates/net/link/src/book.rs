@@ -23,8 +23,34 @@ use crate::quic::path_of;
 /// failed attempt, short enough to notice that a firewall was opened.
 const LANE_REST: Duration = Duration::from_secs(30);
 
-/// Connections and lanes that one peer may have open to us: a handful per protocol; beyond that something leaks.
+/// Connections that one peer may have open to us, and lanes as well: a handful per protocol; beyond that something leaks.
 const INCOMING_MAX: usize = 64;
+
+/// Streams that are served for one peer at once, whatever carries them.
+const SERVED_MAX: usize = 256;
+
+/// What is counted for each peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Count {
+    /// Connections that it made to us.
+    Connections,
+    /// Lanes that it opened to us. Counted apart, so that there is a way when they are used up.
+    LanesIn,
+    /// Its streams that we serve.
+    Served,
+    /// Lanes between us, whoever opened them.
+    Lanes,
+}
+
+impl Count {
+    fn max(self) -> usize {
+        match self {
+            Self::Connections | Self::LanesIn => INCOMING_MAX,
+            Self::Served => SERVED_MAX,
+            Self::Lanes => usize::MAX,
+        }
+    }
+}
 
 /// Milliseconds since 1970.
 pub(crate) fn now_ms() -> u64 {
@@ -39,8 +65,7 @@ struct Entry {
     /// Connections on which the two greet, each with its number.
     present: Vec<(u64, Connection)>,
     instance: Option<u64>,
-    lanes: usize,
-    incoming: usize,
+    counts: [usize; 4],
     lanes_rest_until: Option<Instant>,
     keeper: Keeper,
 }
@@ -198,6 +223,13 @@ impl Book {
         self.lock().get(node).is_some_and(|entry| !entry.present.is_empty())
     }
 
+    /// The connections on which the two greet.
+    pub(crate) fn present_on(&self, node: &NodeId) -> Vec<Connection> {
+        let entries = self.lock();
+        let present = entries.get(node).into_iter().flat_map(|entry| &entry.present);
+        present.map(|(_, connection)| connection.clone()).collect()
+    }
+
     /// Counts a connection on which the two greet, as long as the guard lives. `None` if the node is not known.
     pub(crate) fn present(self: &Arc<Self>, node: NodeId, connection: Connection) -> Option<PresenceGuard> {
         let number = connection.stable_id() as u64;
@@ -210,20 +242,15 @@ impl Book {
         Some(PresenceGuard { book: self.clone(), node, number })
     }
 
-    /// Lets one more connection or lane of a peer in. `None` if there are too many, or the node is not known.
-    pub(crate) fn admit(self: &Arc<Self>, node: NodeId) -> Option<AdmissionGuard> {
+    /// Counts one more of something of a peer, as long as the guard lives. `None` if there are as many as may be, or the node is not known.
+    pub(crate) fn admit(self: &Arc<Self>, node: NodeId, count: Count) -> Option<CountGuard> {
         let mut entries = self.lock();
-        let entry = entries.get_mut(&node).filter(|entry| entry.incoming < INCOMING_MAX)?;
-        entry.incoming += 1;
-        Some(AdmissionGuard { book: self.clone(), node })
-    }
-
-    /// Counts an open lane as long as the guard lives.
-    pub(crate) fn lane(self: &Arc<Self>, node: NodeId) -> LaneGuard {
-        if let Some(entry) = self.lock().get_mut(&node) {
-            entry.lanes += 1;
+        let counted = &mut entries.get_mut(&node)?.counts[count as usize];
+        if *counted >= count.max() {
+            return None;
         }
-        LaneGuard { book: self.clone(), node }
+        *counted += 1;
+        Some(CountGuard { book: self.clone(), node, count })
     }
 
     pub(crate) fn lanes_rest(&self, node: &NodeId) -> bool {
@@ -247,8 +274,7 @@ impl Entry {
             last_seen,
             present: Vec::new(),
             instance: None,
-            lanes: 0,
-            incoming: 0,
+            counts: [0; 4],
             lanes_rest_until: None,
             keeper,
         }
@@ -279,7 +305,7 @@ impl Entry {
             record: self.record.clone(),
             last_seen: if connection.is_some() { now_ms() } else { self.last_seen },
             connected: connection.and_then(path_of),
-            lanes: self.lanes,
+            lanes: self.counts[Count::Lanes as usize],
         }
     }
 }
@@ -302,30 +328,19 @@ impl Drop for PresenceGuard {
     }
 }
 
-/// Holds one of the places for what a peer opens to us.
-pub(crate) struct AdmissionGuard {
+/// One of what is counted.
+pub(crate) struct CountGuard {
     book: Arc<Book>,
     node: NodeId,
+    count: Count,
 }
 
-impl Drop for AdmissionGuard {
+impl Drop for CountGuard {
     fn drop(&mut self) {
+        // A peer that was forgotten and joined again meanwhile begins at zero.
         if let Some(entry) = self.book.lock().get_mut(&self.node) {
-            entry.incoming = entry.incoming.saturating_sub(1);
-        }
-    }
-}
-
-/// Counts one lane.
-pub(crate) struct LaneGuard {
-    book: Arc<Book>,
-    node: NodeId,
-}
-
-impl Drop for LaneGuard {
-    fn drop(&mut self) {
-        if let Some(entry) = self.book.lock().get_mut(&self.node) {
-            entry.lanes = entry.lanes.saturating_sub(1);
+            let counted = &mut entry.counts[self.count as usize];
+            *counted = counted.saturating_sub(1);
         }
     }
 }

@@ -12,13 +12,14 @@ use atoll_ids::NodeId;
 use atoll_lane::LaneStream;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use iroh::endpoint::{ConnectError, ConnectingError, Connection, ConnectionError, TransportErrorCode};
+use iroh::endpoint::{ConnectOptions, ConnectingError, Connection, ConnectionError};
 use iroh::{EndpointAddr, EndpointId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 use tracing::debug;
 
 use crate::address::{AddressRecord, is_dialable};
+use crate::book::Count;
 use crate::error::{OpenError, Refusal};
 use crate::node::Node;
 use crate::quic::code;
@@ -33,8 +34,10 @@ pub(crate) const ACCEPTED: u8 = 0;
 /// How long a peer may take to accept a stream, and how long we wait for one of its places for streams to become free.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The TLS alert by which a peer says that it has no protocol in common with us (RFC 7301).
-const NO_APPLICATION_PROTOCOL: u8 = 120;
+/// A protocol that every node has and none speaks. Offered behind the wanted one, it is what a peer chooses that does not have that. noq does
+/// not tell the client when the server finds no protocol in common, if the client's hello takes more than one packet, and
+/// with a post-quantum key share it always does.
+pub(crate) const NONE: &str = "atoll/none/1";
 
 type Slot = Arc<tokio::sync::Mutex<Option<Connection>>>;
 
@@ -112,11 +115,6 @@ fn refusal(error: &ConnectionError) -> Option<Refusal> {
             code::CLOSING => Some(Refusal::Closing),
             _ => None,
         },
-        ConnectionError::ConnectionClosed(close)
-            if close.error_code == TransportErrorCode::crypto(NO_APPLICATION_PROTOCOL) =>
-        {
-            Some(Refusal::Protocol)
-        }
         _ => None,
     }
 }
@@ -134,7 +132,10 @@ impl Node {
         }
         let record = self.book.record(&peer).ok_or(OpenError::UnknownPeer { node: peer })?;
         if traffic == Traffic::Bulk && !record.lane.is_empty() && !self.book.lanes_rest(&peer) {
-            match self.open_lane(peer, protocol, &record).await {
+            // TCP connects to a process that is stopped as well: the handshake and the answer need a limit of their own.
+            let limit = self.config.lane_timeout + ANSWER_TIMEOUT / 2;
+            let attempt = timeout(limit, self.open_lane(peer, protocol, &record)).await;
+            match attempt.unwrap_or_else(|_| Err(DialError::Failed("no answer to a lane".to_owned()))) {
                 Ok(stream) => return Ok(stream),
                 Err(DialError::Refused(reason @ (Refusal::Unknown | Refusal::Protocol | Refusal::Closing))) => {
                     return Err(OpenError::Refused { node: peer, reason });
@@ -170,13 +171,9 @@ impl Node {
     }
 
     async fn begin_lane(self: &Arc<Self>, peer: NodeId, mut lane: LaneStream) -> Result<BoxStream, DialError> {
-        let answer = match timeout(ANSWER_TIMEOUT, lane.read_u8()).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(error)) => return Err(DialError::Failed(error.to_string())),
-            Err(_) => return Err(DialError::Failed("it did not accept the lane in time".to_owned())),
-        };
+        let answer = lane.read_u8().await.map_err(|error| DialError::Failed(error.to_string()))?;
         match Refusal::from_byte(answer) {
-            None => Ok(Box::new(CountedLane::new(lane, self.book.lane(peer)))),
+            None => Ok(Box::new(CountedLane::new(lane, self.book.admit(peer, Count::Lanes)))),
             Some(reason) => Err(DialError::Refused(reason)),
         }
     }
@@ -248,14 +245,24 @@ impl Node {
         if to.is_empty() {
             return Err(failed("it named no address that can be dialled"));
         }
-        match timeout(self.config.dial_timeout, self.endpoint.connect(to, protocol.as_bytes())).await {
-            Ok(Ok(connection)) => Ok(connection),
-            Ok(Err(
-                ConnectError::Connection { source, .. }
-                | ConnectError::Connecting { source: ConnectingError::ConnectionError { source, .. }, .. },
-            )) => Err(DialError::of(&source)),
-            Ok(Err(error)) => Err(DialError::Failed(error.to_string())),
-            Err(_) => Err(failed("no answer from any of its addresses")),
+        let connection = match timeout(self.config.dial_timeout, self.connect(to, protocol)).await {
+            Ok(outcome) => outcome?,
+            Err(_) => return Err(failed("no answer from any of its addresses")),
+        };
+        if connection.alpn() == NONE.as_bytes() {
+            connection.close(code::PROTOCOL.into(), b"then there is nothing to talk about");
+            return Err(DialError::Refused(Refusal::Protocol));
+        }
+        Ok(connection)
+    }
+
+    async fn connect(&self, to: EndpointAddr, protocol: &str) -> Result<Connection, DialError> {
+        let options = ConnectOptions::new().with_additional_alpns(vec![NONE.as_bytes().to_vec()]);
+        let connecting = self.endpoint.connect_with_opts(to, protocol.as_bytes(), options).await;
+        match connecting.map_err(|error| DialError::Failed(error.to_string()))?.await {
+            Ok(connection) => Ok(connection),
+            Err(ConnectingError::ConnectionError { source, .. }) => Err(DialError::of(&source)),
+            Err(error) => Err(DialError::Failed(error.to_string())),
         }
     }
 }

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use crate::accept::listen;
 use crate::address::AddressRecord;
 use crate::book::Book;
+use crate::dial::NONE;
 use crate::error::{BindError, InviteError, JoinError, OpenError};
 use crate::join::JOIN;
 use crate::node::{Node, Parts};
@@ -102,7 +103,8 @@ impl Builder {
     pub async fn bind(self) -> Result<Link, BindError> {
         let protocols = check_protocols(self.protocols)?;
         let names: Vec<&str> = protocols.keys().copied().collect();
-        let alpns = names.iter().copied().chain([JOIN, HELLO]).map(|name| name.as_bytes().to_vec()).collect();
+        // Servers choose by their own order: `NONE` comes last.
+        let alpns = names.iter().copied().chain([JOIN, HELLO, NONE]).map(|name| name.as_bytes().to_vec()).collect();
         let book = Book::open(self.store).await.map_err(BindError::Store)?;
         let acceptor = Acceptor::new(&self.key, &names)?;
         let listeners = if names.is_empty() { Vec::new() } else { listen(&self.config.lane_bind)? };
@@ -133,7 +135,7 @@ fn check_protocols(
         if !(1..=255).contains(&name.len()) {
             return refuse("a name has 1 to 255 bytes");
         }
-        if [JOIN, HELLO].contains(&name) {
+        if [JOIN, HELLO, NONE].contains(&name) {
             return refuse("the link speaks it itself");
         }
         if protocols.insert(name, handler).is_some() {

@@ -10,14 +10,15 @@ use std::time::Duration;
 
 use atoll_ids::NodeId;
 use iroh::endpoint::{Connection, RecvStream, SendStream};
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::{debug, info};
 
 use crate::address::open_record;
-use crate::book::{AdmissionGuard, Keeper};
+use crate::book::{CountGuard, Keeper};
 use crate::dial::DialError;
 use crate::frames::{Hello, receive, send};
-use crate::node::Node;
+use crate::node::{Node, Own};
 use crate::quic::code;
 
 /// The protocol's name.
@@ -74,13 +75,13 @@ impl Node {
                 continue;
             }
             match self.greet(peer).await {
-                Ok(connection) => {
+                Ok((connection, own)) => {
                     pauses.reset();
                     // Both dial when both start. Of two connections the one made by the lower id stays.
                     if self.book.is_present(&peer) && self.id > peer {
                         connection.close(code::DUPLICATE.into(), b"another connection does the same");
                     } else {
-                        self.clone().presence(peer, connection, None).await;
+                        self.clone().presence(peer, connection, own, None).await;
                     }
                 }
                 Err(error) => {
@@ -93,11 +94,13 @@ impl Node {
         }
     }
 
-    async fn greet(self: &Arc<Self>, peer: NodeId) -> Result<Connection, DialError> {
+    /// Connects to a peer and greets. Gives the connection, and our record as the peer has now heard it.
+    async fn greet(self: &Arc<Self>, peer: NodeId) -> Result<(Connection, watch::Receiver<Own>), DialError> {
         let record = self.book.record(&peer).ok_or_else(|| DialError::Failed("forgotten".to_owned()))?;
         let connection = self.dial(peer, &record, HELLO).await?;
+        let own = self.own.subscribe();
         match timeout(HELLO_TIMEOUT, self.exchange(peer, &connection)).await {
-            Ok(Ok(())) => Ok(connection),
+            Ok(Ok(())) => Ok((connection, own)),
             outcome => Err(match (connection.close_reason(), outcome) {
                 (Some(reason), _) => DialError::of(&reason),
                 (None, Ok(Err(error))) => DialError::Failed(error),
@@ -106,18 +109,17 @@ impl Node {
         }
     }
 
-    /// Stays on a connection with a peer until it ends: answers greetings, and greets when we moved.
+    /// Stays on a connection with a peer until it ends: answers greetings, and greets when `own` changes.
     pub(crate) async fn presence(
         self: Arc<Self>,
         peer: NodeId,
         connection: Connection,
-        _admission: Option<AdmissionGuard>,
+        mut own: watch::Receiver<Own>,
+        _admission: Option<CountGuard>,
     ) {
         let Some(keeper) = self.book.keeper(&peer) else { return };
-        let Some(_guard) = self.book.present(peer, connection.clone()) else { return };
+        let Some(present) = self.book.present(peer, connection.clone()) else { return };
         info!(peer = %peer.short(), "connected");
-        let mut own = self.own.subscribe();
-        own.mark_unchanged();
         loop {
             tokio::select! {
                 () = self.stop.cancelled() => {
@@ -147,6 +149,9 @@ impl Node {
                 }
             }
         }
+        // When it was seen last is worth keeping.
+        drop(present);
+        self.book.write_or_warn(&peer).await;
     }
 
     fn hello(&self, peer: &NodeId) -> Hello {
@@ -159,38 +164,55 @@ impl Node {
         send(&mut say, &self.hello(&peer)).await.map_err(|error| error.to_string())?;
         say.finish().map_err(|error| error.to_string())?;
         let hello = receive(&mut hear).await.map_err(|error| error.to_string())?;
-        self.hear(peer, hello).await
+        if self.hear(peer, hello).await? {
+            self.begin_anew(&peer);
+            connection.close(code::DONE.into(), b"restarted");
+        }
+        Ok(())
     }
 
     async fn answer(self: Arc<Self>, peer: NodeId, mut say: SendStream, mut hear: RecvStream) {
         let exchange = async {
             let hello = receive(&mut hear).await.map_err(|error| error.to_string())?;
-            self.hear(peer, hello).await?;
+            let restarted = self.hear(peer, hello).await?;
             send(&mut say, &self.hello(&peer)).await.map_err(|error| error.to_string())?;
-            say.finish().map_err(|error| error.to_string())
+            say.finish().map_err(|error| error.to_string())?;
+            if restarted {
+                // Once it has the answer.
+                let _: Result<_, _> = say.stopped().await;
+                self.begin_anew(&peer);
+            }
+            Ok::<_, String>(())
         };
         if let Ok(Err(error)) = timeout(HELLO_TIMEOUT, exchange).await {
             debug!(peer = %peer.short(), error, "a greeting failed");
         }
     }
 
-    /// Takes in what a peer says about itself.
-    async fn hear(self: &Arc<Self>, peer: NodeId, hello: Hello) -> Result<(), String> {
+    /// Takes in what a peer says about itself. True if it restarted since we last met.
+    async fn hear(&self, peer: NodeId, hello: Hello) -> Result<bool, String> {
         let record = open_record(&hello.record).map_err(|error| error.to_string())?;
         if record.node != peer {
             return Err(format!("it speaks for node {}", record.node.short()));
         }
         let news = self.book.learn(hello.record, record, hello.instance).await;
-        if news.restarted {
-            // What we still have open ends at a process that is no more.
-            self.connections.close(&peer, code::DONE, "restarted");
-        }
         // It remembers a record of ours newer than today's: our clock went back, or our state was restored.
         let own = self.own.borrow().record.sequence;
         if hello.known > own {
             self.publish(hello.known);
         }
-        Ok(())
+        Ok(news.restarted)
+    }
+
+    /// Begins anew with a peer that restarted: what we still have open ends at a process that is no more.
+    ///
+    /// All connections go, the one that told us included. As long as iroh has any to a node it keeps dialling along the path it chose, which is that of
+    /// the old process; with none left it looks again.
+    fn begin_anew(&self, peer: &NodeId) {
+        self.connections.close(peer, code::DONE, "restarted");
+        for connection in self.book.present_on(peer) {
+            connection.close(code::DONE.into(), b"restarted");
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use futures_util::future::BoxFuture;
 use iroh::endpoint::{Connection, RecvStream, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::book::LaneGuard;
+use crate::book::CountGuard;
 use crate::quic::code;
 
 /// Bytes both ways.
@@ -95,12 +95,12 @@ impl AsyncWrite for QuicStream {
 /// A lane that is counted while it lives.
 pub(crate) struct CountedLane {
     lane: LaneStream,
-    _guard: LaneGuard,
+    _counted: Option<CountGuard>,
 }
 
 impl CountedLane {
-    pub(crate) fn new(lane: LaneStream, guard: LaneGuard) -> Self {
-        Self { lane, _guard: guard }
+    pub(crate) fn new(lane: LaneStream, counted: Option<CountGuard>) -> Self {
+        Self { lane, _counted: counted }
     }
 }
 

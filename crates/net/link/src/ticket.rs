@@ -162,8 +162,8 @@ mod tests {
     #[test]
     fn an_old_ticket_is_read() {
         let old = include_str!("../tests/fixtures/ticket-v1.txt");
-        assert_eq!(old.parse::<Ticket>().unwrap(), ticket());
         assert_eq!(old.trim_end(), ticket().to_string());
+        assert_eq!(old.parse::<Ticket>().unwrap(), ticket());
     }
 
     #[test]
@@ -181,7 +181,7 @@ mod tests {
         check("atoll1!!", damaged);
         check(&good[..good.len() - 1], damaged);
         check(&good[..good.len() / 2], damaged);
-        check(&good.replacen('a', "b", 2), damaged);
+        check(&format!("{PREFIX}{}", good[PREFIX.len()..].replacen('a', "b", 1)), damaged);
     }
 
     #[test]

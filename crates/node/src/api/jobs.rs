@@ -20,12 +20,15 @@ use crate::failure::told;
 use crate::transfer::{self, EVENTS_WAITING_MAX};
 
 pub(super) async fn put(State(parts): Shared, Json(request): Json<PutRequest>) -> Result<Response, Refused> {
-    parts.peers.refresh_if_stale().await;
+    parts.peers.settled().await;
+    // Said at once, not after a walk through the sources.
+    parts.engine.bucket(&request.bucket).await.map_err(|error| told(&error))?;
     let engine = parts.engine.clone();
     respond(|events| async move { transfer::put::run(engine, request, events).await.map(Summary::Transfer) })
 }
 
 pub(super) async fn get(State(parts): Shared, Json(request): Json<GetRequest>) -> Result<Response, Refused> {
+    parts.peers.settled().await;
     let engine = parts.engine.clone();
     respond(|events| async move { transfer::get::run(engine, request, events).await.map(Summary::Transfer) })
 }
@@ -52,7 +55,7 @@ async fn run_heal(engine: Engine, request: HealRequest, events: mpsc::Sender<Eve
         bucket: request.bucket,
         dry_run: request.dry_run,
         deep: request.deep,
-        progress: Some(Arc::new(move |so_far: &atoll_engine::HealReport| {
+        progress: Some(Arc::new(move |so_far: atoll_engine::HealProgress| {
             let event = Event::Progress {
                 items: so_far.objects,
                 items_total: None,
@@ -74,7 +77,7 @@ async fn run_heal(engine: Engine, request: HealRequest, events: mpsc::Sender<Eve
         rotten: report.rotten,
         rebuilt: report.rebuilt,
         rebuilt_bytes: report.rebuilt_bytes,
-        unrecoverable: report.unrecoverable.iter().map(|(bucket, key)| format!("{bucket}/{key}")).collect(),
+        unrecoverable: report.unrecoverable.iter().map(|lost| format!("{}/{}", lost.bucket, lost.key)).collect(),
         seconds: began.elapsed().as_secs_f64(),
     })
 }

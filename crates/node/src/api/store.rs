@@ -2,6 +2,7 @@
 
 use std::io;
 
+use atoll_codec::{Policy, PolicyError};
 use atoll_control::{ApiError, BucketInfo, BucketRequest, Kind, Listing, ObjectInfo, Usage};
 use atoll_engine::{LIST_MAX, ListQuery, ObjectMeta, PutOptions, Source};
 use atoll_ids::{BucketName, ByteCount};
@@ -69,8 +70,8 @@ pub(super) async fn create_bucket(
     Path(name): Path<BucketName>,
     Json(request): Json<BucketRequest>,
 ) -> Answer<BucketInfo> {
-    let policy = request.policy.parse();
-    let policy = policy.map_err(|error: atoll_codec::PolicyError| ApiError::new(Kind::Input, error.to_string()))?;
+    let policy: Policy =
+        request.policy.parse().map_err(|error: PolicyError| ApiError::new(Kind::Input, error.to_string()))?;
     let made = parts.engine.create_bucket(&name, policy).await.map_err(|error| told(&error))?;
     Ok(Json(bucket_info(&made)))
 }
@@ -109,16 +110,19 @@ pub(super) async fn usage(State(parts): Shared, Query(under): Query<Under>) -> A
 }
 
 pub(super) async fn upload(State(parts): Shared, Query(object): Query<Object>, body: Body) -> Answer<ObjectInfo> {
+    parts.peers.settled().await;
     let content = body.into_data_stream().map(|chunk| chunk.map_err(io::Error::other));
     let source = Source::Stream(Box::pin(StreamReader::new(content)), None);
     let meta = ObjectMeta { modified: Some(Timestamp::now()), ..ObjectMeta::default() };
-    let stored = parts.engine.put(&object.bucket, &object.key, source, PutOptions { meta, ..PutOptions::default() }).await;
+    let stored =
+        parts.engine.put(&object.bucket, &object.key, source, PutOptions { meta, ..PutOptions::default() }).await;
     let info = stored.map_err(|error| told(&error))?;
     Ok(Json(object_info(&object.bucket, &info)))
 }
 
 /// Streams an object. An error in the middle breaks the connection off, so that it cannot be taken for the end.
 pub(super) async fn download(State(parts): Shared, Query(object): Query<Object>) -> Result<Response, Refused> {
+    parts.peers.settled().await;
     let reader = parts.engine.get(&object.bucket, &object.key, None).await;
     let reader = reader.map_err(|error| told(&error))?;
     let length = reader.info().size;

@@ -191,7 +191,7 @@ impl Job {
             let chunk = match chunk {
                 Ok(chunk) => chunk,
                 Err(error) => {
-                    let failed = from_read(&error, &self.bucket, &reader.info().key);
+                    let failed = told_of(&self.bucket, &reader.info().key, &error);
                     send.send(None).await.ok();
                     drop(send);
                     writer.await.ok();

@@ -78,7 +78,9 @@ pub(crate) async fn run(
             }
         }
     }
-    while let Some(ended) = tokio::select! { ended = tasks.join_next() => ended, () = tracker.cancelled() => return Err(cancelled()) } {
+    while let Some(ended) =
+        tokio::select! { ended = tasks.join_next() => ended, () = tracker.cancelled() => return Err(cancelled()) }
+    {
         flatten(ended)?;
     }
     walk.await.map_err(|error| ApiError::new(Kind::Broken, error.to_string()))?;
@@ -236,7 +238,9 @@ impl Job {
                 self.store_one(item, Source::File(file, len), len, meta).await?;
             }
             Ok(Opened::Symlink(target, metadata)) => match target.into_os_string().into_string() {
-                Ok(target) => self.store_one(item, Source::Empty, 0, meta(ObjectKind::Symlink(target), &metadata)).await?,
+                Ok(target) => {
+                    self.store_one(item, Source::Empty, 0, meta(ObjectKind::Symlink(target), &metadata)).await?
+                }
                 Err(_) => self.tracker.skipped(format!("{}: its target is not UTF-8", item.path.display())).await,
             },
             Ok(Opened::Directory(metadata)) => {

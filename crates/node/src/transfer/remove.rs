@@ -2,7 +2,7 @@
 
 use atoll_control::{ApiError, Event, Kind, RemoveRequest, TransferSummary};
 use atoll_engine::{Engine, LIST_MAX, ListQuery, RemoveError};
-use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
+use futures_util::stream::{self, TryStreamExt as _};
 use tokio::sync::mpsc;
 
 use super::put::cancelled;

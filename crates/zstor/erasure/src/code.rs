@@ -83,7 +83,7 @@ impl Code {
         }
         let lengths = data.iter().map(|shard| shard.len()).chain(parity.iter().map(|shard| shard.len()));
         check_lengths(lengths.enumerate())?;
-        self.encoding.apply(data, parity);
+        self.encoding.apply(|column| data[column], parity);
         Ok(())
     }
 
@@ -106,7 +106,6 @@ impl Code {
         if !known.is_sorted_by_key(|&(index, _)| index) {
             known.to_mut().sort_unstable_by_key(|&(index, _)| index);
         }
-        let inputs: Vec<&[u8]> = known.iter().map(|&(_, shard)| shard).collect();
         let mut wanted: Vec<(usize, &mut [u8])> =
             missing.iter_mut().map(|(index, shard)| (*index, &mut **shard)).collect();
         wanted.sort_unstable_by_key(|&(index, _)| index);
@@ -115,7 +114,7 @@ impl Code {
             let matrix = field::interpolation(&pattern.known.points(), &pattern.wanted.points());
             Plan::new(self.kernel, self.data, &matrix)
         });
-        plan.apply(&inputs, &mut outputs);
+        plan.apply(|column| known[column].1, &mut outputs);
         Ok(())
     }
 

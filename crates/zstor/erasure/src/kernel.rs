@@ -101,7 +101,8 @@ impl fmt::Display for Kernel {
 #[derive(Debug)]
 pub(crate) struct Plan {
     rows: usize,
-    columns: usize,
+    /// The columns as the tables have them, see [`scattered`].
+    order: Vec<usize>,
     tables: Tables,
 }
 
@@ -124,23 +125,33 @@ impl Plan {
     pub(crate) fn new(kernel: Kernel, columns: usize, matrix: &[u8]) -> Self {
         assert!(kernel.is_available(), "a plan for a kernel this processor lacks");
         assert!(columns > 0 && matrix.len().is_multiple_of(columns), "a matrix has full rows");
+        let order = scattered(columns);
+        let matrix: Vec<u8> =
+            matrix.chunks_exact(columns).flat_map(|row| order.iter().map(|&column| row[column])).collect();
         let tables = match kernel {
             #[cfg(target_arch = "x86_64")]
-            Kernel::Gfni512 => Tables::Gfni512(arrange(matrix, columns, gfni512::ROWS_MAX, tables::affine)),
+            Kernel::Gfni512 => Tables::Gfni512(arrange(&matrix, columns, gfni512::ROWS_MAX, tables::affine)),
             #[cfg(target_arch = "x86_64")]
-            Kernel::Gfni256 => Tables::Gfni256(arrange(matrix, columns, gfni256::ROWS_MAX, tables::affine)),
+            Kernel::Gfni256 => Tables::Gfni256(arrange(&matrix, columns, gfni256::ROWS_MAX, tables::affine)),
             #[cfg(target_arch = "x86_64")]
-            Kernel::Avx2 => Tables::Avx2(arrange(matrix, columns, avx2::ROWS_MAX, tables::nibbles)),
+            Kernel::Avx2 => Tables::Avx2(arrange(&matrix, columns, avx2::ROWS_MAX, tables::nibbles)),
             #[cfg(target_arch = "aarch64")]
-            Kernel::Neon => Tables::Neon(arrange(matrix, columns, neon::ROWS_MAX, tables::nibbles)),
-            _ => Tables::Portable(arrange(matrix, columns, portable::ROWS_MAX, tables::nibbles)),
+            Kernel::Neon => Tables::Neon(arrange(&matrix, columns, neon::ROWS_MAX, tables::nibbles)),
+            _ => Tables::Portable(arrange(&matrix, columns, portable::ROWS_MAX, tables::nibbles)),
         };
-        Self { rows: matrix.len() / columns, columns, tables }
+        Self { rows: matrix.len() / columns, order, tables }
     }
 
-    /// Overwrites the outputs, one per row, with the matrix times the inputs, one per column. All are equally long.
-    pub(crate) fn apply(&self, inputs: &[&[u8]], outputs: &mut [&mut [u8]]) {
-        assert!(inputs.len() == self.columns && outputs.len() == self.rows, "as many slices as the matrix says");
+    /// Overwrites the outputs, one per row, with the matrix times the inputs, one per column, which `input` gives by
+    /// number. All are equally long.
+    pub(crate) fn apply<'a>(&self, input: impl Fn(usize) -> &'a [u8], outputs: &mut [&mut [u8]]) {
+        let inputs: Vec<&[u8]> = self.order.iter().map(|&column| input(column)).collect();
+        self.apply_ordered(&inputs, outputs);
+    }
+
+    /// [`Plan::apply`] to inputs in the order of the tables.
+    fn apply_ordered(&self, inputs: &[&[u8]], outputs: &mut [&mut [u8]]) {
+        assert!(inputs.len() == self.order.len() && outputs.len() == self.rows, "as many slices as the matrix says");
         let length = inputs[0].len();
         assert!(inputs.iter().all(|input| input.len() == length), "equally long inputs");
         assert!(outputs.iter().all(|output| output.len() == length), "outputs as long as the inputs");
@@ -206,11 +217,27 @@ impl Plan {
             .collect();
         let mut results = vec![[0; VECTOR_BYTES_MAX]; outputs.len()];
         let padded: Vec<&[u8]> = padded.iter().map(|copy| copy.as_slice()).collect();
-        self.apply(&padded, &mut results.iter_mut().map(|result| result.as_mut_slice()).collect::<Vec<_>>());
+        self.apply_ordered(&padded, &mut results.iter_mut().map(|result| result.as_mut_slice()).collect::<Vec<_>>());
         for (output, result) in outputs.iter_mut().zip(&results) {
             output.copy_from_slice(&result[..output.len()]);
         }
     }
+}
+
+/// The numbers below `columns`, shuffled, the same way every time.
+///
+/// Shards of a stripe tend to lie at equal distances in memory. On Zen 5, 16 such inputs visited in turn are coded a fifth
+/// slower than the same inputs in disorder. The explanation that fits: a load instruction in a loop over them looks like a
+/// walk with a constant stride, and the processor prefetches along a way that no one goes on.
+fn scattered(columns: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..columns).collect();
+    let mut state: u32 = 2;
+    for last in (1..columns).rev() {
+        // A linear congruential generator (Numerical Recipes, "quick and dirty"). Any disorder will do.
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        order.swap(last, (state >> 16) as usize % (last + 1));
+    }
+    order
 }
 
 /// Rows per band, when at most `rows_max` fit: as equal as can be, for a band of one row does as many loads as a full
@@ -262,6 +289,15 @@ mod tests {
         check(9, 8, 5);
         check(17, 8, 6);
         check(1, 6, 1);
+    }
+
+    #[test]
+    fn every_input_is_visited_once() {
+        for columns in [1, 2, 16, 255] {
+            let mut order = scattered(columns);
+            order.sort_unstable();
+            assert!(order.into_iter().eq(0..columns));
+        }
     }
 
     #[test]

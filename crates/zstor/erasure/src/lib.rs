@@ -24,7 +24,7 @@
 //! which is a Cauchy matrix 1/(t - p) with scaled rows and columns. Encoding and reconstruction are therefore one
 //! operation with different points, no matrix is ever inverted, and a lost parity shard is computed from any k
 //! survivors directly. The parity is, byte for byte, that of the "Vandermonde times the inverse of its top square"
-//! matrix of `reed-solomon-erasure`, Backblaze's JavaReedSolomon and klauspost/reedsolomon; the tests compare.
+//! matrix of `reed-solomon-erasure` (the tests compare), Backblaze's JavaReedSolomon and klauspost/reedsolomon.
 //!
 //! # Kernels
 //!

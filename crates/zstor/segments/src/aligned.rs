@@ -1,4 +1,5 @@
-//! Buffers at addresses O_DIRECT accepts, without `unsafe`: a vector that is a block too long, used from its first aligned byte on.
+//! Buffers at addresses O_DIRECT accepts, without `unsafe`: a vector that is a block too long, used from its first
+//! aligned byte on.
 
 use crate::format::BLOCK_BYTES;
 use bytes::Bytes;

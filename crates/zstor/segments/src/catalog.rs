@@ -1,23 +1,24 @@
 //! What the store knows in memory: which shard lies where, what each namespace uses, what each segment still holds.
 //!
-//! It is a plain value behind one lock; nothing here waits or does I/O, and every call takes microseconds. All changes to a shard go through
-//! `begin_*` and `finish`: between the two the key is *pending*, and whoever else wants to change it waits. So operations on one shard
-//! never overlap, whatever order the disk completes them in.
+//! It is a plain value behind one lock; nothing here waits or does I/O, and every call takes microseconds. All changes
+//! to a shard go through `begin_*` and `finish`: between the two the key is *pending*, and whoever else wants to change
+//! it waits. So operations on one shard never overlap, whatever order the disk completes them in.
 //!
 //! # When a segment may go
 //!
-//! A record that makes an earlier one dead (a tombstone, or a put that replaces rotten bytes) is its *killer*. If a killer went
-//! while its victim stayed on disk, the next recovery would bring the victim back. So a segment *needs* the segments in which its
-//! records' victims lie to be gone first. It may go when it is sealed, holds no live shard, and nothing it needs exists any more.
-//! By induction every dead record on disk keeps its killer on disk. Two more conditions: a segment with unreadable blocks stays (we do not know
-//! what it holds), and one whose predecessor is not yet cut to its length stays, for its header says where that one ends.
+//! A record that makes an earlier one dead (a tombstone, or a put that replaces rotten bytes) is its *killer*. If a
+//! killer went while its victim stayed on disk, the next recovery would bring the victim back. So a segment *needs* the
+//! segments in which its records' victims lie to be gone first. It may go when it is sealed, holds no live shard, and
+//! nothing it needs exists any more. By induction every dead record on disk keeps its killer on disk. Two more
+//! conditions: a segment with unreadable blocks stays (we do not know what it holds), and one whose predecessor is not
+//! yet cut to its length stays, for its header says where that one ends.
 
 use crate::config::SegmentsConfig;
 use crate::disk::DiskFile;
 use crate::error::{DeleteError, PutError};
 use crate::format::{DATA_START, RecordKind, SegmentHeader, record_bytes};
 use atoll_ids::{OwnerId, ShardId};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Bound;
 use std::sync::Arc;
 use tokio::sync::oneshot;
@@ -101,8 +102,16 @@ pub(crate) enum BeginPut {
     Begun,
     /// Someone else is changing it: wait, then ask again.
     Wait(oneshot::Receiver<()>),
-    /// It is there already, here.
-    Present(Location, Arc<SegmentFile>),
+    /// It is there already.
+    Present {
+        /// Where.
+        at: Location,
+        /// In which segment.
+        segment: Arc<SegmentFile>,
+        /// A tombstone of it failed and may be on the disk: that it is there must be written down again before it can
+        /// be relied on.
+        doubtful: bool,
+    },
     /// No, and why.
     Refused(PutError),
 }
@@ -131,6 +140,9 @@ pub(crate) struct Catalog {
     /// Bytes of all segment files, those included that cannot be read as such.
     committed: u64,
     pending: HashMap<(OwnerId, ShardId), Waiters>,
+    /// Shards with a failed record that may yet be found on the disk: until the next segment is open, whose header
+    /// declares it dead.
+    doubtful: HashSet<(OwnerId, ShardId)>,
     /// Bytes of records accepted and not yet settled.
     queued_bytes: u64,
     /// Bytes of the file kept ready for the next segment.
@@ -151,6 +163,7 @@ impl Catalog {
             unreadable: Vec::new(),
             committed: 0,
             pending: HashMap::new(),
+            doubtful: HashSet::new(),
             queued_bytes: 0,
             spare_bytes: 0,
             lost_bytes: 0,
@@ -177,10 +190,10 @@ impl Catalog {
             waiters.push(sender);
             return BeginPut::Wait(receiver);
         }
-        if let Some((location, file)) = self.find(&owner, &shard)
-            && replace != Some(location)
+        if let Some((at, segment)) = self.find(&owner, &shard)
+            && replace != Some(at)
         {
-            return BeginPut::Present(location, file);
+            return BeginPut::Present { at, segment, doubtful: self.doubtful.contains(&(owner, shard)) };
         }
         let asked = u64::from(len);
         if let Some((quota, used)) = self.quota_exceeded(&owner, asked, replace) {
@@ -203,7 +216,8 @@ impl Catalog {
             waiters.push(sender);
             return BeginDelete::Wait(receiver);
         }
-        if self.find(&owner, &shard).is_none() {
+        // A put of it that failed may be on the disk: then only a tombstone makes sure that it is not there.
+        if self.find(&owner, &shard).is_none() && !self.doubtful.contains(&(owner, shard)) {
             return BeginDelete::Absent;
         }
         self.pending.insert((owner, shard), Waiters::new());
@@ -217,8 +231,8 @@ impl Catalog {
         (used + asked > quota).then_some((quota, used))
     }
 
-    /// Settles a pending change: `at` is where its record lies and is durable, `None` if it failed. Whether a segment may have become
-    /// removable.
+    /// Settles a pending change: `at` is where its record lies and is durable, `None` if it failed. Whether a segment
+    /// may have become removable.
     pub(crate) fn finish(
         &mut self,
         kind: RecordKind,
@@ -300,6 +314,21 @@ impl Catalog {
         }
     }
 
+    /// A record of this shard was written and failed.
+    pub(crate) fn doubt(&mut self, owner: OwnerId, shard: ShardId) {
+        self.doubtful.insert((owner, shard));
+    }
+
+    /// All failed records are dead by the word of a durable header.
+    pub(crate) fn end_doubts(&mut self) {
+        self.doubtful.clear();
+    }
+
+    /// No pending change will ever be settled: lets go of everyone who waits for one.
+    pub(crate) fn abandon(&mut self) {
+        self.pending.clear();
+    }
+
     /// Ids and lengths of shards after `after`, ascending, at most `limit`.
     pub(crate) fn list(&self, owner: &OwnerId, after: Option<ShardId>, limit: usize) -> Vec<(ShardId, u32)> {
         let Some(namespace) = self.namespaces.get(owner) else { return Vec::new() };
@@ -320,9 +349,6 @@ impl Catalog {
         if !entry.sealed {
             self.open = Some(sequence);
         }
-        if entry.unreadable {
-            self.unreadable.push(sequence);
-        }
         self.segments.insert(sequence, entry);
     }
 
@@ -330,8 +356,20 @@ impl Catalog {
     pub(crate) fn add_lost(&mut self, sequence: u32, bytes: u64) {
         self.committed += bytes;
         self.lost_bytes += bytes;
-        // Never in `segments`, so it cannot hold up the removal of others; what it held is lost for good with its header.
+        // Never in `segments`, so it cannot hold up the removal of others; what it held is lost for good with its
+        // header.
         tracing::warn!(sequence, bytes, "a segment's header is lost and its shards with it; the file is left as it is");
+    }
+
+    /// Enters what scanning a segment found out.
+    pub(crate) fn settle_segment(&mut self, sequence: u32, tail: u64, unreadable: bool) {
+        let Some(segment) = self.segments.get_mut(&sequence) else { return };
+        segment.tail = tail.min(segment.file_bytes);
+        segment.cut = segment.tail == segment.file_bytes;
+        segment.unreadable = unreadable;
+        if unreadable {
+            self.unreadable.push(sequence);
+        }
     }
 
     pub(crate) fn set_tail(&mut self, sequence: u32, tail: u64) {

@@ -2,18 +2,20 @@
 
 use crate::format::{BLOCK_BYTES, DATA_START, RECORD_HEADER_BYTES};
 
-/// Segments are of this length where the capacity allows it. Long enough that opening one (0.5 ms) does not show, short enough that a
-/// store of a few GiB gives space back piece by piece.
+/// Segments are of this length where the capacity allows it. Long enough that opening one (0.5 ms) does not show, short
+/// enough that a store of a few GiB gives space back piece by piece.
 pub const SEGMENT_BYTES: u64 = 256 << 20;
 
-/// Payload bytes waiting to be written, at most. Four batches: enough to keep both committers busy while the senders refill it.
+/// Payload bytes waiting to be written, at most. Four batches: enough to keep both committers busy while the senders
+/// refill it.
 pub const QUEUE_BYTES: usize = 16 << 20;
 
-/// What a waiting record costs besides its payload: task, header, map entries. Bounds the number of tiny shards that wait.
+/// What a waiting record costs besides its payload: task, header, map entries. Bounds the number of tiny shards that
+/// wait.
 pub(crate) const QUEUE_RECORD_COST: usize = 512;
 
-/// Reads in flight, at most. Past a queue depth of 16 an NVMe drive gets no faster with 256 KiB reads; at 2 MiB each it also
-/// bounds the memory of readers to 32 MiB.
+/// Reads in flight, at most. Past a queue depth of 16 an NVMe drive gets no faster with 256 KiB reads; at 2 MiB each it
+/// also bounds the memory of readers to 32 MiB.
 pub const READS_IN_FLIGHT: usize = 16;
 
 /// Segments in a store, at least: one is kept free for tombstones, so that a full store can still be emptied.
@@ -40,7 +42,8 @@ pub struct SegmentsConfig {
 }
 
 impl SegmentsConfig {
-    /// A store of `capacity` bytes, everything else as it is best: segments of 256 MiB, shorter ones where there would be fewer than 32.
+    /// A store of `capacity` bytes, everything else as it is best: segments of 256 MiB, shorter ones where there would
+    /// be fewer than 16.
     pub fn new(capacity: u64) -> Self {
         let fair = (capacity / 32).next_power_of_two().clamp(4 << 20, SEGMENT_BYTES);
         Self {

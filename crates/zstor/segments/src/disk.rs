@@ -1,7 +1,7 @@
 //! The seam between the log and the disk: everything the log does to files goes through [`Disk`] and [`DiskFile`].
 //!
-//! [`FileDisk`] is the real one. Tests put one in its place that forgets what was not synced, fails on demand or cuts writes short. A
-//! disk is one flat directory; it knows nothing of segments.
+//! [`FileDisk`] is the real one. Tests put one in its place that forgets what was not synced, fails on demand or cuts
+//! writes short. A disk is one flat directory; it knows nothing of segments.
 
 use std::io;
 use std::sync::Arc;
@@ -48,7 +48,8 @@ pub trait Disk: Send + Sync + 'static {
     /// If that failed; what is durable is then unknown.
     fn sync_dir(&self) -> io::Result<()>;
 
-    /// A fresh random id for a segment; from the operating system's generator, except in simulations, which want to repeat themselves.
+    /// A fresh random id for a segment; from the operating system's generator, except in simulations, which want to
+    /// repeat themselves.
     ///
     /// # Errors
     /// If there is no randomness to be had.
@@ -59,7 +60,8 @@ pub trait Disk: Send + Sync + 'static {
     }
 }
 
-/// An open file. Offsets, lengths and addresses of buffers are multiples of [`BLOCK_BYTES`](crate::format::BLOCK_BYTES).
+/// An open file. Offsets, lengths and addresses of buffers are multiples of
+/// [`BLOCK_BYTES`](crate::format::BLOCK_BYTES).
 pub trait DiskFile: Send + Sync + 'static {
     /// Its length in bytes.
     ///

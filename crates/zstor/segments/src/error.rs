@@ -108,7 +108,8 @@ pub enum GetError {
     /// There is no such shard in this namespace.
     #[error("there is no such shard")]
     NotFound,
-    /// It is there, but its bytes have rotted. Rebuild it from the others of its stripe and put it again: that replaces it.
+    /// It is there, but its bytes have rotted. Rebuild it from the others of its stripe and put it again: that replaces
+    /// it.
     #[error("the stored shard does not fit its checksum: it has rotted on the disk")]
     Rotten,
     /// The disk could not read it.

@@ -1,7 +1,7 @@
 //! What a segment looks like on disk, byte for byte: encoding and decoding of segment headers and record headers.
 //!
-//! It does no I/O and keeps nothing; [`scan`] walks a whole segment with it. Everything here takes bytes that may be torn,
-//! rotten or forged, so nothing panics and nothing is believed before its checksum was compared.
+//! It does no I/O and keeps nothing; [`scan`] walks a whole segment with it. Everything here takes bytes that may be
+//! torn, rotten or forged, so nothing panics and nothing is believed before its checksum was compared.
 //!
 //! ```text
 //! segment   [header: 4 KiB] [the same header again: 4 KiB] [batch] [batch] … up to the segment's length
@@ -9,8 +9,9 @@
 //! record    [header: 96 bytes] [payload]
 //! ```
 //!
-//! A record header's checksum covers the segment's random id, its sequence number and the record's offset besides the header's
-//! own bytes. So bytes left over from an earlier use of the file, and a payload that imitates a record, are never taken for one.
+//! A record header's checksum covers the segment's random id, its sequence number and the record's offset besides the
+//! header's own bytes. So bytes left over from an earlier use of the file, and a payload that imitates a record, are
+//! never taken for one.
 //!
 //! All integers are little-endian. Checksums are CRC-64/NVME.
 
@@ -19,29 +20,32 @@ use crc_fast::{CrcAlgorithm, Digest};
 
 pub mod scan;
 
-/// Everything on disk is aligned to this: O_DIRECT wants at least the logical block size (512 or 4096), and a write of whole 4 KiB
-/// blocks never makes a drive read, modify and write one.
+pub use scan::{ScanReport, scan_bytes};
+
+/// Everything on disk is aligned to this: O_DIRECT wants at least the logical block size (512 or 4096), and a write of
+/// whole 4 KiB blocks never makes a drive read, modify and write one.
 pub const BLOCK_BYTES: usize = 4096;
 
-/// Records start at multiples of this within a batch: a lost header can then be searched for in steps of 16 bytes, not of one.
+/// Records start at multiples of this within a batch: a lost header can then be searched for in steps of 16 bytes, not
+/// of one.
 pub const RECORD_ALIGN: usize = 16;
 
 /// Length of a record header. A multiple of [`RECORD_ALIGN`].
 pub const RECORD_HEADER_BYTES: usize = 96;
 
-/// Where the first batch starts: after two copies of the segment header, in blocks of their own so that one bad block loses neither
-/// the id all checksums depend on nor the segment with it.
+/// Where the first batch starts: after two copies of the segment header, in blocks of their own so that one bad block
+/// loses neither the id all checksums depend on nor the segment with it.
 pub const DATA_START: u64 = 2 * BLOCK_BYTES as u64;
 
 /// The version of the segment format written here.
 pub const FORMAT_VERSION: u16 = 1;
 
-/// Largest payload of a record. A stripe is 1 MiB and a shard at most a whole stripe (k = 1) with what sealing adds; twice that leaves room
-/// without letting one record fill a batch.
+/// Largest payload of a record. A stripe is 1 MiB and a shard at most a whole stripe (k = 1) with what sealing adds;
+/// twice that leaves room without letting one record fill a batch.
 pub const SHARD_BYTES_MAX: usize = 2 << 20;
 
-/// Largest batch, padding included. Large enough that a sync per batch costs little beside writing it (4 MiB take 1–2 ms on an
-/// NVMe drive, a sync 0.1), small enough that several buffers of this size fit any node.
+/// Largest batch, padding included. Large enough that a sync per batch costs little beside writing it (4 MiB take 1–2
+/// ms on an NVMe drive, a sync 0.1), small enough that several buffers of this size fit any node.
 pub const BATCH_BYTES_MAX: usize = 4 << 20;
 
 const SEGMENT_MAGIC: [u8; 8] = *b"ATOLLSEG";
@@ -83,15 +87,16 @@ pub struct SegmentHeader {
     pub previous: Option<PreviousSegment>,
 }
 
-/// What a segment knows of the one before it: written when it was opened, that is after everything in the older one had been settled.
+/// What a segment knows of the one before it: written when it was opened, that is after everything in the older one had
+/// been settled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PreviousSegment {
     /// Its sequence number.
     pub sequence: u32,
     /// Offset of its end in bytes.
     pub tail: u64,
-    /// Records in it with a sequence number up to this were acknowledged (an invalid one is damage); later ones were not (an invalid one is
-    /// what a crash tore).
+    /// Records in it with a sequence number up to this were acknowledged (an invalid one is damage); later ones were
+    /// not (an invalid one is what a crash tore).
     pub durable: u64,
 }
 
@@ -221,7 +226,8 @@ impl RecordHeader {
         bytes
     }
 
-    /// Reads the header at the beginning of `bytes`, which stand at `offset` of the segment with `header`. `None` if there is no sound one.
+    /// Reads the header at the beginning of `bytes`, which stand at `offset` of the segment with `header`. `None` if
+    /// there is no sound one.
     pub fn decode(bytes: &[u8], segment: &SegmentHeader, offset: u64) -> Option<Self> {
         let bytes = bytes.get(..RECORD_HEADER_BYTES)?;
         if bytes[0..4] != RECORD_MAGIC || u64_at(bytes, 88) != salted_crc(segment, offset, &bytes[..88]) {
@@ -271,3 +277,6 @@ fn array_at<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
 fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(array_at(bytes, at))
 }
+
+#[cfg(test)]
+mod tests;

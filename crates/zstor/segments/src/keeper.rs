@@ -1,18 +1,20 @@
-//! Looks after files in the background: keeps the next segment ready, cuts sealed segments to their length, gives back dead ones.
+//! Looks after files in the background: keeps the next segment ready, cuts sealed segments to their length, gives back
+//! dead ones.
 //!
 //! # Why the next segment is prepared, and how
 //!
-//! Space is reserved with fallocate, which takes a millisecond whatever the size. But what it reserves is *unwritten*: the first write to
-//! each extent must be recorded in the file system's journal, and fdatasync then commits the journal. Measured on ext4 on an
-//! NVMe-like virtual disk, batches of 4 MiB: 2.3 GB/s into unwritten extents, 3.5–5 GB/s into written ones; a single 4 KiB record 166 µs against
-//! 98 µs. Filling every segment with zeros first would write everything twice, and that halves the rate of a long load. So
+//! Space is reserved with fallocate, which takes a millisecond whatever the size. But what it reserves is *unwritten*:
+//! the first write to each extent must be recorded in the file system's journal, and fdatasync then commits the
+//! journal. Measured on ext4 on an NVMe-like virtual disk, batches of 4 MiB: 2.3 GB/s into unwritten extents, 3.5–5
+//! GB/s into written ones; a single 4 KiB record 166 µs against 98 µs. Filling every segment with zeros first would
+//! write everything twice, and that halves the rate of a long load. So
 //!
 //! - a segment never waits for zeros: fallocate is enough to begin;
 //! - while nobody writes, the spare is filled with zeros, so that a burst after a pause meets written extents;
 //! - a dead segment's file becomes the next spare: its extents are written already.
 //!
-//! Failures here cost no data: a segment that could not be cut or removed stays and is tried again at the next occasion, and when no spare
-//! can be made the log learns it when it asks for one.
+//! Failures here cost no data: a segment that could not be cut or removed stays and is tried again at the next
+//! occasion, and when no spare can be made the log learns it when it asks for one.
 
 use crate::aligned::AlignedBuffer;
 use crate::catalog::{Catalog, SegmentEntry};
@@ -25,10 +27,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
-/// Zeros are written this many bytes at a time: half a millisecond of the disk's time, which is what a batch may have to wait for.
+/// Zeros are written this many bytes at a time: half a millisecond of the disk's time, which is what a batch may have
+/// to wait for.
 const ZERO_BYTES: usize = 1 << 20;
 
-/// Zeros are written when there was no batch for this long. Shorter than the pauses between a person's commands, longer than those within one.
+/// Zeros are written when there was no batch for this long. Shorter than the pauses between a person's commands, longer
+/// than those within one.
 const IDLE: Duration = Duration::from_millis(100);
 
 /// A file kept ready for the next segment.
@@ -59,6 +63,9 @@ pub(crate) struct Keeper {
     spare_ahead: bool,
     state: Mutex<State>,
     changed: Condvar,
+    /// Held while segments are cut and removed. One at a time: a killer may only go after its victim's going is
+    /// durable.
+    sweeping: Mutex<()>,
     next_spare: AtomicU64,
     batches: AtomicU64,
 }
@@ -80,6 +87,7 @@ impl Keeper {
             spare_ahead,
             state: Mutex::new(State { spare, look: true, ..State::default() }),
             changed: Condvar::new(),
+            sweeping: Mutex::new(()),
             next_spare: AtomicU64::new(next_spare),
             batches: AtomicU64::new(0),
         }
@@ -125,7 +133,9 @@ impl Keeper {
 
     /// Removes a file that did not become a segment.
     pub(crate) fn discard(&self, name: &str) {
-        if let Err(e) = self.disk.remove(name) {
+        if let Err(e) = self.disk.remove(name)
+            && e.kind() != io::ErrorKind::NotFound
+        {
             tracing::warn!(name, error = %e, "a file that did not become a segment could not be removed; the next start does it");
         }
     }
@@ -154,8 +164,7 @@ impl Keeper {
             if std::mem::take(&mut state.look) {
                 state.spare_failed = false;
                 drop(state);
-                self.cut_sealed();
-                self.remove_dead();
+                self.sweep();
             } else if self.wants_spare(&state) {
                 state.busy = true;
                 drop(state);
@@ -243,6 +252,13 @@ impl Keeper {
         Ok(())
     }
 
+    /// Cuts sealed segments to their length and gives back dead ones.
+    pub(crate) fn sweep(&self) {
+        let _one_at_a_time = lock(&self.sweeping);
+        self.cut_sealed();
+        self.remove_dead();
+    }
+
     fn cut_sealed(&self) {
         loop {
             let next = read(&self.catalog).next_to_cut();
@@ -269,7 +285,8 @@ impl Keeper {
         }
     }
 
-    /// Makes the segment's file the spare if there is none, else removes it. Durable before anything that depends on it goes.
+    /// Makes the segment's file the spare if there is none, else removes it. Durable before anything that depends on it
+    /// goes.
     fn give_back(&self, entry: &SegmentEntry) -> io::Result<()> {
         let name = names::segment(entry.file.header.sequence);
         let mut state = lock(&self.state);

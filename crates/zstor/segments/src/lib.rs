@@ -1,10 +1,10 @@
 //! Shards on one disk: the storage node's segment log.
 //!
-//! A shard is an immutable run of bytes with an id, in the namespace of an owner. The store keeps shards in *segments*: files of a
-//! fixed, preallocated length that are only ever appended to. Puts and deletes of all callers meet in a queue; what is queued goes to
-//! the disk as one aligned write past the page cache, is synced once, and is acknowledged together. An index in memory says where each shard
-//! lies; it is rebuilt from the record headers when the store is opened, so there is nothing beside the segments that could disagree with
-//! them.
+//! A shard is an immutable run of bytes with an id, in the namespace of an owner. The store keeps shards in *segments*:
+//! files of a fixed, preallocated length that are only ever appended to. Puts and deletes of all callers meet in a
+//! queue; what is queued goes to the disk as one aligned write past the page cache, is synced once, and is acknowledged
+//! together. An index in memory says where each shard lies; it is rebuilt from the record headers when the store is
+//! opened, so there is nothing beside the segments that could disagree with them.
 //!
 //! ```text
 //! put ─ CRC ─ quota, space ─┐                         ┌ committer ─ pack ─ pwrite ─ fdatasync ┐
@@ -23,8 +23,9 @@
 //!
 //! # What it is not
 //!
-//! It knows no network, no grants and no placement; an owner is a namespace and a quota. It does not compact segments that are partly
-//! dead: [`Totals::reclaimable`] says how much that would give back. A segment in which nothing is live is given back at once.
+//! It knows no network, no grants and no placement; an owner is a namespace and a quota. It does not compact segments
+//! that are partly dead: [`Totals::reclaimable`] says how much that would give back. A segment in which nothing is live
+//! is given back at once.
 
 mod aligned;
 mod catalog;

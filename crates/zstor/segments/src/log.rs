@@ -1,21 +1,25 @@
 //! The write path: group commit.
 //!
-//! Callers queue records; two committer threads take turns. Each takes all that is queued (up to a batch), packs it into its aligned buffer, writes
-//! it with one call at the place it was given, syncs, and acknowledges. While one waits for the disk the other packs and writes, so the
-//! disk always has something to do, and the more is queued the larger batches get: no timer, no tuning.
+//! Callers queue records; two committer threads take turns. Each takes all that is queued (up to a batch), packs it
+//! into its aligned buffer, writes it with one call at the place it was given, syncs, and acknowledges. While one waits
+//! for the disk the other packs and writes, so the disk always has something to do, and the more is queued the larger
+//! batches get: no timer, no tuning.
 //!
 //! # Order
 //!
-//! Batches are *settled* in the order of the log, whatever order their syncs return in: a batch is acknowledged only after all before it
-//! were. So what recovery finds before the first hole is all that was ever acknowledged.
+//! Batches are *settled* in the order of the log, whatever order their syncs return in: a batch is acknowledged only
+//! after all before it were. So what recovery finds before the first hole is all that was ever acknowledged.
 //!
 //! # When writing or syncing fails
 //!
-//! After a failed fdatasync nobody knows which blocks reached the disk, and asking again proves nothing: the kernel may have dropped the dirty state
-//! with the first report. So the segment is given up at once: this batch and those behind it fail, the segment is sealed where the last acknowledged
-//! batch ends, and the next record opens a new segment whose header says where the old one ends, *before* anything in the new one is
-//! acknowledged. What the failed batches left on the disk is thereby dead, whether it got there or not. If no segment can be opened the
-//! records fail, reads and the index go on, and the next record tries again.
+//! After a failed fdatasync nobody knows which blocks reached the disk, and asking again proves nothing: the kernel may
+//! have dropped the dirty state with the first report. So the segment is given up at once: this batch and those behind
+//! it fail, the segment is sealed where the last acknowledged batch ends, and the next record opens a new segment whose
+//! header says where the old one ends, *before* anything in the new one is acknowledged. What the failed batches left
+//! on the disk is thereby dead, whether it got there or not. If no segment can be opened the records fail, reads and
+//! the index go on, and the next record tries again. Until one is open, the shards of failed records are *doubtful*: a
+//! crash now might bring the failed put or delete to light after all. So "already there" and "there is no such shard"
+//! are not said of them without a record that makes it true.
 
 use crate::aligned::AlignedBuffer;
 use crate::catalog::{Catalog, Location, SegmentFile};
@@ -89,9 +93,13 @@ struct State {
     /// Batches given out, batches settled: equal when nothing is under way.
     taken: u64,
     settled: u64,
+    /// Committers that wait for work: nobody is woken who is not waiting.
+    idle: usize,
     /// A committer is opening a segment.
     rolling: bool,
     closing: bool,
+    /// A committer panicked: nothing can be settled any more.
+    broken: bool,
 }
 
 /// Where the log goes on after recovery.
@@ -108,6 +116,9 @@ pub(crate) struct Log {
     catalog: Arc<RwLock<Catalog>>,
     keeper: Arc<Keeper>,
     state: Mutex<State>,
+    /// There is something in the queue: for idle committers.
+    work: Condvar,
+    /// A batch was settled or a segment opened: for committers that wait for the other one.
     changed: Condvar,
 }
 
@@ -130,7 +141,7 @@ impl Log {
             durable: resume.next_sequence - 1,
             ..State::default()
         };
-        Self { disk, catalog, keeper, state: Mutex::new(state), changed: Condvar::new() }
+        Self { disk, catalog, keeper, state: Mutex::new(state), work: Condvar::new(), changed: Condvar::new() }
     }
 
     /// Queues a record. What waits is bounded by the permits the jobs hold.
@@ -141,18 +152,23 @@ impl Log {
             return self.fail(vec![job], &LogError::Disk(DiskError::closed()));
         }
         state.queue.push_back(job);
+        let idle = state.idle > 0;
         drop(state);
-        self.changed.notify_all();
+        if idle {
+            self.work.notify_one();
+        }
     }
 
     /// Ends the committers once everything queued is settled.
     pub(crate) fn close(&self) {
         lock(&self.state).closing = true;
+        self.work.notify_all();
         self.changed.notify_all();
     }
 
     /// A committer's thread.
     pub(crate) fn run(&self) {
+        let _fuse = Fuse(self);
         let mut buffer = AlignedBuffer::zeroed(BATCH_BYTES_MAX);
         while let Some(batch) = self.take() {
             let packed = pack(&batch, &mut buffer);
@@ -170,11 +186,16 @@ impl Log {
     fn take(&self) -> Option<Batch> {
         let mut state = lock(&self.state);
         loop {
+            if state.broken {
+                return None;
+            }
             let Some(front) = state.queue.front() else {
-                if state.closing && !state.rolling {
+                if state.closing {
                     return None;
                 }
-                state = wait(&self.changed, state);
+                state.idle += 1;
+                state = wait(&self.work, state);
+                state.idle -= 1;
                 continue;
             };
             if state.rolling {
@@ -207,8 +228,12 @@ impl Log {
     /// In the order of the log: enters a batch into the index, or fails it, and tells those who wait.
     fn settle(&self, batch: Batch, bytes: u64, mut result: Result<(), DiskError>) {
         let mut state = lock(&self.state);
-        while state.settled != batch.ticket {
+        while state.settled != batch.ticket && !state.broken {
             state = wait(&self.changed, state);
+        }
+        if state.broken {
+            // Dropping the jobs tells those who wait.
+            return;
         }
         if let Some(active) = &mut state.active {
             if active.failed && result.is_ok() {
@@ -259,6 +284,9 @@ impl Log {
             let len = job.data.len() as u32;
             // Segments are shorter than 4 GiB (SEGMENT_BYTES_MAX).
             let at = durable.then_some(Location { segment, offset: offset as u32, len });
+            if !durable {
+                catalog.doubt(job.owner, job.shard);
+            }
             freed |= catalog.finish(job.kind, job.owner, job.shard, len, at);
             offset += job.bytes() as u64;
         }
@@ -274,6 +302,26 @@ impl Log {
         drop(catalog);
         for job in jobs {
             let _ = job.done.send(Err(error.clone()));
+        }
+    }
+}
+
+/// A committer that panics must not leave the callers waiting: everything not yet acknowledged fails, now and from now
+/// on.
+struct Fuse<'a>(&'a Log);
+
+impl Drop for Fuse<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let mut state = lock(&self.0.state);
+            state.broken = true;
+            state.closing = true;
+            let queue = std::mem::take(&mut state.queue);
+            drop(state);
+            self.0.work.notify_all();
+            self.0.changed.notify_all();
+            drop(queue);
+            write(&self.0.catalog).abandon();
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Names of files in a shard directory: segments `seg-0000002a.log`, files kept ready `spare-7.new`, or `spare-7.ready` when all of
-//! their blocks are written.
+//! Names of files in a shard directory: segments `seg-0000002a.log`, files kept ready `spare-7.new`, or `spare-7.ready`
+//! when all of their blocks are written.
 
 /// The segment with this sequence number.
 pub(crate) fn segment(sequence: u32) -> String {

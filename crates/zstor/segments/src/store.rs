@@ -29,8 +29,8 @@ pub enum PutOutcome {
 
 /// A store of shards on one disk. Clones are handles to the same store; it closes when the last one is dropped.
 ///
-/// The async methods must be called within a tokio runtime. A future that is dropped leaves the store sound: what was queued is still
-/// written, only nobody learns of it.
+/// The async methods must be called within a tokio runtime. A future that is dropped leaves the store sound: what was
+/// queued is still written, only nobody learns of it.
 #[derive(Clone)]
 pub struct Segments {
     inner: Arc<Inner>,
@@ -118,8 +118,8 @@ impl Segments {
         &self.inner.report
     }
 
-    /// Stores a shard. `crc` is the CRC-64/NVME ([`crc64`]) of `data` as its sender made it. When this returns `Ok`, the shard is
-    /// synced to the disk. Putting the same bytes again is fine, and replaces a copy that has rotted.
+    /// Stores a shard. `crc` is the CRC-64/NVME ([`crc64`]) of `data` as its sender made it. When this returns `Ok`,
+    /// the shard is synced to the disk. Putting the same bytes again is fine, and replaces a copy that has rotted.
     ///
     /// # Errors
     /// See [`PutError`]; nothing is stored then. After [`PutError::Disk`] the shard may be put again.
@@ -150,10 +150,11 @@ impl Segments {
                     // Settled, or the log is gone: either way ask again.
                     let _ = settled.await;
                 }
-                BeginPut::Present(at, segment) => {
+                BeginPut::Present { at, segment, doubtful } => {
                     drop(permit);
                     match self.read(segment, at, owner, shard).await {
-                        Ok(stored) if stored == data => return Ok(PutOutcome::AlreadyThere),
+                        Ok(stored) if stored == data && !doubtful => return Ok(PutOutcome::AlreadyThere),
+                        Ok(stored) if stored == data => replace = Some(at),
                         Ok(_) => return Err(PutError::DifferentContent),
                         Err(ReadError::Rotten) => replace = Some(at),
                         Err(ReadError::Disk(e)) => return Err(PutError::Disk(e)),
@@ -225,9 +226,11 @@ impl Segments {
         read(&self.inner.catalog).stat(&owner)
     }
 
-    /// Limits an owner's payload to `quota` bytes; `None` goes back to the store's default. What is stored beyond it stays.
+    /// Limits an owner's payload to `quota` bytes; `None` goes back to the store's default. What is stored beyond it
+    /// stays.
     ///
-    /// Quotas are policy of whoever runs the store, and kept there: they are not in the log and must be set again after opening.
+    /// Quotas are policy of whoever runs the store, and kept there: they are not in the log and must be set again after
+    /// opening.
     pub fn set_quota(&self, owner: OwnerId, quota: Option<u64>) {
         write(&self.inner.catalog).set_quota(owner, quota);
     }
@@ -237,8 +240,8 @@ impl Segments {
         read(&self.inner.catalog).totals()
     }
 
-    /// Takes no further puts and deletes, waits until those queued are settled, and stops the store's threads. Reads go on until the
-    /// last handle is dropped.
+    /// Takes no further puts and deletes, waits until those queued are settled, and stops the store's threads. Reads go
+    /// on until the last handle is dropped.
     pub async fn close(&self) {
         self.inner.queue.close();
         let inner = self.inner.clone();
@@ -301,17 +304,22 @@ struct Record {
 }
 
 impl Inner {
-    /// Settles what is queued and ends the threads. Can be called twice.
+    /// Settles what is queued, ends the threads and seals the log. Can be called twice.
     fn stop(&self) {
         self.queue.close();
         self.log.close();
         let threads = std::mem::take(&mut *lock(&self.threads));
+        if threads.is_empty() {
+            return;
+        }
         self.keeper.close();
         for thread in threads {
             if thread.join().is_err() {
                 tracing::error!("a thread of the segment log panicked");
             }
         }
+        self.log.seal();
+        self.keeper.sweep();
     }
 }
 

@@ -1,5 +1,5 @@
-//! Locks that are taken whether or not a thread panicked while it held them: what they guard is kept consistent by single assignments, and
-//! one dead thread must not take the readers with it.
+//! Locks that are taken whether or not a thread panicked while it held them: what they guard is kept consistent by
+//! single assignments, and one dead thread must not take the readers with it.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_keys::NodeKey;
-use atoll_link::{JoinError, JoinRefusal, MemoryPeers, OpenError, Refusal, Ticket, Traffic};
+use atoll_link::{BindError, JoinError, JoinRefusal, MemoryPeers, OpenError, Refusal, Ticket, Traffic};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 
-use crate::support::{ECHO, Node, on_loopback, pair, try_start};
+use crate::support::{ECHO, Node, PATIENCE, on_loopback, pair, try_start};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -69,9 +69,20 @@ async fn a_ticket_of_a_previous_run_is_unknown() {
     let ticket = inviting.handle.invite(MINUTE, 1).unwrap();
     let mut config = on_loopback();
     config.bind = inviting.handle.addresses().quic;
-    let (key, store) = (inviting.key.clone(), inviting.store.clone());
-    inviting.link.shutdown(Duration::ZERO).await;
-    let again = try_start(key, store, config).await.unwrap();
+    let Node { key, store, link, handle } = inviting;
+    link.shutdown(Duration::ZERO).await;
+    drop(handle);
+    // iroh lets go of its socket in the background.
+    let again = async {
+        loop {
+            match try_start(key.clone(), store.clone(), config.clone()).await {
+                Ok(again) => break again,
+                Err(BindError::PortInUse { .. }) => tokio::time::sleep(Duration::from_millis(20)).await,
+                Err(other) => panic!("{other}"),
+            }
+        }
+    };
+    let again = tokio::time::timeout(PATIENCE, again).await.unwrap();
     let error = Node::start().await.handle.join(&ticket).await.unwrap_err();
     assert!(matches!(error, JoinError::Refused { reason: JoinRefusal::Unknown, .. }), "{error:?}");
     drop(again);

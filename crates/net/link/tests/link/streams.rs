@@ -10,7 +10,7 @@ use atoll_link::{BoxStream, Link, MemoryPeers, OpenError, Refusal, Traffic};
 use futures_util::future::BoxFuture;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 
 use crate::support::{ECHO, Node, PATIENCE, on_loopback, pair, pair_with};
 
@@ -94,10 +94,7 @@ async fn names_that_cannot_be_protocols_are_refused() {
 
 #[tokio::test]
 async fn a_stream_dropped_before_its_end_is_an_error_for_the_reader() {
-    let (seen, outcome) = oneshot::channel();
-    let seen = std::sync::Mutex::new(Some(seen));
     let (report, mut reports) = tokio::sync::mpsc::channel(1);
-    drop((seen, outcome));
     let handler = move |_: NodeId, mut stream: BoxStream| -> BoxFuture<'static, ()> {
         let report = report.clone();
         Box::pin(async move {
@@ -193,4 +190,16 @@ async fn a_shutdown_waits_for_streams_as_long_as_it_may() {
         assert_eq!(ending.await.unwrap(), expect);
         assert_eq!(handle.open(other.id(), ECHO, Traffic::Control).await.err().unwrap(), OpenError::Closed);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_lanes_than_a_peer_may_have_become_quic_streams() {
+    let (one, other) = pair().await;
+    let mut streams = Vec::new();
+    for _ in 0..70 {
+        streams.push(other.handle.open(one.id(), ECHO, Traffic::Bulk).await.unwrap());
+    }
+    assert_eq!(other.handle.peer(&one.id()).unwrap().lanes, 64);
+    drop(streams);
+    other.asks(one.id(), Traffic::Bulk).await;
 }

@@ -1,11 +1,11 @@
 //! GFNI+AVX-512. A multiplication is one `gf2p8affineqb` on 64 bytes; inputs go in pairs, so that one `vpternlogd`
 //! adds two products to a sum.
 //!
-//! With 10+4 that is 40 multiplications and 20 additions for 640 bytes of data; at two multiplications per cycle (Zen
-//! 5) they are the limit as long as loads stay below two per cycle, which is what several vectors per step (V) are
-//! for: a coefficient is loaded once for all of them. More vectors than that make it slower: a step's stores hold up
-//! those loads of the next step that agree with them in the low 12 bits of the address, the more of both the likelier.
-//! The end of a shard is done with masked loads and stores.
+//! With 10+4 that is 40 multiplications and 20 additions for 640 bytes of data; at two multiplications per cycle (Zen 5)
+//! they are the limit as long as loads stay below two per cycle, which is what several vectors per step (V) are for: a
+//! coefficient is loaded once for all of them. More vectors than two or three measure slower, most with few inputs;
+//! stores that hold up loads of the next step with the same low 12 address bits would explain it. The end of a shard is
+//! done with masked loads and stores.
 
 use std::arch::x86_64::{
     __m512i, __mmask64, _MM_HINT_T0, _mm_prefetch, _mm512_gf2p8affine_epi64_epi8, _mm512_loadu_si512,

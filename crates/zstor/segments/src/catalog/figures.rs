@@ -1,4 +1,5 @@
-//! The figures a catalog gives out: about a namespace, about the whole store. They are computed from the accounts when asked for.
+//! The figures a catalog gives out: about a namespace, about the whole store. They are computed from the accounts when
+//! asked for.
 
 use super::{Catalog, Namespace};
 use crate::format::DATA_START;
@@ -22,8 +23,8 @@ pub struct Totals {
     pub capacity: u64,
     /// Bytes of records with live shards, headers included.
     pub used: u64,
-    /// Bytes written that hold nothing live: deleted shards, tombstones, padding, segment headers. A segment gives them back when
-    /// nothing in it is live any more.
+    /// Bytes written that hold nothing live: deleted shards, tombstones, padding, segment headers. A segment gives them
+    /// back when nothing in it is live any more.
     pub reclaimable: u64,
     /// Bytes preallocated and not yet written.
     pub reserved: u64,

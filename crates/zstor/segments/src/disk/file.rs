@@ -1,8 +1,8 @@
 //! The real disk: a directory, written past the page cache where the file system allows it.
 //!
-//! Why O_DIRECT: buffered, the log reaches half of what the disk can do, and evicts from the page cache what others need of it.
-//! Where the file system refuses (some tmpfs, overlay and network file systems), files are opened buffered, which is as safe and
-//! slower; a line in the log says so once.
+//! Why O_DIRECT: buffered, the log reaches half of what the disk can do, and evicts from the page cache what others
+//! need of it. Where the file system refuses (some tmpfs, overlay and network file systems), files are opened buffered,
+//! which is as safe and slower; a line in the log says so once.
 //!
 //! The directory is locked while it is open: a second opener gets [`io::ErrorKind::WouldBlock`].
 
@@ -150,7 +150,8 @@ impl DiskFile for File {
     fn allocate(&self, bytes: u64) -> io::Result<()> {
         match fallocate(self, FallocateFlags::empty(), 0, bytes) {
             Ok(()) => Ok(()),
-            // The file system cannot reserve: the length alone has to do, and a full disk shows when a batch is written.
+            // The file system cannot reserve: the length alone has to do, and a full disk shows when a batch is
+            // written.
             Err(rustix::io::Errno::OPNOTSUPP) => self.set_len(bytes),
             Err(e) => Err(e.into()),
         }

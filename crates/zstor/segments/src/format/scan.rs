@@ -1,9 +1,9 @@
 //! Walks the records of one segment, jumping over what is broken: the pure half of recovery.
 //!
-//! The walk needs no index and changes nothing. It believes a record header whose checksum fits, whose number is larger than the one
-//! before and whose payload lies within the segment. Where there is none, it searches on: in steps of 16 bytes for the length of a
-//! batch, then from block to block. What it jumps over is reported as a gap; the caller knows whether a gap is damage or what a crash tore.
-//! It does not look at payloads. It fails only if its source does.
+//! The walk needs no index and changes nothing. It believes a record header whose checksum fits, whose number is larger
+//! than the one before and whose payload lies within the segment. Where there is none, it searches on: in steps of 16
+//! bytes for the length of a batch, then from block to block. What it jumps over is reported as a gap; the caller knows
+//! whether a gap is damage or what a crash tore. It does not look at payloads. It fails only if its source does.
 
 use super::{
     BATCH_BYTES_MAX, BLOCK_BYTES, DATA_START, RECORD_ALIGN, RECORD_HEADER_BYTES, RecordHeader, SegmentHeader, block_up,
@@ -125,7 +125,8 @@ fn search<S: Source + ?Sized>(
         let block_end = (at / BLOCK_BYTES as u64 + 1) * BLOCK_BYTES as u64;
         // A header may reach into the next block.
         let bytes = source.at(at, (block_end - at) as usize + RECORD_HEADER_BYTES)?;
-        // Within the length of a batch any record may follow; beyond it a new batch must have begun, at a block boundary.
+        // Within the length of a batch any record may follow; beyond it a new batch must have begun, at a block
+        // boundary.
         let starts = if at < near || !at.is_multiple_of(BLOCK_BYTES as u64) { (block_end - at) as usize } else { 1 };
         for start in (0..starts.min(bytes.len())).step_by(RECORD_ALIGN) {
             if RecordHeader::looks_like_one(&bytes[start..])
@@ -154,8 +155,8 @@ pub struct ScanReport {
     pub tail: u64,
 }
 
-/// Decodes a whole segment held in memory: the entry point for fuzzing. Any bytes are fine; it neither panics nor allocates more
-/// than a small multiple of what it is given.
+/// Decodes a whole segment held in memory: the entry point for fuzzing. Any bytes are fine; it neither panics nor
+/// allocates more than a small multiple of what it is given.
 pub fn scan_bytes(bytes: &[u8]) -> ScanReport {
     let mut report = ScanReport { header: None, records: Vec::new(), rotten: 0, gaps: Vec::new(), tail: 0 };
     let Ok(header) = SegmentHeader::decode_either(bytes) else { return report };

@@ -1,7 +1,8 @@
 //! Opening the next segment.
 //!
-//! The order matters: header written and synced, name given, directory synced, and only then does anything go into the segment. A crash
-//! anywhere in between leaves a spare, or a segment without records, and either is put to use or removed by the next start.
+//! The order matters: header written and synced, name given, directory synced, and only then does anything go into the
+//! segment. A crash anywhere in between leaves a spare, or a segment without records, and either is put to use or
+//! removed by the next start.
 
 use super::{Active, Log, LogError, State, take_puts};
 use crate::aligned::AlignedBuffer;
@@ -15,8 +16,8 @@ use std::io;
 use std::sync::{Arc, MutexGuard};
 
 impl Log {
-    /// Seals the active segment and opens the next. To be called with `rolling` set and nothing under way. On failure, all queued records that
-    /// need the new segment fail.
+    /// Seals the active segment and opens the next. To be called with `rolling` set and nothing under way. On failure,
+    /// all queued records that need the new segment fail.
     pub(super) fn roll(&self, for_put: bool) -> MutexGuard<'_, State> {
         let (sequence, previous, sealed) = self.seal_active();
         if let Some(sealed) = sealed {
@@ -48,7 +49,16 @@ impl Log {
         }
     }
 
-    /// Takes the active segment out of use; the next segment's number, what its header says of its predecessor, and which one was sealed now.
+    /// After the last record: seals the active segment, so that it is cut to its length and the next start need not
+    /// search its empty end.
+    pub(crate) fn seal(&self) {
+        if let (_, _, Some(sealed)) = self.seal_active() {
+            write(&self.catalog).seal(sealed);
+        }
+    }
+
+    /// Takes the active segment out of use; the next segment's number, what its header says of its predecessor, and
+    /// which one was sealed now.
     fn seal_active(&self) -> (u32, Option<PreviousSegment>, Option<u32>) {
         let mut state = lock(&self.state);
         let durable = state.durable;
@@ -69,8 +79,13 @@ impl Log {
         previous: Option<PreviousSegment>,
         for_put: bool,
     ) -> Result<Active, LogError> {
-        if !read(&self.catalog).may_open_segment(for_put) {
-            return Err(LogError::Full);
+        let may_open = || read(&self.catalog).may_open_segment(for_put);
+        if !may_open() {
+            // The keeper may be behind with giving back what just died; deletes above all must not fail for that.
+            self.keeper.sweep();
+            if !may_open() {
+                return Err(LogError::Full);
+            }
         }
         let opened = self.keeper.take_spare().and_then(|spare| {
             let name = spare.name.clone();
@@ -80,7 +95,10 @@ impl Log {
             })
         });
         let (segment, bytes) = opened.map_err(|e| LogError::Disk(DiskError::new("opening a segment", e)))?;
-        write(&self.catalog).add_segment(SegmentEntry::new(segment.clone(), bytes));
+        let mut catalog = write(&self.catalog);
+        catalog.add_segment(SegmentEntry::new(segment.clone(), bytes));
+        catalog.end_doubts();
+        drop(catalog);
         Ok(Active { segment, bytes, next: DATA_START, tail: DATA_START, failed: false })
     }
 

@@ -1,7 +1,8 @@
 //! A segment file as the walk over its records reads it.
 //!
-//! Records that follow closely are read in stretches of 1 MiB; after a long payload only the blocks with the next header are. A block the disk cannot
-//! read counts as zeros, and is counted; if a whole stretch cannot be read, the disk is broken rather than a block of it, and that is an error.
+//! Records that follow closely are read in stretches of 1 MiB; after a long payload only the blocks with the next
+//! header are. A block the disk cannot read counts as zeros, and is counted; if a whole stretch cannot be read, the
+//! disk is broken rather than a block of it, and that is an error.
 
 use crate::aligned::AlignedBuffer;
 use crate::disk::DiskFile;
@@ -12,7 +13,8 @@ use std::io;
 /// Read at once when records follow closely: at this size a disk reads at full speed.
 const STRETCH_BYTES: usize = 1 << 20;
 
-/// A jump over more than this is worth not reading what lies between: 64 KiB take as long to read as a seek in an NVMe drive's queue.
+/// A jump over more than this is worth not reading what lies between: 64 KiB take as long to read as a seek in an NVMe
+/// drive's queue.
 const JUMP_BYTES: u64 = 64 << 10;
 
 /// Reads a file piece by piece, forwards.

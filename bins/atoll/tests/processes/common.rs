@@ -1,8 +1,5 @@
 //! What the process tests share: a grid of real nodes in a temporary folder, and the command line run as a person would.
 
-#![allow(dead_code, reason = "each test file uses some of it")]
-#![allow(clippy::unwrap_used, unreachable_pub, reason = "tests")]
-
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -11,19 +8,19 @@ use atoll_grid::{Grid, GridConfig, NodeProcess, Start};
 use tempfile::TempDir;
 
 /// The program under test.
-pub fn program() -> PathBuf {
+pub(crate) fn program() -> PathBuf {
     PathBuf::from(env!("CARGO_BIN_EXE_atoll"))
 }
 
 /// A grid that is gone with its folder when it is dropped.
-pub struct TestGrid {
-    pub grid: Grid,
-    pub folder: TempDir,
+pub(crate) struct TestGrid {
+    pub(crate) grid: Grid,
+    pub(crate) folder: TempDir,
 }
 
 impl TestGrid {
     /// Home and `nodes` storage nodes.
-    pub async fn raise(nodes: usize) -> Self {
+    pub(crate) async fn raise(nodes: usize) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let config = GridConfig {
             program: program(),
@@ -37,35 +34,35 @@ impl TestGrid {
     }
 
     /// Runs a command against home and expects it to succeed.
-    pub fn run(&self, arguments: &[&str]) -> String {
+    pub(crate) fn run(&self, arguments: &[&str]) -> String {
         run(self.grid.home.data_dir(), arguments, b"")
     }
 
     /// Runs a command against home and expects it to fail; gives what it said.
-    pub fn fail(&self, arguments: &[&str]) -> String {
+    pub(crate) fn fail(&self, arguments: &[&str]) -> String {
         fail(self.grid.home.data_dir(), arguments)
     }
 
     /// A path in the test's folder.
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
     /// The same as text for a command.
-    pub fn text(&self, name: &str) -> String {
+    pub(crate) fn text(&self, name: &str) -> String {
         self.path(name).to_str().unwrap().to_owned()
     }
 }
 
 /// One node alone, on ports the system chooses.
-pub async fn lone_node(data_dir: &Path, settings: &[&str]) -> Result<NodeProcess, atoll_grid::GridError> {
+pub(crate) async fn lone_node(data_dir: &Path, settings: &[&str]) -> Result<NodeProcess, atoll_grid::GridError> {
     let common = ["network.bind=127.0.0.1:0", "network.lane=127.0.0.1:0", "node.metrics=127.0.0.1:0"];
     let settings = common.iter().chain(settings).map(|setting| (*setting).to_owned()).collect();
     NodeProcess::start("lone", data_dir, Start { program: program(), settings, keep: false }).await
 }
 
 /// Runs the program over `data_dir` with `input` on standard input.
-pub fn output(data_dir: &Path, arguments: &[&str], input: &[u8]) -> Output {
+pub(crate) fn output(data_dir: &Path, arguments: &[&str], input: &[u8]) -> Output {
     let mut child = Command::new(program())
         .env_remove("ATOLL_DATA_DIR")
         .arg("--data-dir")
@@ -86,24 +83,24 @@ pub fn output(data_dir: &Path, arguments: &[&str], input: &[u8]) -> Output {
 }
 
 /// Runs the program and expects it to succeed; gives its standard output.
-pub fn run(data_dir: &Path, arguments: &[&str], input: &[u8]) -> String {
+pub(crate) fn run(data_dir: &Path, arguments: &[&str], input: &[u8]) -> String {
     String::from_utf8(run_bytes(data_dir, arguments, input)).unwrap()
 }
 
 /// The same for output that is not text.
-pub fn run_bytes(data_dir: &Path, arguments: &[&str], input: &[u8]) -> Vec<u8> {
+pub(crate) fn run_bytes(data_dir: &Path, arguments: &[&str], input: &[u8]) -> Vec<u8> {
     let output = output(data_dir, arguments, input);
     assert!(output.status.success(), "atoll {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     output.stdout
 }
 
 /// The same as parsed JSON.
-pub fn run_json(data_dir: &Path, arguments: &[&str]) -> serde_json::Value {
+pub(crate) fn run_json(data_dir: &Path, arguments: &[&str]) -> serde_json::Value {
     serde_json::from_str(&run(data_dir, &[&["--output", "json"], arguments].concat(), b"")).unwrap()
 }
 
 /// Runs the program and expects it to fail with a message; gives the message.
-pub fn fail(data_dir: &Path, arguments: &[&str]) -> String {
+pub(crate) fn fail(data_dir: &Path, arguments: &[&str]) -> String {
     let output = output(data_dir, arguments, b"");
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(!output.status.success(), "atoll {arguments:?} did not fail: {said}");

@@ -1,9 +1,5 @@
 //! The help texts are part of the product: a change of one is seen in review, as a change of `tests/help.txt`.
 
-#![allow(clippy::unwrap_used, reason = "tests")]
-
-mod common;
-
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -41,7 +37,7 @@ fn help_says_what_was_reviewed() {
     let folder = tempfile::tempdir().unwrap();
     let mut found = String::new();
     for command in COMMANDS {
-        let help = common::run(folder.path(), &[command, &["--help"][..]].concat(), b"");
+        let help = crate::common::run(folder.path(), &[command, &["--help"][..]].concat(), b"");
         writeln!(found, "$ atoll {}\n{help}", [command, &["--help"][..]].concat().join(" ")).unwrap();
     }
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/help.txt");

@@ -1,12 +1,8 @@
 //! The demo as the README starts it, on a real tree: this repository's own sources.
 
-#![allow(clippy::unwrap_used, reason = "tests")]
-
-mod common;
-
 use std::path::Path;
 
-use common::output;
+use crate::common::output;
 
 #[test]
 fn the_demo_ends_with_every_hash_equal_and_leaves_nothing() {

@@ -2,10 +2,6 @@
 //!
 //! The seed is printed; `ATOLL_TEST_SEED` repeats a run's choices, `ATOLL_TEST_KILLS` makes it longer.
 
-#![allow(clippy::unwrap_used, reason = "tests")]
-
-mod common;
-
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -70,7 +66,7 @@ async fn no_acknowledged_shard_is_lost() {
     let kills = from_environment("ATOLL_TEST_KILLS").unwrap_or(KILLS);
     println!("ATOLL_TEST_SEED={seed} ATOLL_TEST_KILLS={kills}");
     let folder = tempfile::tempdir().unwrap();
-    let mut node = common::lone_node(folder.path(), &["storage.capacity=8G"]).await.unwrap();
+    let mut node = crate::common::lone_node(folder.path(), &["storage.capacity=8G"]).await.unwrap();
     let (key, owner) = (Arc::new(NodeKey::generate()), OwnerKey::generate());
     let loopback = vec!["127.0.0.1:0".parse().unwrap()];
     let config = LinkConfig { bind: loopback.clone(), lane_bind: loopback, ..LinkConfig::default() };

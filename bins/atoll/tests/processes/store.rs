@@ -1,13 +1,9 @@
 //! The store over real processes: what goes in comes out, through node deaths, replaced nodes, tampering and a wrong key.
 
-#![allow(clippy::unwrap_used, reason = "tests")]
-
-mod common;
-
 use std::path::Path;
 
+use crate::common::{TestGrid, run, run_bytes, run_json};
 use atoll_grid::{Difference, TreeSpec, digest, generate};
-use common::{TestGrid, run, run_bytes, run_json};
 
 const SPEC: TreeSpec = TreeSpec { files: 60, bytes: 12 << 20, seed: 3 };
 
@@ -16,9 +12,11 @@ fn assert_equal(expected: &Path, found: &Path) {
     assert_eq!(difference, None);
 }
 
-/// Bytes that do not compress and of which no two pieces are equal.
-fn noise(len: u32) -> Vec<u8> {
-    (0..len).map(|i| (i.wrapping_mul(2_654_435_761).rotate_left(11) >> 24) as u8).collect()
+/// Bytes that do not compress.
+fn noise(len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    blake3::Hasher::new().finalize_xof().fill(&mut bytes);
+    bytes
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -140,7 +138,7 @@ async fn another_owners_key_reads_nothing_and_says_so() {
         test.grid.home.stop().await.unwrap();
     }
 
-    let said = common::output(&home, &["id", "restore"], phrase.as_bytes());
+    let said = crate::common::output(&home, &["id", "restore"], phrase.as_bytes());
     assert!(!said.status.success(), "another owner's key must not be overwritten");
     std::fs::remove_file(home.join("owner.key")).unwrap();
     run(&home, &["id", "restore"], phrase.as_bytes());

@@ -1,14 +1,10 @@
 //! The daemon from outside: what it refuses and how it says so, its sockets, its end.
 
-#![allow(clippy::unwrap_used, reason = "tests")]
-
-mod common;
-
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
 
-use common::{TestGrid, fail, lone_node, run};
+use crate::common::{TestGrid, fail, lone_node, run};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_makes_its_keys_serves_and_ends_in_order() {

@@ -1,0 +1,16 @@
+//! The program as real processes, spoken to as a person or another program would.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+#[path = "processes/common.rs"]
+mod common;
+#[path = "processes/demo.rs"]
+mod demo;
+#[path = "processes/help.rs"]
+mod help;
+#[path = "processes/kill.rs"]
+mod kill;
+#[path = "processes/node.rs"]
+mod node;
+#[path = "processes/store.rs"]
+mod store;
