@@ -273,3 +273,6 @@ pub(crate) mod stamp {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -88,10 +88,11 @@ async fn forged_beyond_repair_gives_no_wrong_bytes() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_write_goes_on_to_spares_and_is_read_back() {
     type Break = fn(&Grid);
-    let breaks: [(&str, Break); 4] = [
+    let breaks: [(&str, Break); 5] = [
         ("dead", |grid| grid.kill(2, false)),
         ("hung", |grid| grid.home(2).fault(|faults| faults.hang = true)),
         ("full", |grid| grid.home(2).fault(|faults| faults.refuse = Some(Refusal::Full))),
+        ("swallowing", |grid| grid.swallow(2, true)),
         ("slow", |grid| grid.home(2).fault(|faults| faults.slow = Duration::from_secs(2))),
     ];
     for (name, break_it) in breaks {
@@ -107,6 +108,7 @@ async fn a_write_goes_on_to_spares_and_is_read_back() {
         grid.check(&engine, "a", &bytes).await;
         // What a node stored that was given up on is deleted with the object.
         grid.home(2).heal();
+        grid.swallow(2, false);
         engine.remove(&grid.bucket, "a").await.unwrap();
         grid.settle(&engine).await;
         assert_eq!(grid.shards(), 0, "{name}");

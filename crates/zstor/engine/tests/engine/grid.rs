@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use atoll_engine::{
     Engine, EngineConfig, GetError, HedgeRule, HomeInfo, Homes, ObjectInfo, PutError, PutOptions, ReadError, Source,
 };
-use atoll_ids::{BucketName, Domain, NodeId};
+use atoll_ids::{BucketName, Domain, NodeId, ShardId};
 use atoll_keys::OwnerKey;
 use atoll_kv::{Condition, Entry, KeyValue, KvError, Mutation, Revision, Scan};
-use atoll_shard::ShardHome;
 use atoll_shard::testing::MemoryHome;
+use atoll_shard::{Health, HomeError, HomeStat, PutOutcome, ShardEntry, ShardHome};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -30,7 +30,12 @@ pub(crate) struct MemoryKv {
     /// Commits that still succeed; the store is dead afterwards. 0 is no limit.
     pub(crate) commits_left: AtomicUsize,
     pub(crate) commits: AtomicUsize,
+    /// Commits that would publish an object are kept here and never answered, while there is a list.
+    pub(crate) held: Mutex<Option<Vec<Held>>>,
 }
+
+/// A commit that was not carried out.
+type Held = (Vec<Condition>, Vec<Mutation>);
 
 impl MemoryKv {
     pub(crate) fn keys(&self, prefix: &str) -> Vec<String> {
@@ -53,6 +58,48 @@ impl MemoryKv {
     pub(crate) fn contains(&self, needle: &[u8]) -> bool {
         let state = self.state.lock().unwrap();
         state.0.values().any(|(value, _)| value.windows(needle.len()).any(|window| window == needle))
+    }
+
+    /// Carries a commit out.
+    pub(crate) fn apply(&self, conditions: Vec<Condition>, mutations: Vec<Mutation>) -> Result<Revision, KvError> {
+        let mut state = self.state.lock().unwrap();
+        for condition in conditions {
+            let at = state.0.get(condition.key()).map(|(_, revision)| *revision);
+            let holds = match condition {
+                Condition::Revision { revision, .. } => at == Some(revision),
+                Condition::Absent { .. } => at.is_none(),
+                Condition::Present { .. } => at.is_some(),
+            };
+            if !holds {
+                return Err(KvError::Conflict { key: condition.key().clone() });
+            }
+        }
+        state.1 += 1;
+        let revision = state.1;
+        for mutation in mutations {
+            match mutation {
+                Mutation::Put { key, value } => {
+                    state.0.insert(key, (value, revision));
+                }
+                Mutation::Delete { key } => {
+                    state.0.remove(&key);
+                }
+            }
+        }
+        Ok(revision)
+    }
+
+    /// Whether a commit was put aside.
+    fn hold(&self, conditions: &[Condition], mutations: &[Mutation]) -> bool {
+        let publishes =
+            mutations.iter().any(|change| matches!(change, Mutation::Put { key, .. } if key.starts_with(b"o/")));
+        match self.held.lock().unwrap().as_mut().filter(|_| publishes) {
+            Some(held) => {
+                held.push((conditions.to_vec(), mutations.to_vec()));
+                true
+            }
+            None => false,
+        }
     }
 
     fn dead() -> KvError {
@@ -89,37 +136,16 @@ impl KeyValue for MemoryKv {
 
     fn commit(&self, conditions: Vec<Condition>, mutations: Vec<Mutation>) -> BoxFuture<'_, Result<Revision, KvError>> {
         async move {
-            let mut state = self.state.lock().unwrap();
+            if self.hold(&conditions, &mutations) {
+                std::future::pending::<()>().await;
+            }
             match self.commits_left.load(Ordering::SeqCst) {
                 0 => {}
                 1 => return Err(Self::dead()),
                 more => self.commits_left.store(more - 1, Ordering::SeqCst),
             }
             self.commits.fetch_add(1, Ordering::SeqCst);
-            for condition in conditions {
-                let at = state.0.get(condition.key()).map(|(_, revision)| *revision);
-                let holds = match condition {
-                    Condition::Revision { revision, .. } => at == Some(revision),
-                    Condition::Absent { .. } => at.is_none(),
-                    Condition::Present { .. } => at.is_some(),
-                };
-                if !holds {
-                    return Err(KvError::Conflict { key: condition.key().clone() });
-                }
-            }
-            state.1 += 1;
-            let revision = state.1;
-            for mutation in mutations {
-                match mutation {
-                    Mutation::Put { key, value } => {
-                        state.0.insert(key, (value, revision));
-                    }
-                    Mutation::Delete { key } => {
-                        state.0.remove(&key);
-                    }
-                }
-            }
-            Ok(revision)
+            self.apply(conditions, mutations)
         }
         .boxed()
     }
@@ -128,6 +154,48 @@ impl KeyValue for MemoryKv {
 struct Node {
     home: Arc<MemoryHome>,
     info: HomeInfo,
+    swallows: bool,
+}
+
+/// A home that stores what it is given and breaks off before it can say so.
+struct Swallowing(Arc<MemoryHome>);
+
+impl ShardHome for Swallowing {
+    fn node(&self) -> NodeId {
+        self.0.node()
+    }
+
+    fn put(&self, id: ShardId, data: Bytes) -> BoxFuture<'_, Result<PutOutcome, HomeError>> {
+        async move {
+            self.0.put(id, data).await?;
+            Err(HomeError::Unreachable { node: self.node(), text: "broke off".to_owned() })
+        }
+        .boxed()
+    }
+
+    fn get(&self, id: ShardId) -> BoxFuture<'_, Result<Bytes, HomeError>> {
+        self.0.get(id)
+    }
+
+    fn delete(&self, id: ShardId) -> BoxFuture<'_, Result<(), HomeError>> {
+        self.0.delete(id)
+    }
+
+    fn list(&self, after: Option<ShardId>, limit: usize) -> BoxFuture<'_, Result<Vec<ShardEntry>, HomeError>> {
+        self.0.list(after, limit)
+    }
+
+    fn stat(&self) -> BoxFuture<'_, Result<HomeStat, HomeError>> {
+        self.0.stat()
+    }
+
+    fn verify(&self, id: ShardId) -> BoxFuture<'_, Result<(), HomeError>> {
+        self.0.verify(id)
+    }
+
+    fn health(&self) -> Health {
+        self.0.health()
+    }
 }
 
 /// Nodes in memory.
@@ -143,7 +211,8 @@ impl Homes for Nodes {
 
     fn home(&self, id: NodeId) -> Option<Arc<dyn ShardHome>> {
         let nodes = self.nodes.lock().unwrap();
-        nodes.iter().find(|node| node.info.node == id).map(|node| node.home.clone() as Arc<dyn ShardHome>)
+        let node = nodes.iter().find(|node| node.info.node == id)?;
+        Some(if node.swallows { Arc::new(Swallowing(node.home.clone())) } else { node.home.clone() })
     }
 }
 
@@ -192,12 +261,17 @@ impl Grid {
         let number = nodes.len();
         let node = id(number);
         let info = HomeInfo { node, weight: 1 << 40, domain, up: true };
-        nodes.push(Node { home: Arc::new(MemoryHome::new(node)), info });
+        nodes.push(Node { home: Arc::new(MemoryHome::new(node)), info, swallows: false });
         number
     }
 
     pub(crate) fn home(&self, number: usize) -> Arc<MemoryHome> {
         self.nodes.nodes.lock().unwrap()[number].home.clone()
+    }
+
+    /// Lets a node store and break off, or answer again.
+    pub(crate) fn swallow(&self, number: usize, swallows: bool) {
+        self.nodes.nodes.lock().unwrap()[number].swallows = swallows;
     }
 
     pub(crate) fn set_up(&self, number: usize, up: bool) {

@@ -158,6 +158,38 @@ async fn a_stream_that_breaks_leaves_nothing() {
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_given_up_cannot_be_published_any_more() {
+    for len in [100, 3 * MIB] {
+        let grid = Arc::new(Grid::new(3));
+        let engine = grid.start("2+1").await;
+        *grid.kv.held.lock().unwrap() = Some(Vec::new());
+        let put = tokio::spawn({
+            let (grid, engine) = (grid.clone(), engine.clone());
+            async move {
+                let stream = Source::Stream(Box::pin(std::io::Cursor::new(content(1, len).to_vec())), None);
+                engine.put(&grid.bucket, "a", stream, PutOptions::default()).await
+            }
+        });
+        eventually("it is about to be published", async || {
+            grid.kv.held.lock().unwrap().as_ref().is_some_and(|held| !held.is_empty())
+        })
+        .await;
+        put.abort();
+        assert!(put.await.unwrap_err().is_cancelled());
+        eventually("its shards are gone", async || {
+            engine.collect_garbage().await.unwrap();
+            grid.shards() == 0
+        })
+        .await;
+        // The commit that was under way comes late.
+        for (conditions, mutations) in grid.kv.held.lock().unwrap().take().unwrap() {
+            assert!(grid.kv.apply(conditions, mutations).unwrap_err().is_conflict(), "{len}");
+        }
+        assert!(read(&engine, &grid.bucket, "a").await.is_err());
+    }
+}
+
 /// What the history below does, as a model: what may be under each key.
 async fn history(grid: &Grid, engine: &Engine, path: &Path, done: &Mutex<usize>) -> Result<(), ()> {
     let step = |at: usize| *done.lock().unwrap() = at;
