@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::ContentDigest;
 
-/// Stripes of a manifest page: 64 MiB of content, so a page (about 8 KiB at 4+2) is also the step in which an upload's progress is made durable.
+/// Stripes of a manifest page: 64 MiB of content, so a page (about 8 KiB at 4+2) is also the smallest step in which an upload's progress is made durable.
 pub(crate) const PAGE_STRIPES: usize = 64;
 /// Stripes that are kept in the object's own record: below this a page of its own costs more than it saves, above it listings get slow.
 pub(crate) const INLINE_STRIPES_MAX: usize = 4;
