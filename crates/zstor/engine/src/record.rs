@@ -8,7 +8,7 @@
 //! [`ManifestPage`]s under keys of their own, so that no value and no memory grows with the object.
 
 use atoll_codec::{Policy, RunSalt, StripeRecord, WrappedKey};
-use atoll_ids::{BucketName, NodeId, ObjectId, OwnerId};
+use atoll_ids::{BucketName, NodeId, ObjectId, OwnerId, ShardId};
 use atoll_placement::{DomainLevel, MapId};
 use atoll_wire::{DecodeError, Versioned};
 use jiff::Timestamp;
@@ -186,6 +186,8 @@ pub(crate) enum Garbage {
     },
     /// What an upload may have left beyond its journal.
     Tail(Tail),
+    /// What is left of either after all nodes that answered were asked: shards by node.
+    Remains(Vec<(NodeId, Vec<ShardId>)>),
 }
 
 impl Body {
