@@ -2,12 +2,12 @@
 //!
 //! Nothing is deleted before a durable record says that it is garbage: the commit that replaces or removes an object writes one, so a crash at any
 //! moment leaks nothing. The collector goes through these records; one is removed when all its shards are gone. It takes no input, can be run at
-//! any time and twice, and is woken by whoever makes garbage. Shards on a node that does not answer keep their record for a later round; a node
+//! any time and twice, and is woken by whoever makes garbage. Of shards on nodes that do not answer a record stays for a later round, and only of these; a node
 //! that is no longer known is taken for gone with all it had.
 //!
 //! A version that is being read stays until its readers are done.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Weak};
 
 use atoll_codec::Opener;
@@ -51,18 +51,25 @@ pub struct CollectReport {
     pub waiting: u64,
 }
 
+/// A shard and a node that may have it.
+type Target = (ShardId, NodeId);
+
 /// What became of the deletions of one record.
-#[derive(Clone, Copy, Default)]
+#[derive(Default)]
 struct Outcome {
-    shards: u64,
-    left: u64,
+    /// Shards that are gone.
+    gone: u64,
+    /// What is left, on nodes that did not answer.
+    left: Vec<Target>,
+    /// Further records that were made of what is left.
+    split_off: u64,
 }
 
-impl Outcome {
-    fn add(&mut self, other: Self) {
-        self.shards += other.shards;
-        self.left += other.left;
-    }
+/// What becomes of a record.
+enum Verdict {
+    Done(Outcome),
+    /// It waits for a reader.
+    Keep,
 }
 
 /// Collects in the background for as long as the engine is there.
@@ -131,15 +138,28 @@ impl Inner {
             after = Some(last.key.clone());
             let mut work =
                 stream::iter(page).map(|garbage| self.collect_one(garbage)).buffer_unordered(RECORDS_AT_ONCE);
-            let mut done = Vec::new();
+            let mut changes = Vec::new();
             while let Some(result) = work.next().await {
-                let (key, outcome) = result?;
-                report.shards += outcome.shards;
-                if outcome.left == 0 { done.push(delete(key)) } else { report.waiting += 1 }
+                let (key, verdict) = result?;
+                let Verdict::Done(Outcome { gone, left, split_off }) = verdict else {
+                    report.waiting += 1;
+                    continue;
+                };
+                report.shards += gone;
+                report.waiting += split_off;
+                if left.is_empty() {
+                    report.collected += 1;
+                    changes.push(delete(key));
+                } else {
+                    report.waiting += 1;
+                    // As it was, if it was nothing but such remains and none of them is gone: not worth writing.
+                    if gone > 0 {
+                        changes.push(self.store.put(key, &remains(left)));
+                    }
+                }
             }
-            report.collected += done.len() as u64;
-            if !done.is_empty() {
-                self.store.commit(Vec::new(), done).await?;
+            if !changes.is_empty() {
+                self.store.commit(Vec::new(), changes).await?;
             }
         }
     }
@@ -184,13 +204,17 @@ impl Inner {
         changes.push(delete(key));
     }
 
-    async fn collect_one(self: &Arc<Self>, garbage: Stored<Garbage>) -> Result<(Bytes, Outcome), MetaError> {
+    async fn collect_one(self: &Arc<Self>, garbage: Stored<Garbage>) -> Result<(Bytes, Verdict), MetaError> {
         let outcome = match garbage.value {
-            Garbage::Version { id, .. } if self.is_being_read(id) => Outcome { shards: 0, left: 1 },
+            Garbage::Version { id, .. } if self.is_being_read(id) => return Ok((garbage.key, Verdict::Keep)),
             Garbage::Version { id, body } => self.collect_version(id, &body).await?,
             Garbage::Tail(tail) => self.collect_tail(&tail).await?,
+            Garbage::Remains(shards) => {
+                let targets = shards.into_iter().flat_map(|(node, ids)| ids.into_iter().map(move |id| (id, node)));
+                self.delete_all(targets.collect()).await
+            }
         };
-        Ok((garbage.key, outcome))
+        Ok((garbage.key, Verdict::Done(outcome)))
     }
 
     /// Whether someone reads the version; then the collector is woken when they are done.
@@ -201,7 +225,7 @@ impl Inner {
         found
     }
 
-    /// Deletes a version, page by page; a page goes when its shards are gone, so that a later round begins where this one ended.
+    /// Deletes a version, page by page. A page is gone when it was gone through; what is left of it has a record of its own.
     async fn collect_version(&self, id: ObjectId, body: &Body) -> Result<Outcome, MetaError> {
         let openers = self.openers(id, body)?;
         if !body.inline.is_empty() {
@@ -214,11 +238,14 @@ impl Inner {
             let Some(page) = self.store.get::<ManifestPage>(key.clone()).await? else { continue };
             let first = u64::from(number) * crate::record::PAGE_STRIPES as u64;
             let targets = self.targets(id, body, &openers, first, &page.value.stripes).await?;
-            let deleted = self.delete_all(targets).await;
-            if deleted.left == 0 {
-                self.store.commit(Vec::new(), vec![delete(key)]).await?;
+            let Outcome { gone, left, .. } = self.delete_all(targets).await;
+            let mut changes = vec![delete(key)];
+            if !left.is_empty() {
+                changes.push(self.store.put(keyspace::garbage_page(id, number), &remains(left)));
+                outcome.split_off += 1;
             }
-            outcome.add(deleted);
+            self.store.commit(Vec::new(), changes).await?;
+            outcome.gone += gone;
         }
         Ok(outcome)
     }
@@ -273,18 +300,20 @@ impl Inner {
                 nodes.into_iter().map(move |node| (id, node))
             });
             let targets: Vec<_> = targets.collect();
-            outcome.add(self.delete_all(targets).await);
+            let Outcome { gone, left, .. } = self.delete_all(targets).await;
+            outcome.gone += gone;
+            outcome.left.extend(left);
         }
         Ok(outcome)
     }
 
-    async fn delete_all(&self, targets: Vec<(ShardId, NodeId)>) -> Outcome {
+    async fn delete_all(&self, targets: Vec<Target>) -> Outcome {
         let mut work = stream::iter(targets)
-            .map(|(id, node)| async move { self.delete_shard(id, node).await })
+            .map(|(id, node)| async move { (self.delete_shard(id, node).await, (id, node)) })
             .buffer_unordered(DELETIONS_AT_ONCE);
         let mut outcome = Outcome::default();
-        while let Some(gone) = work.next().await {
-            if gone { outcome.shards += 1 } else { outcome.left += 1 }
+        while let Some((gone, target)) = work.next().await {
+            if gone { outcome.gone += 1 } else { outcome.left.push(target) }
         }
         outcome
     }
@@ -319,6 +348,15 @@ impl Inner {
         let codec = self.codec(body.policy);
         Ok(body.runs.iter().map(|&salt| Arc::new(codec.opener(&key, salt))).collect())
     }
+}
+
+/// The record of what is left.
+fn remains(left: Vec<Target>) -> Garbage {
+    let mut by_node: BTreeMap<NodeId, Vec<ShardId>> = BTreeMap::new();
+    for (id, node) in left {
+        by_node.entry(node).or_default().push(id);
+    }
+    Garbage::Remains(by_node.into_iter().collect())
 }
 
 /// The nodes that have the shards of a stripe, by index; `None` if the map has too few nodes for that.

@@ -9,7 +9,7 @@
 //! | `m/<map id>` | `atoll_placement::Map` | set of nodes that something was placed on |
 //! | `u/<bucket>\0<key>\0<object id>` | [`UploadRecord`](crate::record::UploadRecord) | upload under way or interrupted |
 //! | `r/<object id>` | [`Tail`](crate::record::Tail) | single-stripe object that may be being stored |
-//! | `g/<object id>[.<n>]` | [`Garbage`](crate::record::Garbage) | something whose shards are still to be deleted |
+//! | `g/<object id>[.<n>\|.p<page>]` | [`Garbage`](crate::record::Garbage) | something whose shards are still to be deleted |
 //!
 //! Ids and page numbers are fixed-width lower-case hexadecimal, so they sort. Buckets cannot contain NUL and object keys must not, so no key can be
 //! read as two things. Every value but the first is sealed by `vault.rs`.
@@ -64,6 +64,10 @@ pub(crate) fn garbage(object: ObjectId) -> Bytes {
 
 pub(crate) fn garbage_tail(object: ObjectId, run: usize) -> Bytes {
     format!("g/{object}.{run}").into()
+}
+
+pub(crate) fn garbage_page(object: ObjectId, page: u32) -> Bytes {
+    format!("g/{object}.p{page:08x}").into()
 }
 
 /// Bucket and object key of an `o/` key.

@@ -1,8 +1,8 @@
 //! The pipeline of a large upload: one half cuts stripes and starts a task for each, the other collects them in order, writes manifest pages and keeps the
 //! journal.
 //!
-//! The byte budget and the bounded channel between the halves limit what is in flight. Pages are committed beside the pipeline, one at a time: only when a
-//! whole further page was filled in the meantime does the pipeline wait for the disk. If either half fails the other stops, and stripes
+//! The byte budget and the bounded channel between the halves limit what is in flight. Pages are committed beside the pipeline, one commit at a time: only
+//! when [`UNSAVED_PAGES_MAX`] further pages were filled in the meantime does the pipeline wait for the metadata's disk. If either half fails the other stops, and stripes
 //! that are on their way are dropped.
 
 use std::sync::Arc;
@@ -22,6 +22,10 @@ use crate::put::{Job, PutOptions, StoredStripe, stopped};
 use crate::record::{INLINE_STRIPES_MAX, ManifestPage, ObjectRecord, PAGE_STRIPES, StripeEntry, UploadRecord};
 use crate::store::present;
 
+/// Pages that may wait for a commit. At gigabytes per second a page is filled in some 40 ms, and a flush on a disk that is busy with shards can take a few
+/// times that.
+pub(crate) const UNSAVED_PAGES_MAX: usize = 4;
+
 type Flight = AbortOnDropHandle<Result<StoredStripe, PutError>>;
 
 /// The second half of the pipeline.
@@ -34,6 +38,8 @@ pub(crate) struct Journal<'a> {
     record: UploadRecord,
     /// Stripes since the last page.
     page: Vec<StripeEntry>,
+    /// Full pages that wait for the commit before theirs; counted in the record already.
+    unsaved: Vec<Mutation>,
     /// Bytes of content so far.
     size: u64,
     commit: Option<AbortOnDropHandle<Result<(), MetaError>>>,
@@ -92,8 +98,8 @@ impl<'a> Journal<'a> {
     /// The journal of an upload whose record is committed.
     pub(crate) fn new(inner: Arc<Inner>, options: &'a PutOptions, total: Option<u64>, record: UploadRecord) -> Self {
         let resumed = record.body.stripes * STRIPE_BYTES as u64;
-        let (page, commit) = (Vec::with_capacity(PAGE_STRIPES), None);
-        Self { inner, options, total, resumed, record, page, size: resumed, commit }
+        let (page, unsaved, commit) = (Vec::with_capacity(PAGE_STRIPES), Vec::new(), None);
+        Self { inner, options, total, resumed, record, page, unsaved, size: resumed, commit }
     }
 
     /// Takes stored stripes in order until the other half is done.
@@ -112,16 +118,21 @@ impl<'a> Journal<'a> {
         self.settle().await
     }
 
-    /// Starts committing a full page, after the one before is committed.
+    /// Starts committing the full pages; those that are filled while a commit is under way go with the next.
     async fn turn_page(&mut self) -> Result<(), PutError> {
-        self.settle().await?;
         let number = u32::try_from(self.record.body.stripes / PAGE_STRIPES as u64).map_err(|_| PutError::TooLarge)?;
         self.record.body.stripes += PAGE_STRIPES as u64;
         let page = ManifestPage { stripes: std::mem::take(&mut self.page) };
         let store = &self.inner.store;
+        self.unsaved.push(store.put(keyspace::page(self.record.id, number), &page));
+        let committing = self.commit.as_ref().is_some_and(|commit| !commit.is_finished());
+        if committing && self.unsaved.len() < UNSAVED_PAGES_MAX {
+            return Ok(());
+        }
         let upload = keyspace::upload(&self.record.bucket, &self.record.object_key, self.record.id);
-        let changes =
-            vec![store.put(keyspace::page(self.record.id, number), &page), store.put(upload.clone(), &self.record)];
+        let mut changes = std::mem::take(&mut self.unsaved);
+        changes.push(store.put(upload.clone(), &self.record));
+        self.settle().await?;
         let inner = self.inner.clone();
         // If the upload was dropped and taken by the collector, a commit that comes late must not bring the journal back.
         let commit = async move { inner.store.commit(vec![present(&upload)], changes).await.map(|_| ()) };
@@ -136,12 +147,12 @@ impl<'a> Journal<'a> {
         Ok(())
     }
 
-    /// The object, and the page that is not yet stored.
+    /// The object, and the pages that are not yet stored.
     pub(crate) fn finish(self) -> (ObjectRecord, Vec<Mutation>) {
         let UploadRecord { id, mut body, digest, .. } = self.record;
         let before = body.stripes;
         body.stripes += self.page.len() as u64;
-        let mut changes = Vec::new();
+        let mut changes = self.unsaved;
         if body.stripes <= INLINE_STRIPES_MAX as u64 {
             body.inline = self.page;
         } else if !self.page.is_empty() {

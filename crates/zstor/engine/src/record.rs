@@ -8,7 +8,7 @@
 //! [`ManifestPage`]s under keys of their own, so that no value and no memory grows with the object.
 
 use atoll_codec::{Policy, RunSalt, StripeRecord, WrappedKey};
-use atoll_ids::{BucketName, NodeId, ObjectId, OwnerId};
+use atoll_ids::{BucketName, NodeId, ObjectId, OwnerId, ShardId};
 use atoll_placement::{DomainLevel, MapId};
 use atoll_wire::{DecodeError, Versioned};
 use jiff::Timestamp;
@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::ContentDigest;
 
-/// Stripes of a manifest page: 64 MiB of content, so a page (about 8 KiB at 4+2) is also the step in which an upload's progress is made durable.
+/// Stripes of a manifest page: 64 MiB of content, so a page (about 8 KiB at 4+2) is also the smallest step in which an upload's progress is made durable.
 pub(crate) const PAGE_STRIPES: usize = 64;
 /// Stripes that are kept in the object's own record: below this a page of its own costs more than it saves, above it listings get slow.
 pub(crate) const INLINE_STRIPES_MAX: usize = 4;
@@ -186,6 +186,8 @@ pub(crate) enum Garbage {
     },
     /// What an upload may have left beyond its journal.
     Tail(Tail),
+    /// What is left of either after all nodes that answered were asked: shards by node.
+    Remains(Vec<(NodeId, Vec<ShardId>)>),
 }
 
 impl Body {

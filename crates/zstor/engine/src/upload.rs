@@ -1,6 +1,6 @@
 //! Storing an object of more than one stripe: its journal, and how an interrupted upload is continued. The stripes themselves go through `pipeline.rs`.
 //!
-//! The journal is committed before the first shard of a run leaves, and with every manifest page, at most one commit at a time, so at no moment
+//! The journal is committed before the first shard of a run leaves, and with every few manifest pages, at most one commit at a time, so at no moment
 //! are there more than [`window`] stripes beyond what the journal says. That many are deleted when an upload is given up or continued.
 //!
 //! Continuing: the file must be the same by device, inode, size and time of change, and what the journal covers is read again and its hash compared.
@@ -26,7 +26,7 @@ use crate::garbage::Abandoned;
 use crate::info::ObjectInfo;
 use crate::inner::{Inner, lock};
 use crate::keyspace;
-use crate::pipeline::{Journal, pump};
+use crate::pipeline::{Journal, UNSAVED_PAGES_MAX, pump};
 use crate::put::{Guard, Job, PutOptions, Target, stopped};
 use crate::record::{Body, Garbage, PAGE_STRIPES, SourceIdentity, Tail, UploadRecord};
 use crate::store::{Stored, delete, is_conflict};
@@ -38,10 +38,11 @@ const BEGIN_TRIES: usize = 32;
 /// Stripes that are read at once to check what a journal covers.
 const REHASH_AT_ONCE: usize = 4;
 
-/// Stripes that may have been begun beyond the durable ones: the page being committed, the page being collected, those in flight, and two between
-/// the halves of the pipeline.
+/// Stripes that may have been begun beyond the durable ones: the pages being committed, those that wait, the one being collected, the stripes in
+/// flight, and two between the halves of the pipeline.
 pub(crate) fn window(config: &EngineConfig) -> u32 {
-    u32::try_from(2 * PAGE_STRIPES + config.stripes_in_flight + 2).unwrap_or(u32::MAX)
+    let pages = 2 * UNSAVED_PAGES_MAX + 1;
+    u32::try_from(pages * PAGE_STRIPES + config.stripes_in_flight + 2).unwrap_or(u32::MAX)
 }
 
 /// What an upload starts from.

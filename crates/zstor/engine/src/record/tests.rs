@@ -96,4 +96,6 @@ fn version_1() {
     check(&tail(), include_str!("fixtures/tail-v1.hex").trim());
     check(&Garbage::Tail(tail()), include_str!("fixtures/garbage-tail-v1.hex").trim());
     check(&Garbage::Version { id, body: body(vec![stripe()]) }, include_str!("fixtures/garbage-version-v1.hex").trim());
+    let remains = Garbage::Remains(vec![(NodeId::from_bytes([9; 32]), vec![ShardId::from_bytes([11; 16])])]);
+    check(&remains, include_str!("fixtures/garbage-remains-v1.hex").trim());
 }

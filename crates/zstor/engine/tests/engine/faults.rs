@@ -8,7 +8,7 @@ use atoll_ids::{Domain, NodeId};
 use atoll_placement::DomainLevel;
 use atoll_shard::Refusal;
 
-use crate::grid::{Grid, MIB, content, id};
+use crate::grid::{Grid, MIB, content, eventually, id};
 
 fn nodes(faults: &[NodeFault]) -> Vec<NodeId> {
     faults.iter().map(|fault| fault.node).collect()
@@ -210,4 +210,30 @@ async fn many_at_once_through_a_small_budget() {
         idle.push(reader);
     }
     grid.check(&engine, "7", &content(7, 3 * MIB + 10)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_dead_node_still_has_waits_for_it_and_troubles_nobody_else() {
+    let grid = Grid::new(6);
+    let engine = grid.start("4+2").await;
+    grid.put(&engine, "small", &content(1, 10)).await.unwrap();
+    grid.put(&engine, "large", &content(2, 70 * MIB)).await.unwrap();
+    grid.kill(0, false);
+    for key in ["small", "large"] {
+        engine.remove(&grid.bucket, key).await.unwrap();
+    }
+    eventually("the others have deleted theirs", async || {
+        engine.collect_garbage().await.unwrap();
+        grid.shards() == 71
+    })
+    .await;
+    assert_eq!(grid.home(0).ids().len(), 71);
+    assert_eq!(grid.kv.keys("g/").len(), 3, "one object and two pages: {:?}", grid.kv.keys("g/"));
+    let before = grid.home(1).calls();
+    let report = engine.collect_garbage().await.unwrap();
+    assert_eq!((report.collected, report.waiting), (0, 3));
+    assert_eq!(grid.home(1).calls(), before, "the others are not asked again");
+    grid.home(0).heal();
+    grid.settle(&engine).await;
+    assert_eq!(grid.shards(), 0);
 }
