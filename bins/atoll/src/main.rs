@@ -15,9 +15,15 @@ use clap::Parser as _;
 
 use crate::args::Cli;
 
+/// For files, disks and processor-bound work. Enough to keep a disk's queue full; each further one costs memory, because the allocator gives
+/// threads arenas of their own.
+const BLOCKING_THREADS: usize = 24;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().max_blocking_threads(BLOCKING_THREADS).build();
+    let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => return failure::print(&anyhow::Error::new(error).context("cannot start the runtime")),
     };

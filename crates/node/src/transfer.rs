@@ -22,6 +22,18 @@ pub(crate) const EVENTS_WAITING_MAX: usize = 64;
 /// Small objects cost a round trip and a disk sync each; so many at once keep the disks' group commits full.
 pub(crate) const OBJECTS_AT_ONCE: usize = 128;
 
+/// Bytes of an object for one slot of [`OBJECTS_AT_ONCE`]: a small object takes one.
+const SLOT_BYTES: u64 = 64 << 10;
+
+/// A big object has a few stripes in memory at once, so it takes as many slots as a small one would take of their memory; eight of them
+/// keep every node busy.
+const SLOTS_MAX: u32 = OBJECTS_AT_ONCE as u32 / 8;
+
+/// How many slots an object of `bytes` takes while it is moved.
+pub(crate) fn slots(bytes: u64) -> u32 {
+    u32::try_from(bytes / SLOT_BYTES + 1).unwrap_or(SLOTS_MAX).min(SLOTS_MAX)
+}
+
 /// Often enough for a bar that moves.
 const PROGRESS_EVERY: Duration = Duration::from_millis(125);
 
@@ -132,5 +144,20 @@ impl Tracker {
             bytes: self.moved_bytes.load(Ordering::Relaxed),
             seconds: self.began.elapsed().as_secs_f64(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn big_objects_take_more_slots_and_never_all() {
+        let check = |bytes: u64, expected: u32| assert_eq!(slots(bytes), expected, "{bytes}");
+        check(0, 1);
+        check(SLOT_BYTES - 1, 1);
+        check(SLOT_BYTES, 2);
+        check(1 << 40, SLOTS_MAX);
+        check(u64::MAX, SLOTS_MAX);
     }
 }

@@ -14,17 +14,13 @@ use std::time::SystemTime;
 use atoll_control::{ApiError, Event, GetRequest, Kind, TransferSummary};
 use atoll_engine::{Engine, LIST_MAX, ListQuery, ObjectInfo, ObjectKind};
 use atoll_ids::BucketName;
-use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use super::names::path_below;
 use super::put::{cancelled, flatten};
-use super::{OBJECTS_AT_ONCE, Tracker};
+use super::{OBJECTS_AT_ONCE, Tracker, slots};
 use crate::failure::{told, told_of};
-
-/// Stripes that wait for the disk; the engine reads ahead by itself.
-const CHUNKS_WAITING: usize = 2;
 
 /// A part is continued at the start of a stripe.
 const STRIPE_BYTES: u64 = atoll_codec::STRIPE_BYTES as u64;
@@ -75,7 +71,7 @@ async fn tree(job: &Arc<Job>, request: &GetRequest) -> Result<(), ApiError> {
     }
     job.tracker.total(usage.objects, usage.bytes);
     make_directory(&request.destination).await?;
-    let slots = Arc::new(Semaphore::new(OBJECTS_AT_ONCE));
+    let free = Arc::new(Semaphore::new(OBJECTS_AT_ONCE));
     let mut tasks: JoinSet<Result<(), ApiError>> = JoinSet::new();
     // Links are made last, so that no object is written through one that came from the store.
     let mut links = Vec::new();
@@ -98,7 +94,7 @@ async fn tree(job: &Arc<Job>, request: &GetRequest) -> Result<(), ApiError> {
                 continue;
             }
             let slot = tokio::select! {
-                slot = slots.clone().acquire_owned() => slot.map_err(|_| cancelled())?,
+                slot = free.clone().acquire_many_owned(slots(info.size)) => slot.map_err(|_| cancelled())?,
                 () = job.tracker.cancelled() => return Err(cancelled()),
             };
             let job = job.clone();
@@ -178,35 +174,21 @@ impl Job {
 
     async fn fetch_file(&self, info: ObjectInfo, path: &Path) -> Result<(), ApiError> {
         let (about, at) = (info.clone(), path.to_path_buf());
-        let part = blocking(move || Part::open(&about, at)).await?.map_err(|error| cannot_write(path, &error))?;
+        let mut part = blocking(move || Part::open(&about, at)).await?.map_err(|error| cannot_write(path, &error))?;
         self.tracker.moved_bytes(part.written);
         let mut reader = self.reader(&info, part.written).await?;
         if reader.info().id != info.id {
             let message = format!("{}/{} was replaced while it was read", self.bucket, info.key);
             return Err(ApiError::new(Kind::Conflict, message).with_help("run the same command again"));
         }
-        let (send, chunks) = mpsc::channel(CHUNKS_WAITING);
-        let writer = tokio::task::spawn_blocking(move || part.write(chunks, &info));
+        // A thread only for as long as it writes: many files are under way at once, and the engine needs threads to go on.
         while let Some(chunk) = reader.next().await {
-            let chunk = match chunk {
-                Ok(chunk) => chunk,
-                Err(error) => {
-                    let failed = told_of(&self.bucket, &reader.info().key, &error);
-                    send.send(None).await.ok();
-                    drop(send);
-                    writer.await.ok();
-                    return Err(failed);
-                }
-            };
+            let chunk = chunk.map_err(|error| told_of(&self.bucket, &info.key, &error))?;
             let length = chunk.len() as u64;
-            if send.send(Some(chunk)).await.is_err() {
-                break;
-            }
+            part = blocking(move || part.append(&chunk)).await?.map_err(|error| cannot_write(path, &error))?;
             self.tracker.moved_bytes(length);
         }
-        drop(send);
-        let written = writer.await.map_err(|error| ApiError::new(Kind::Broken, error.to_string()))?;
-        written.map_err(|error| cannot_write(path, &error))
+        blocking(move || part.finish(&info)).await?.map_err(|error| cannot_write(path, &error))
     }
 }
 
@@ -246,6 +228,7 @@ struct Part {
     part: PathBuf,
     path: PathBuf,
     written: u64,
+    continued: bool,
 }
 
 impl Part {
@@ -267,22 +250,21 @@ impl Part {
         let keep = if length < info.size { length / STRIPE_BYTES * STRIPE_BYTES } else { 0 };
         file.set_len(keep)?;
         io::Seek::seek(&mut file, io::SeekFrom::End(0))?;
-        Ok(Self { file, part, path, written: keep })
+        Ok(Self { file, part, path, written: keep, continued: keep > 0 })
     }
 
-    /// Writes chunks until the channel ends, then puts the file in its place. A `None` says that the rest will not come.
-    fn write(mut self, mut chunks: mpsc::Receiver<Option<Bytes>>, info: &ObjectInfo) -> io::Result<()> {
-        let continued = self.written > 0;
-        while let Some(chunk) = chunks.blocking_recv() {
-            let Some(chunk) = chunk else { return Ok(()) };
-            self.file.write_all(&chunk)?;
-            self.written += chunk.len() as u64;
-        }
+    fn append(mut self, chunk: &[u8]) -> io::Result<Self> {
+        self.file.write_all(chunk)?;
+        self.written += chunk.len() as u64;
+        Ok(self)
+    }
+
+    /// Puts the whole file in its place.
+    fn finish(self, info: &ObjectInfo) -> io::Result<()> {
         if self.written != info.size {
-            // The job was dropped; what is here can be continued.
-            return Ok(());
+            return Err(io::Error::other("the store gave another length than it promised"));
         }
-        if continued {
+        if self.continued {
             self.check(info)?;
         }
         if let Some(mode) = info.meta.mode {

@@ -14,7 +14,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use super::names::key_of;
-use super::{OBJECTS_AT_ONCE, Tracker};
+use super::{OBJECTS_AT_ONCE, Tracker, slots};
 use crate::failure::{told, told_of};
 
 /// Found and waiting to be stored: enough that a worker never waits for the walk.
@@ -24,6 +24,8 @@ const FOUND_WAITING_MAX: usize = 1024;
 struct Item {
     path: PathBuf,
     key: String,
+    /// As the walk saw it; only a hint.
+    size: u64,
 }
 
 /// What the walk tells.
@@ -54,7 +56,7 @@ pub(crate) async fn run(
     });
     let job = Arc::new(Job { engine, bucket: request.bucket, force: request.force, tracker: tracker.clone() });
     let mut tasks: JoinSet<Result<(), ApiError>> = JoinSet::new();
-    let slots = Arc::new(Semaphore::new(OBJECTS_AT_ONCE));
+    let free = Arc::new(Semaphore::new(OBJECTS_AT_ONCE));
     loop {
         let next = tokio::select! {
             next = found.recv() => next,
@@ -66,7 +68,7 @@ pub(crate) async fn run(
             Some(Found::Left(message)) => tracker.skipped(message).await,
             Some(Found::Item(item)) => {
                 let slot = tokio::select! {
-                    slot = slots.clone().acquire_owned() => slot.map_err(|_| cancelled())?,
+                    slot = free.clone().acquire_many_owned(slots(item.size)) => slot.map_err(|_| cancelled())?,
                     () = tracker.cancelled() => return Err(cancelled()),
                 };
                 let job = job.clone();
@@ -164,7 +166,7 @@ struct Unwanted;
 fn walk(root: &Root, send: &mpsc::Sender<Found>) -> Result<(), Unwanted> {
     let tell = |found| send.blocking_send(found).map_err(|_| Unwanted);
     if !root.directory {
-        return tell(Found::Item(Item { path: root.path.clone(), key: root.key.clone() }));
+        return tell(Found::Item(Item { size: size_of(&root.path), path: root.path.clone(), key: root.key.clone() }));
     }
     let mut pending = vec![root.path.clone()];
     while let Some(directory) = pending.pop() {
@@ -202,9 +204,13 @@ fn walk(root: &Root, send: &mpsc::Sender<Found>) -> Result<(), Unwanted> {
 fn found(root: &Root, path: PathBuf, suffix: &str) -> Found {
     let relative = path.strip_prefix(&root.path).unwrap_or(&path);
     match key_of(&root.key, relative) {
-        Some(key) => Found::Item(Item { key: key + suffix, path }),
+        Some(key) => Found::Item(Item { size: size_of(&path), key: key + suffix, path }),
         None => Found::Left(format!("{}: its name is not UTF-8", path.display())),
     }
+}
+
+fn size_of(path: &Path) -> u64 {
+    path.symlink_metadata().map_or(0, |metadata| metadata.len())
 }
 
 struct Job {
