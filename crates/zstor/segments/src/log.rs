@@ -138,7 +138,7 @@ impl Log {
             previous: resume.previous,
             next_segment: resume.next_segment,
             next_sequence: resume.next_sequence,
-            durable: resume.next_sequence - 1,
+            durable: resume.previous.map_or(0, |p| p.durable),
             ..State::default()
         };
         Self { disk, catalog, keeper, state: Mutex::new(state), work: Condvar::new(), changed: Condvar::new() }

@@ -180,7 +180,7 @@ fn scan(opened: &Opened, next: Option<PreviousSegment>, out: &SyncSender<Message
     let mut source = FileSource::new(segment.file.as_ref(), opened.file_bytes);
     let mut chunk = Vec::with_capacity(CHUNK_RECORDS);
     let mut doubtful = VecDeque::new();
-    let mut durable = told.map_or(0, |n| n.durable);
+    let mut durable = told.or(segment.header.previous).map_or(0, |n| n.durable);
     let walk = walk(&mut source, &segment.header, end, |found| {
         if told.is_none() {
             durable = durable.max(found.header.durable);

@@ -44,7 +44,7 @@ pub struct Gap {
     pub start: u64,
     /// Where the next sound record is.
     pub end: u64,
-    /// Number of the last sound record before it, 0 if there is none.
+    /// Number of the last sound record before it; at the segment's beginning, of the last one acknowledged before it.
     pub after: u64,
 }
 
@@ -53,7 +53,7 @@ pub struct Gap {
 pub struct Walk {
     /// End of the last sound record's batch.
     pub tail: u64,
-    /// Number of the last sound record, 0 if there is none.
+    /// Number of the last sound record; if there is none, of the last one acknowledged before the segment.
     pub last_sequence: u64,
     /// The highest acknowledged number any record bears witness to.
     pub durable: u64,
@@ -71,7 +71,9 @@ pub fn walk<S: Source + ?Sized>(
     end: u64,
     mut found: impl FnMut(Found),
 ) -> io::Result<Walk> {
-    let mut walk = Walk { tail: DATA_START, ..Walk::default() };
+    // What was acknowledged before the segment was opened does not stand in it.
+    let before = header.previous.map_or(0, |p| p.durable);
+    let mut walk = Walk { tail: DATA_START, last_sequence: before, durable: before, ..Walk::default() };
     let mut at = DATA_START;
     loop {
         let record = match record_at(source, header, at, end, walk.last_sequence)? {

@@ -36,7 +36,7 @@ async fn fail_at(after: u64, count: u64, kinds: &[Kind], spare_ahead: bool) {
 
 #[test]
 fn failing_once_at_every_operation_of_each_kind() {
-    for kind in [Kind::Write, Kind::Sync, Kind::Names, Kind::Allocate] {
+    for kind in [Kind::Write, Kind::Sync, Kind::Names, Kind::Allocate, Kind::Truncate] {
         for after in 0..40 {
             println!("{kind:?} fails after {after}");
             run(fail_at(after, 1, &[kind], after % 2 == 0));
@@ -48,7 +48,7 @@ fn failing_once_at_every_operation_of_each_kind() {
 fn failing_for_a_while_at_every_operation() {
     for after in 0..120 {
         println!("everything but reading fails 7 times after {after}");
-        run(fail_at(after, 7, &[Kind::Write, Kind::Sync, Kind::Names, Kind::Allocate], after % 2 == 1));
+        run(fail_at(after, 7, &[Kind::Write, Kind::Sync, Kind::Names, Kind::Allocate, Kind::Truncate], after % 2 == 1));
     }
 }
 
@@ -60,6 +60,8 @@ fn a_failed_sync_is_never_trusted_again() {
         put(&store, 1, &content(1, 0, 500)).await.unwrap();
         disk.fail(Faults { kinds: vec![Kind::Sync], after: 0, count: 1 });
         assert!(matches!(put(&store, 2, &content(2, 0, 500)).await, Err(PutError::Disk(_))));
+        // The segment cannot even be cut where it ends: the next one's header has to do.
+        disk.fail(Faults { kinds: vec![Kind::Truncate], after: 0, count: u64::MAX });
         put(&store, 3, &content(3, 0, 500)).await.unwrap();
         assert_eq!(disk.names().len(), 2, "the log went on in another segment");
         drop(store);

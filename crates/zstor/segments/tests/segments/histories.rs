@@ -25,7 +25,8 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 fn event() -> impl Strategy<Value = Event> {
-    let kind = prop_oneof![Just(Kind::Write), Just(Kind::Sync), Just(Kind::Names), Just(Kind::Allocate)];
+    let kind =
+        prop_oneof![Just(Kind::Write), Just(Kind::Sync), Just(Kind::Names), Just(Kind::Allocate), Just(Kind::Truncate)];
     prop_oneof![
         8 => vec(step(), 1..12).prop_map(Event::Steps),
         2 => (0..80u64).prop_map(|after| Event::Crash { after }),

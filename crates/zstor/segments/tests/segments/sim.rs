@@ -40,6 +40,7 @@ pub(crate) enum Kind {
     Sync,
     Names,
     Allocate,
+    Truncate,
 }
 
 /// When and how operations fail.
@@ -433,7 +434,7 @@ impl DiskFile for SimFile {
     }
 
     fn truncate(&self, bytes: u64) -> io::Result<()> {
-        self.op(Kind::Allocate, |s| {
+        self.op(Kind::Truncate, |s| {
             s.now.truncate(bytes as usize);
             s.change(Change::Length(bytes));
             Ok(())
