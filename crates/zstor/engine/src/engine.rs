@@ -184,7 +184,8 @@ impl Engine {
             let Some(last) = page.last() else { return Ok(uploads) };
             after = Some(last.key.clone());
             let active = lock(&self.inner.uploading);
-            uploads.extend(page.iter().map(|found| UploadInfo::new(&found.value, active.contains(&found.value.id))));
+            let is_active = |found: &Stored<UploadRecord>| active.get(&found.value.id) == Some(&false);
+            uploads.extend(page.iter().map(|found| UploadInfo::new(&found.value, is_active(found))));
         }
     }
 
@@ -199,9 +200,7 @@ impl Engine {
             let Some(last) = page.last() else { return Ok(false) };
             after = Some(last.key.clone());
             let Some(found) = page.into_iter().find(|found| found.value.id == id) else { continue };
-            if lock(&self.inner.uploading).contains(&id) {
-                return Ok(false);
-            }
+            let Some(_claim) = self.inner.claim(id).await else { return Ok(false) };
             let (unchanged, mut changes) = (found.unchanged(), Vec::new());
             self.inner.bury_upload(&found.key, found.value, &mut changes);
             return match self.inner.store.commit(vec![unchanged], changes).await {

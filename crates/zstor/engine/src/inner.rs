@@ -47,8 +47,8 @@ pub(crate) struct Inner {
     pub(crate) get_budget: Budget,
     pub(crate) plain: PlainBuffers,
     pub(crate) reservations: Reservations,
-    /// Uploads that someone is working on.
-    pub(crate) uploading: Mutex<HashSet<ObjectId>>,
+    /// Uploads that someone is working on; `true` for those that were stopped and of which only the last tasks have to end.
+    pub(crate) uploading: Mutex<HashMap<ObjectId, bool>>,
     /// Versions that someone is reading.
     pub(crate) reading: Mutex<Reading>,
     /// What was given up half-way and is to become garbage.

@@ -7,7 +7,7 @@
 //! Of an upload that fails or is dropped nothing is visible, and what it left on nodes is deleted: at once by the collector, or when the engine
 //! is opened next. Except for files: their journal stays so that the upload can be continued.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use atoll_codec::{Policy, STRIPE_BYTES, SealedStripe, Sealer, Slot};
 use atoll_ids::{BucketName, ObjectId};
@@ -83,6 +83,8 @@ pub(crate) struct Job {
     pub(crate) level: DomainLevel,
     pub(crate) run: u16,
     pub(crate) map: u16,
+    /// Goes with the last task of the upload: only then can nothing be stored any more.
+    pub(crate) guard: Mutex<Guard>,
 }
 
 /// A stripe whose shards are durable.
@@ -172,7 +174,7 @@ impl Inner {
         let reservation = self.reserve(policy, level).await?;
         let reserved = keyspace::reserved(reservation.id);
         let abandon = Some(Abandoned::Reserved { key: reserved.clone(), tail: reservation.tail(policy, level) });
-        let mut guard = Guard { inner: self.clone(), uploading: None, abandon };
+        let guard = Mutex::new(Guard { inner: self.clone(), uploading: None, abandon });
         let (piece, permit) = match first {
             Some(first) => first,
             None => {
@@ -183,7 +185,7 @@ impl Inner {
         };
         let chart = self.current_chart();
         let (id, sealer) = (reservation.id, reservation.sealer.clone());
-        let job = Job { inner: self.clone(), id, sealer, chart: chart.clone(), policy, level, run: 0, map: 0 };
+        let job = Job { inner: self.clone(), id, sealer, chart: chart.clone(), policy, level, run: 0, map: 0, guard };
         let slot = job.sealer.next().map_err(|_| PutError::TooLarge)?;
         let stripe = job.store(0, slot, piece).await?;
         drop(permit);
@@ -206,7 +208,7 @@ impl Inner {
         let record =
             ObjectRecord { id, size: stripe.plain, created: Timestamp::now(), meta: options.meta, content, body };
         let info = self.publish(&target, record, &reserved, vec![delete(reserved.clone())], Some(&chart)).await?;
-        guard.abandon = None;
+        job.abandon(None);
         Ok(info)
     }
 
@@ -285,6 +287,11 @@ impl Inner {
 }
 
 impl Job {
+    /// Sets what becomes garbage when the upload ends.
+    pub(crate) fn abandon(&self, what: Option<Abandoned>) {
+        lock(&self.guard).abandon = what;
+    }
+
     /// Reads, hashes and seals a stripe on a thread of its own, then stores its shards.
     pub(crate) async fn store(&self, stripe: u64, slot: Slot, piece: Piece) -> Result<StoredStripe, PutError> {
         let plain = piece.len() as u64;

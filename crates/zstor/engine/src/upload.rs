@@ -6,7 +6,9 @@
 //! Continuing: the file must be the same by device, inode, size and time of change, and what the journal covers is read again and its hash compared.
 //! The rest is sealed by a new run, never with a key and counter that were used before.
 
-use std::sync::Arc;
+use std::collections::hash_map::Entry;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use atoll_codec::{ObjectKey, STRIPE_BYTES};
 use atoll_ids::ObjectId;
@@ -35,6 +37,10 @@ use crate::store::{Stored, delete, is_conflict};
 const CANDIDATES_MAX: usize = 64;
 /// How often beginning is tried when others change the same records at the same time.
 const BEGIN_TRIES: usize = 32;
+/// A task that is stopped ends when it next waits, so within the time it takes to seal a stripe; that is looked at this often.
+const WIND_DOWN_PAUSE: Duration = Duration::from_millis(1);
+/// How often it is looked at before whoever waits goes on without: a second or so on any machine that works.
+const WIND_DOWN_CHECKS: usize = 500;
 /// Stripes that are read at once to check what a journal covers.
 const REHASH_AT_ONCE: usize = 4;
 
@@ -43,6 +49,32 @@ const REHASH_AT_ONCE: usize = 4;
 pub(crate) fn window(config: &EngineConfig) -> u32 {
     let pages = 2 * UNSAVED_PAGES_MAX + 1;
     u32::try_from(pages * PAGE_STRIPES + config.stripes_in_flight + 2).unwrap_or(u32::MAX)
+}
+
+/// Marks an upload as stopped when whoever stores it stops, though some of its tasks may not have ended yet.
+struct Ending {
+    inner: Arc<Inner>,
+    id: ObjectId,
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        if let Some(ending) = lock(&self.inner.uploading).get_mut(&self.id) {
+            *ending = true;
+        }
+    }
+}
+
+impl Job {
+    /// Waits for the tasks of a failed upload to end, which were told to: at the next point where they wait for anything.
+    async fn wind_down(self: &Arc<Self>) {
+        for _ in 0..WIND_DOWN_CHECKS {
+            if Arc::strong_count(self) == 1 {
+                return;
+            }
+            tokio::time::sleep(WIND_DOWN_PAUSE).await;
+        }
+    }
 }
 
 /// What an upload starts from.
@@ -64,7 +96,8 @@ impl Inner {
         first: Option<(Piece, OwnedSemaphorePermit)>,
         options: PutOptions,
     ) -> Result<ObjectInfo, PutError> {
-        let (job, record, mut guard) = self.begin(&target, feed.file(), &options).await?;
+        let (job, record) = self.begin(&target, feed.file(), &options).await?;
+        let _ending = Ending { inner: self.clone(), id: record.id };
         let upload_key = keyspace::upload(&target.name, &target.key, record.id);
         let resumed = record.body.stripes * STRIPE_BYTES as u64;
         feed.seek(resumed);
@@ -73,13 +106,16 @@ impl Inner {
         let mut journal = Journal::new(self.clone(), &options, total, record);
         let stored = pump(&job, &mut feed, first, &mut journal).await.and_then(|()| feed.verify_unchanged());
         if matches!(stored, Err(PutError::SourceChanged { .. })) {
-            guard.abandon = Some(Abandoned::Upload { key: upload_key.clone() });
+            job.abandon(Some(Abandoned::Upload { key: upload_key.clone() }));
+        }
+        if stored.is_err() {
+            job.wind_down().await;
         }
         stored?;
         let (record, mut changes) = journal.finish();
         changes.push(delete(upload_key.clone()));
         let info = self.publish(&target, record, &upload_key, changes, None).await?;
-        guard.abandon = None;
+        job.abandon(None);
         Ok(info)
     }
 
@@ -89,17 +125,17 @@ impl Inner {
         target: &Target,
         file: Option<FileSource>,
         options: &PutOptions,
-    ) -> Result<(Arc<Job>, UploadRecord, Guard), PutError> {
+    ) -> Result<(Arc<Job>, UploadRecord), PutError> {
         let chart = self.current_chart();
         let mut bucket = target.bucket.clone();
         for _ in 0..BEGIN_TRIES {
             let Begun { mut record, mut conditions, mut changes, mut guard, others } =
                 self.continue_or_begin(target, file.clone(), options).await?;
-            let job = Arc::new(self.begin_run(&mut record, &chart)?);
             let upload_key = keyspace::upload(&target.name, &target.key, record.id);
             if record.source.is_none() {
                 guard.abandon = Some(Abandoned::Upload { key: upload_key.clone() });
             }
+            let job = Arc::new(self.begin_run(&mut record, &chart, guard)?);
             changes.push(self.store.put(upload_key, &record));
             let new_map = self.add_map(&chart, &mut changes);
             conditions.push(bucket.unchanged());
@@ -110,7 +146,7 @@ impl Inner {
                     if new_map {
                         self.charts.mark_stored(chart.id());
                     }
-                    return Ok((job, record, guard));
+                    return Ok((job, record));
                 }
                 // The bucket was changed, or the collector was quicker to tidy an earlier upload away.
                 Err(error) if is_conflict(&error) => bucket = self.open_bucket(&target.name).await?,
@@ -132,7 +168,7 @@ impl Inner {
         let mut chosen = None;
         let (mut conditions, mut changes, mut others) = (Vec::new(), Vec::new(), Vec::new());
         for upload in found {
-            let Some(guard) = self.claim(upload.value.id) else { continue };
+            let Some(guard) = self.claim(upload.value.id).await else { continue };
             // What was read may have been finished by someone else before it was claimed.
             conditions.push(upload.unchanged());
             let wanted = file.as_ref().filter(|_| chosen.is_none() && !options.restart);
@@ -152,17 +188,27 @@ impl Inner {
             Some(chosen) => chosen,
             None => {
                 let record = self.new_upload(target, file.map(|file| file.identity));
-                let guard = self.claim(record.id).ok_or_else(|| stopped("two uploads drew the same id"))?;
+                let guard = self.claim(record.id).await.ok_or_else(|| stopped("two uploads drew the same id"))?;
                 (record, guard)
             }
         };
         Ok(Begun { record, conditions, changes, guard, others })
     }
 
-    /// Takes an upload for oneself; `None` if someone is working on it.
-    fn claim(self: &Arc<Self>, id: ObjectId) -> Option<Guard> {
-        let free = lock(&self.uploading).insert(id);
-        free.then(|| Guard { inner: self.clone(), uploading: Some(id), abandon: None })
+    /// Takes an upload for oneself; `None` if someone is working on it. Waits for the last tasks of one that was stopped.
+    pub(crate) async fn claim(self: &Arc<Self>, id: ObjectId) -> Option<Guard> {
+        for _ in 0..WIND_DOWN_CHECKS {
+            match lock(&self.uploading).entry(id) {
+                Entry::Vacant(free) => {
+                    free.insert(false);
+                    return Some(Guard { inner: self.clone(), uploading: Some(id), abandon: None });
+                }
+                Entry::Occupied(taken) if !taken.get() => return None,
+                Entry::Occupied(_) => {}
+            }
+            tokio::time::sleep(WIND_DOWN_PAUSE).await;
+        }
+        None
     }
 
     /// Whether an upload can be continued from this source: it is the same file, and what is stored of it is what it still says.
@@ -227,7 +273,12 @@ impl Inner {
     }
 
     /// Starts a sealing run and enters it in the journal.
-    fn begin_run(self: &Arc<Self>, record: &mut UploadRecord, chart: &Arc<Chart>) -> Result<Job, PutError> {
+    fn begin_run(
+        self: &Arc<Self>,
+        record: &mut UploadRecord,
+        chart: &Arc<Chart>,
+        guard: Guard,
+    ) -> Result<Job, PutError> {
         let key = self.unwrap_key(&record.body.key, record.id)?;
         let sealer = Arc::new(self.codec(record.body.policy).sealer(&key));
         record.body.runs.push(sealer.salt());
@@ -249,6 +300,7 @@ impl Inner {
             level: record.body.level,
             run: index(record.body.runs.len() - 1)?,
             map: index(map)?,
+            guard: Mutex::new(guard),
         })
     }
 

@@ -224,7 +224,7 @@ async fn small_objects_cost_one_commit_each() {
     };
     futures_util::future::join_all((0..16).map(put)).await;
     let commits = grid.kv.commits.load(Ordering::SeqCst) - before;
-    assert!(commits <= 320 + 320 / 32 + 1, "{commits} commits");
+    assert!(commits <= 320 + 3, "{commits} commits");
     for at in [0, 7, 319] {
         grid.check(&engine, &format!("f{at}"), &content(at as u64, 100 + at)).await;
     }
