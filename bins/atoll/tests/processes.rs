@@ -6,6 +6,8 @@
 mod common;
 #[path = "processes/demo.rs"]
 mod demo;
+#[path = "processes/faults.rs"]
+mod faults;
 #[path = "processes/help.rs"]
 mod help;
 #[path = "processes/kill.rs"]

@@ -20,11 +20,8 @@ use crate::{Grid, GridConfig, GridError, TreeSpec, digest, generate};
 /// As many nodes as 4+2 needs.
 const STORAGE_NODES: usize = 6;
 
-/// What each node lends, as a multiple of what is stored: 4+2 puts 3/8 of it (with a spare's share) on a node; twice that leaves
-/// room for a replaced node's shards.
-const CAPACITY_PER_BYTE: u64 = 1;
-
-/// Room beyond the content for segment preallocation and small trees, per node.
+/// Room beyond the content for segment preallocation and small trees, per node. A node of six keeps a quarter of what is stored under 4+2; it
+/// lends as much as all of it, since space is only taken when it is used.
 const CAPACITY_FLOOR_BYTES: u64 = 2 << 30;
 
 /// What to show.
@@ -124,7 +121,7 @@ impl<'a> Demo<'a> {
         })
         .await?;
         let bytes: u64 = expected.values().map(Entry::bytes).sum();
-        let capacity = (bytes * CAPACITY_PER_BYTE).max(CAPACITY_FLOOR_BYTES);
+        let capacity = bytes.max(CAPACITY_FLOOR_BYTES);
         let grid_config = GridConfig {
             program: config.program.clone(),
             folder: config.folder.join("grid"),

@@ -21,12 +21,17 @@ pub(crate) struct TestGrid {
 impl TestGrid {
     /// Home and `nodes` storage nodes.
     pub(crate) async fn raise(nodes: usize) -> Self {
+        Self::raise_with(nodes, "2G").await
+    }
+
+    /// The same with what each node lends.
+    pub(crate) async fn raise_with(nodes: usize, capacity: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let config = GridConfig {
             program: program(),
             folder: folder.path().join("grid"),
             storage_nodes: nodes,
-            capacity: "2G".into(),
+            capacity: capacity.to_owned(),
             keep: false,
         };
         let grid = Grid::raise(config, |_| {}).await.unwrap();

@@ -64,7 +64,7 @@ fn now() -> Duration {
 async fn no_acknowledged_shard_is_lost() {
     let seed = from_environment("ATOLL_TEST_SEED").unwrap_or_else(|| u64::from(now().subsec_nanos()));
     let kills = from_environment("ATOLL_TEST_KILLS").unwrap_or(KILLS);
-    println!("ATOLL_TEST_SEED={seed} ATOLL_TEST_KILLS={kills}");
+    eprintln!("ATOLL_TEST_SEED={seed} ATOLL_TEST_KILLS={kills}");
     let folder = tempfile::tempdir().unwrap();
     let mut node = crate::common::lone_node(folder.path(), &["storage.capacity=8G"]).await.unwrap();
     let (key, owner) = (Arc::new(NodeKey::generate()), OwnerKey::generate());
@@ -92,7 +92,7 @@ async fn no_acknowledged_shard_is_lost() {
         node.start_again().await.unwrap();
     }
     let acknowledged = load.finish().await;
-    println!("{} shards were acknowledged", acknowledged.len());
+    eprintln!("{} shards were acknowledged", acknowledged.len());
     assert!(acknowledged.len() as u64 >= kills, "the load was too small to say anything");
     for number in acknowledged {
         let (id, content) = shard(seed, number);

@@ -60,12 +60,14 @@ pub(super) struct Inventory {
 }
 
 impl Inventory {
-    /// Asks all nodes.
+    /// Asks all nodes that are up.
     pub(super) async fn take(inner: &Arc<Inner>) -> Self {
         let homes = inner.homes.list();
         let share = LISTED_MAX / homes.len().max(1);
         let ask = homes.into_iter().map(|info| async move {
             let contents = match inner.home(info.node) {
+                // Whoever keeps the homes asked it just now; to wait for it once more would hold everything up.
+                Some(_) if !info.up => Contents::Away("is not connected".to_owned()),
                 Some(home) => contents(inner, home.as_ref(), share).await,
                 None => Contents::Away("is no longer known".to_owned()),
             };
