@@ -31,6 +31,10 @@ use crate::{api, metrics, ports, storage};
 /// Requests under way get this long to end once the node is told to stop; then it ends all the same. systemd kills after 90 s.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
 
+/// What stripes on their way may hold in memory, each way. Beside the store's buffers (50 MiB) it keeps the whole node under 100 MiB, and it is
+/// enough for nine stripes of 4+2, more than six local disks take at once.
+const STRIPE_BYTES_IN_FLIGHT: usize = 24 << 20;
+
 /// Why a node does not start, or does not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
@@ -128,7 +132,7 @@ impl Node {
         let handle = link.handle();
         let local = segments.clone().map(|segments| (segments, domain));
         let peers = PeerTable::new(node, owner_key.clone(), handle.clone(), local);
-        let engine = Engine::open(EngineConfig::default(), kv, owner_key, Arc::new(peers.clone())).await?;
+        let engine = Engine::open(engine_config(), kv, owner_key, Arc::new(peers.clone())).await?;
         let metrics = bind_metrics(&config).await?;
         let control = api::bind(&data_dir.control_socket())
             .map_err(|source| NodeError::Io { what: "cannot open the control socket".into(), source })?;
@@ -228,6 +232,14 @@ impl Parts {
             storage: self.segments.as_ref().map(storage::status),
             peers: self.peers.status(),
         }
+    }
+}
+
+fn engine_config() -> EngineConfig {
+    EngineConfig {
+        put_bytes_max: STRIPE_BYTES_IN_FLIGHT,
+        get_bytes_max: STRIPE_BYTES_IN_FLIGHT,
+        ..EngineConfig::default()
     }
 }
 

@@ -96,10 +96,15 @@ fn overrides(flags: &SettingFlags) -> anyhow::Result<Vec<SettingOverride>> {
 
 pub(super) async fn config(context: &Context, command: &ConfigCommand) -> anyhow::Result<()> {
     let ConfigCommand::Show { config, settings } = command;
-    let entries = load_config(context, config.as_deref(), settings)?.entries();
+    let asked = config.is_some() || !overrides(settings)?.is_empty();
+    let entries = match context.client().config().await {
+        // What the running node goes by, unless the question is what would hold.
+        Ok(entries) if !asked => entries,
+        _ => load_config(context, config.as_deref(), settings)?.entries(),
+    };
     print(context.output, &entries, |entries| {
-        let row =
-            |entry: &ConfigEntry| vec![entry.key.clone(), entry.value.clone(), entry.origin.clone(), entry.doc.clone()];
+        let value = |entry: &ConfigEntry| if entry.value.is_empty() { "-".into() } else { entry.value.clone() };
+        let row = |entry: &ConfigEntry| vec![entry.key.clone(), value(entry), entry.origin.clone(), entry.doc.clone()];
         table(&["KEY", "VALUE", "FROM", "WHAT IT IS"], &entries.iter().map(row).collect::<Vec<_>>())
     })
 }

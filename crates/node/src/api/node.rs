@@ -31,7 +31,7 @@ pub(super) async fn invite(State(parts): Shared, Json(request): Json<InviteReque
 
 pub(super) async fn join(State(parts): Shared, Json(request): Json<JoinRequest>) -> Answer<PeerStatus> {
     let ticket: Ticket = request.ticket.parse().map_err(|error| {
-        ApiError::new(Kind::Input, format!("this is no ticket: {error}"))
+        ApiError::new(Kind::Input, error.to_string())
             .with_help("copy the whole line that `atoll invite` printed")
     })?;
     let peer = parts.link.join(&ticket).await.map_err(|error| {
