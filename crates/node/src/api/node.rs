@@ -2,7 +2,7 @@
 
 use atoll_control::{ApiError, ConfigEntry, InviteRequest, Invited, JoinRequest, Kind, NodeStatus, PeerStatus};
 use atoll_ids::NodeId;
-use atoll_link::Ticket;
+use atoll_link::{Ticket, TicketError};
 use axum::extract::{Path, State};
 use axum::response::Json;
 
@@ -30,9 +30,8 @@ pub(super) async fn invite(State(parts): Shared, Json(request): Json<InviteReque
 }
 
 pub(super) async fn join(State(parts): Shared, Json(request): Json<JoinRequest>) -> Answer<PeerStatus> {
-    let ticket: Ticket = request.ticket.parse().map_err(|error| {
-        ApiError::new(Kind::Input, error.to_string())
-            .with_help("copy the whole line that `atoll invite` printed")
+    let ticket: Ticket = request.ticket.parse().map_err(|error: TicketError| {
+        ApiError::new(Kind::Input, error.to_string()).with_help("copy the whole line that `atoll invite` printed")
     })?;
     let peer = parts.link.join(&ticket).await.map_err(|error| {
         let help = "is the inviting node running and reachable from here? a ticket works as often and as long as it was made for";

@@ -15,7 +15,7 @@ use atoll_control::{ApiError, Event, GetRequest, Kind, TransferSummary};
 use atoll_engine::{Engine, LIST_MAX, ListQuery, ObjectInfo, ObjectKind};
 use atoll_ids::BucketName;
 use tokio::sync::{Semaphore, mpsc};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 
 use super::names::path_below;
 use super::put::{cancelled, flatten};
@@ -181,15 +181,24 @@ impl Job {
             let message = format!("{}/{} was replaced while it was read", self.bucket, info.key);
             return Err(ApiError::new(Kind::Conflict, message).with_help("run the same command again"));
         }
-        // A thread only for as long as it writes: many files are under way at once, and the engine needs threads to go on.
-        while let Some(chunk) = reader.next().await {
+        // One stripe is written while the next ones are read. A thread only for as long as it writes: many files are under way at once, and the
+        // engine needs threads to go on.
+        let mut next = reader.next().await;
+        while let Some(chunk) = next {
             let chunk = chunk.map_err(|error| told_of(&self.bucket, &info.key, &error))?;
             let length = chunk.len() as u64;
-            part = blocking(move || part.append(&chunk)).await?.map_err(|error| cannot_write(path, &error))?;
+            let writing = tokio::task::spawn_blocking(move || part.append(&chunk));
+            let (following, written) = tokio::join!(reader.next(), written(writing, path));
+            (next, part) = (following, written?);
             self.tracker.moved_bytes(length);
         }
         blocking(move || part.finish(&info)).await?.map_err(|error| cannot_write(path, &error))
     }
+}
+
+async fn written(writing: JoinHandle<io::Result<Part>>, path: &Path) -> Result<Part, ApiError> {
+    let part = writing.await.map_err(|error| ApiError::new(Kind::Broken, error.to_string()))?;
+    part.map_err(|error| cannot_write(path, &error))
 }
 
 /// The same size and time of change, as rsync decides it.

@@ -96,9 +96,10 @@ impl WritePlan {
         if waiting { None } else { self.replace(index) }
     }
 
-    /// Seat `seat` has not acknowledged shard `index` in the time that was given to it.
+    /// Shard `index` was not acknowledged in the time that was given to its seat. A suspect will do if nobody else is left: it may only have been
+    /// slow once, and the seat that is late now may hang.
     pub(crate) fn late(&mut self, index: usize) -> Option<Send> {
-        if self.homes[index].is_some() { None } else { self.replace_by(index, false) }
+        if self.homes[index].is_some() { None } else { self.replace(index) }
     }
 
     pub(crate) fn standing(&self) -> Standing {

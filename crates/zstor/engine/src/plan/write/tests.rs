@@ -55,6 +55,16 @@ fn a_late_seat_is_hedged_and_both_copies_are_known() {
 }
 
 #[test]
+fn a_suspect_stands_in_for_a_late_seat_when_nobody_else_is_left() {
+    let mut plan = WritePlan::new(2, seats(&[0, 1, 2, 3], &[2, 3]));
+    plan.start();
+    assert_eq!(plan.late(1), Some(Send { index: 1, seat: 2 }));
+    plan.stored(0, 0);
+    plan.stored(1, 2);
+    assert_eq!(plan.standing(), Standing::Complete, "the seat that hangs is not waited for");
+}
+
+#[test]
 fn without_spares_a_failure_is_final() {
     let mut plan = WritePlan::new(2, seats(&[0, 1], &[]));
     plan.start();
