@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use atoll_control::{BucketRequest, Event, GetRequest, HealRequest, HealSummary, PutRequest, Source, Summary};
@@ -37,6 +39,8 @@ pub struct DemoConfig {
     pub folder: PathBuf,
     /// Leave the grid running at the end.
     pub keep: bool,
+    /// Set to stop what runs in the background when the demo is dropped.
+    pub stop: Arc<AtomicBool>,
 }
 
 /// One line of the table.
@@ -304,8 +308,8 @@ async fn made_up(config: &DemoConfig, tell: &mut (dyn FnMut(Tell<'_>) + Send)) -
     tell(Tell::Begin(&format!("making up {} files, {}", spec.files, ByteCount(spec.bytes))));
     let folder = config.folder.join("source");
     blocking({
-        let folder = folder.clone();
-        move || generate(&folder, spec).map_err(io_error("cannot write", &folder))
+        let (folder, stop) = (folder.clone(), config.stop.clone());
+        move || generate(&folder, spec, &stop).map_err(io_error("cannot write", &folder))
     })
     .await?;
     folder.canonicalize().map_err(io_error("cannot read", &folder))

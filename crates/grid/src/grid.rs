@@ -67,6 +67,12 @@ impl Grid {
         Ok(node)
     }
 
+    /// Lets the processes live on.
+    pub fn leave_running(self) {
+        // Dropping it would end them.
+        std::mem::forget(self);
+    }
+
     /// Speaks to your own node.
     #[must_use]
     pub fn client(&self) -> &Client {

@@ -4,7 +4,7 @@
 //! program and speaks the control API, as a person would.
 //!
 //! Invariant: a process started here does not outlive its [`NodeProcess`], however this process ends (its standard input is a pipe
-//! whose closing tells it to stop), unless it was started to be kept.
+//! whose closing tells it to stop), unless it was started to be kept and is let go of by [`Grid::leave_running`].
 
 pub mod demo;
 mod grid;

@@ -58,7 +58,7 @@ pub struct Start {
     pub program: PathBuf,
     /// Settings, `key=value`.
     pub settings: Vec<String>,
-    /// Leave it running when this process ends.
+    /// Let it live on when this process ends without dropping its [`NodeProcess`].
     pub keep: bool,
 }
 
@@ -105,7 +105,7 @@ impl NodeProcess {
             command.args(["--set", setting]);
         }
         // A process group of its own: Ctrl-C in the terminal is for whoever raised the grid, who then ends the nodes.
-        command.process_group(0).stdout(Stdio::piped()).stderr(log).kill_on_drop(!self.start.keep);
+        command.process_group(0).stdout(Stdio::piped()).stderr(log).kill_on_drop(true);
         if self.start.keep {
             command.stdin(Stdio::null());
         } else {
@@ -137,6 +137,12 @@ impl NodeProcess {
             }
             Ok(Ok(_)) => Ok(()),
         }
+    }
+
+    /// Whether it was started and not killed or stopped since.
+    #[must_use]
+    pub fn is_started(&self) -> bool {
+        self.child.is_some()
     }
 
     /// The name it was given here.

@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Read and written at once.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -26,15 +27,15 @@ const BIG_FILES: usize = 4;
 /// Makes up a tree: a few big files and many small ones in nested folders, every second one text and the others incompressible.
 ///
 /// # Errors
-/// What the file system refuses.
-pub fn generate(folder: &Path, spec: TreeSpec) -> io::Result<()> {
+/// What the file system refuses, and [`io::ErrorKind::Interrupted`] once `stop` is set.
+pub fn generate(folder: &Path, spec: TreeSpec, stop: &AtomicBool) -> io::Result<()> {
     let mut random = blake3::Hasher::new().update(&spec.seed.to_le_bytes()).finalize_xof();
     let big = BIG_FILES.min(spec.files);
     let small = spec.files - big;
     let big_bytes = if small == 0 { spec.bytes } else { spec.bytes / 10 * 9 };
     for index in 0..big {
         let path = folder.join(format!("big/{index}.{}", extension(index)));
-        write_file(&path, big_bytes / big as u64, index, &mut random)?;
+        write_file(&path, big_bytes / big as u64, index, &mut random, stop)?;
     }
     let mean = if small == 0 { 0 } else { (spec.bytes - big_bytes) / small as u64 };
     for index in 0..small {
@@ -43,7 +44,7 @@ pub fn generate(folder: &Path, spec: TreeSpec) -> io::Result<()> {
         // Between nothing and twice the mean, so that empty files and odd lengths are among them.
         let size = if mean == 0 { 0 } else { u64::from_le_bytes(draw) % (2 * mean + 1) };
         let path = folder.join(format!("small/{}/{}/{index}.{}", index % 16, index / 16 % 16, extension(index)));
-        write_file(&path, size, index, &mut random)?;
+        write_file(&path, size, index, &mut random, stop)?;
     }
     Ok(())
 }
@@ -52,14 +53,23 @@ fn extension(index: usize) -> &'static str {
     if index.is_multiple_of(2) { "txt" } else { "bin" }
 }
 
-fn write_file(path: &Path, size: u64, index: usize, random: &mut blake3::OutputReader) -> io::Result<()> {
+fn write_file(
+    path: &Path,
+    size: u64,
+    index: usize,
+    random: &mut blake3::OutputReader,
+    stop: &AtomicBool,
+) -> io::Result<()> {
+    if stop.load(Ordering::Relaxed) {
+        return Err(io::ErrorKind::Interrupted.into());
+    }
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent)?;
     }
     let mut file = File::create(path)?;
     let mut left = size;
     let mut chunk = vec![0; CHUNK_BYTES];
-    while left > 0 {
+    while left > 0 && !stop.load(Ordering::Relaxed) {
         let length = usize::try_from(left.min(CHUNK_BYTES as u64)).unwrap_or(CHUNK_BYTES);
         random.fill(&mut chunk[..length]);
         if index.is_multiple_of(2) {
@@ -178,13 +188,14 @@ mod tests {
 
     use super::*;
 
+    static GO_ON: AtomicBool = AtomicBool::new(false);
     const SPEC: TreeSpec = TreeSpec { files: 40, bytes: 400_000, seed: 7 };
 
     #[test]
     fn one_seed_makes_one_tree_of_about_the_right_size() {
         let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        generate(first.path(), SPEC).unwrap();
-        generate(second.path(), SPEC).unwrap();
+        generate(first.path(), SPEC, &GO_ON).unwrap();
+        generate(second.path(), SPEC, &GO_ON).unwrap();
         let tree = digest(first.path()).unwrap();
         assert_eq!(Difference::between(&tree, &digest(second.path()).unwrap()), None);
         assert_eq!(tree.len(), SPEC.files);
@@ -196,7 +207,7 @@ mod tests {
     fn every_kind_of_difference_is_seen() {
         let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         for folder in [first.path(), second.path()] {
-            generate(folder, SPEC).unwrap();
+            generate(folder, SPEC, &GO_ON).unwrap();
             fs::create_dir(folder.join("empty")).unwrap();
             std::os::unix::fs::symlink("big", folder.join("link")).unwrap();
         }

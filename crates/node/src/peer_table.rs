@@ -28,6 +28,12 @@ const PROBE_EVERY: Duration = Duration::from_secs(5);
 /// An answer that takes longer counts as none.
 const PROBE_WITHIN: Duration = Duration::from_secs(3);
 
+/// See [`PeerTable::ask`].
+const QUESTIONS_MAX: u32 = 5;
+
+/// Long enough for a connection to be replaced, short against [`PROBE_WITHIN`].
+const QUESTION_PAUSE: Duration = Duration::from_millis(100);
+
 /// A grant lets this node act for its owner on a peer. It is renewed long before it ends, and short enough that one that leaks
 /// does not matter for long.
 const GRANT_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -141,17 +147,30 @@ impl PeerTable {
     /// Asks one peer now.
     pub(crate) async fn probe(&self, peer: NodeId) {
         self.shared.write().entry(peer).or_insert_with(|| self.shared.unknown(peer)).asking = true;
-        let asked = timeout(PROBE_WITHIN, async {
-            let stream = self.shared.link.open(peer, card::PROTOCOL, Traffic::Control).await;
-            let stream = stream.map_err(|error| error.to_string())?;
-            let began = Instant::now();
-            let checked = card::ask(stream, peer).await.map_err(|error| error.to_string())?;
-            Ok::<_, String>((checked, began.elapsed()))
-        })
-        .await
-        .unwrap_or_else(|_| Err(format!("no answer in {} s", PROBE_WITHIN.as_secs())));
+        let asked = timeout(PROBE_WITHIN, self.ask(peer));
+        let asked = asked.await.unwrap_or_else(|_| Err(format!("no answer in {} s", PROBE_WITHIN.as_secs())));
         self.note(peer, asked);
         self.shared.answers.send_modify(|count| *count += 1);
+    }
+
+    /// Asks a few times: while two nodes are getting to know each other, a connection may be closed in favour of the one that the other made.
+    async fn ask(&self, peer: NodeId) -> Result<(Checked, Duration), String> {
+        let mut tries = 1;
+        loop {
+            match self.ask_once(peer).await {
+                Err(_) if tries < QUESTIONS_MAX => tries += 1,
+                done => return done,
+            }
+            tokio::time::sleep(QUESTION_PAUSE).await;
+        }
+    }
+
+    async fn ask_once(&self, peer: NodeId) -> Result<(Checked, Duration), String> {
+        let stream = self.shared.link.open(peer, card::PROTOCOL, Traffic::Control).await;
+        let stream = stream.map_err(|error| error.to_string())?;
+        let began = Instant::now();
+        let checked = card::ask(stream, peer).await.map_err(|error| error.to_string())?;
+        Ok((checked, began.elapsed()))
     }
 
     fn note(&self, peer: NodeId, asked: Result<(Checked, Duration), String>) {

@@ -1,6 +1,10 @@
 //! `atoll demo`: runs the demo, shows it, and cleans up, also after Ctrl-C.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use atoll_grid::demo::{DemoConfig, DemoReport, Step, Tell, run as run_demo};
@@ -13,6 +17,9 @@ use crate::failure::advise;
 use crate::output::{print_line, print_text, rate, table};
 use crate::progress::Progress;
 
+/// Killed processes are gone in milliseconds.
+const REMOVE_WITHIN: Duration = Duration::from_secs(10);
+
 /// Any seed does; a fixed one makes two runs comparable.
 const SEED: u64 = 0x0a70;
 
@@ -24,6 +31,7 @@ pub(super) async fn run(context: &Context, demo: &Demo) -> anyhow::Result<()> {
         spec: TreeSpec { files: demo.files, bytes: demo.bytes.0, seed: SEED },
         folder: folder.clone(),
         keep: demo.keep,
+        stop: Arc::default(),
     };
     let progress = Progress::new("raising a grid");
     let mut tell = |tell: Tell<'_>| match tell {
@@ -42,7 +50,8 @@ pub(super) async fn run(context: &Context, demo: &Demo) -> anyhow::Result<()> {
             return Err(advise(error.to_string(), format!("the nodes' logs are below {}", folder.display())));
         }
         None => {
-            std::fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
+            config.stop.store(true, Ordering::Relaxed);
+            remove(&folder).await?;
             anyhow::bail!("interrupted; the nodes are stopped and their data is removed");
         }
     };
@@ -69,7 +78,9 @@ fn prepare_folder(demo: &Demo) -> anyhow::Result<PathBuf> {
 async fn end(mut grid: Grid, keep: bool, folder: &std::path::Path) -> anyhow::Result<()> {
     if keep {
         let home = grid.home.data_dir().display().to_string();
-        let nodes = grid.nodes.iter().map(|node| format!(" {}", node.data_dir().display())).collect::<String>();
+        let nodes = grid.nodes.iter().filter(|node| node.is_started());
+        let nodes = nodes.map(|node| format!(" {}", node.data_dir().display())).collect::<String>();
+        grid.leave_running();
         return print_text(&format!(
             "\nThe grid is left running. Speak to your node:\n\
              \x20 export ATOLL_DATA_DIR={home}\n\
@@ -85,7 +96,20 @@ async fn end(mut grid: Grid, keep: bool, folder: &std::path::Path) -> anyhow::Re
         node.kill().await?;
     }
     drop(grid);
-    std::fs::remove_dir_all(folder).with_context(|| format!("cannot remove {}", folder.display()))
+    remove(folder).await
+}
+
+/// Nodes that were just told to end may still write: tries until nothing comes after.
+async fn remove(folder: &std::path::Path) -> anyhow::Result<()> {
+    let deadline = Instant::now() + REMOVE_WITHIN;
+    loop {
+        match std::fs::remove_dir_all(folder) {
+            Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty && Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            done => return done.with_context(|| format!("cannot remove {}", folder.display())),
+        }
+    }
 }
 
 fn step_line(step: &Step) -> String {

@@ -1,8 +1,12 @@
 //! The demo as the README starts it, on a real tree: this repository's own sources.
 
+use std::io::{BufRead as _, BufReader};
 use std::path::Path;
+use std::process::{Command, Stdio};
 
-use crate::common::output;
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::common::{output, program};
 
 #[test]
 fn the_demo_ends_with_every_hash_equal_and_leaves_nothing() {
@@ -18,4 +22,33 @@ fn the_demo_ends_with_every_hash_equal_and_leaves_nothing() {
     assert_eq!(steps.iter().filter(equal).count(), 2, "{report}");
     assert!(report["stored_bytes"].as_u64() > report["content_bytes"].as_u64().map(|bytes| bytes / 4), "{report}");
     assert!(!grid.exists());
+}
+
+/// Ctrl-C at a few moments: while the tree is made up, while nodes start, while they store.
+#[test]
+fn an_interrupted_demo_leaves_nothing() {
+    for seen in ["", "raise the grid", "store under"] {
+        let folder = tempfile::tempdir().unwrap();
+        let grid = folder.path().join("demo");
+        let mut child = Command::new(program())
+            .args(["demo", "--bytes", "8M", "--files", "200", "--folder", grid.to_str().unwrap()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        if !seen.is_empty() {
+            assert!(lines.any(|line| line.unwrap().contains(seen)), "{seen}");
+        }
+        kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+        let said: Vec<String> = lines.map(Result::unwrap).collect();
+        let status = child.wait().unwrap();
+        assert!(!status.success());
+        // Interrupted before it listens for it, it ends at once and has made nothing.
+        if status.code().is_some() {
+            assert!(said.iter().any(|line| line.contains("interrupted")), "{seen}: {said:?}");
+        }
+        assert!(!grid.exists(), "{seen}: {said:?}");
+    }
 }

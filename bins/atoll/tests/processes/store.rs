@@ -23,7 +23,7 @@ fn noise(len: usize) -> Vec<u8> {
 async fn a_tree_survives_two_nodes_and_comes_back_whole() {
     let mut test = TestGrid::raise(6).await;
     let tree = test.path("tree");
-    generate(&tree, SPEC).unwrap();
+    generate(&tree, SPEC, &std::sync::atomic::AtomicBool::new(false)).unwrap();
     std::fs::create_dir(tree.join("empty")).unwrap();
     std::os::unix::fs::symlink("big/0.txt", tree.join("link")).unwrap();
     std::fs::write(tree.join("weird name ü #%?&=\n"), b"x").unwrap();

@@ -9,7 +9,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Plaintext that one encryption step takes, in bytes: 16 full TLS records per system call, and as much as a shard message usually
-/// has. 64 and 128 KiB cost 3 to 8 per cent more CPU per byte.
+/// has. In one run on a busy machine 64 KiB cost 9 % more CPU per byte and 128 KiB 3 %; 1 MiB gained nothing beyond noise.
 pub(crate) const CHUNK_BYTES: usize = 256 * 1024;
 
 /// What TLS 1.3 adds to a record: 5 bytes of header, 1 of inner content type, 16 of tag.
