@@ -1,6 +1,6 @@
 //! A storage node under load is killed at 200 random moments: no shard that it acknowledged may be lost or changed.
 //!
-//! The seed is printed; `ATOLL_TEST_SEED` repeats a run's choices, `ATOLL_TEST_KILLS` makes it longer.
+//! (Not `ATOLL_…`: the node takes that for a setting.) The seed is printed; `KILL_TEST_SEED` repeats a run's choices, `KILL_TEST_ROUNDS` makes it longer.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -62,9 +62,9 @@ fn now() -> Duration {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_acknowledged_shard_is_lost() {
-    let seed = from_environment("ATOLL_TEST_SEED").unwrap_or_else(|| u64::from(now().subsec_nanos()));
-    let kills = from_environment("ATOLL_TEST_KILLS").unwrap_or(KILLS);
-    eprintln!("ATOLL_TEST_SEED={seed} ATOLL_TEST_KILLS={kills}");
+    let seed = from_environment("KILL_TEST_SEED").unwrap_or_else(|| u64::from(now().subsec_nanos()));
+    let kills = from_environment("KILL_TEST_ROUNDS").unwrap_or(KILLS);
+    eprintln!("KILL_TEST_SEED={seed} KILL_TEST_ROUNDS={kills}");
     let folder = tempfile::tempdir().unwrap();
     let mut node = crate::common::lone_node(folder.path(), &["storage.capacity=8G"]).await.unwrap();
     let (key, owner) = (Arc::new(NodeKey::generate()), OwnerKey::generate());
