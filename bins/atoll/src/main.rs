@@ -15,8 +15,7 @@ use clap::Parser as _;
 
 use crate::args::Cli;
 
-/// For files, disks and processor-bound work. Enough to keep a disk's queue full; each further one costs memory, because the allocator gives
-/// threads arenas of their own.
+/// For files, disks and processor-bound work: more than the sixteen reads a storage node has on its disk at once.
 const BLOCKING_THREADS: usize = 24;
 
 fn main() -> ExitCode {

@@ -31,8 +31,8 @@ use crate::{api, metrics, ports, storage};
 /// Requests under way get this long to end once the node is told to stop; then it ends all the same. systemd kills after 90 s.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
 
-/// What stripes on their way may hold in memory, each way. Beside the store's buffers (50 MiB) it keeps the whole node under 100 MiB, and it is
-/// enough for nine stripes of 4+2, more than six local disks take at once.
+/// What stripes on their way may hold in memory, each way: nine stripes of 4+2. With it a node that moves one object of 4 GiB peaks at 57 MiB; many small
+/// objects take more (`docs/benchmarks.md`).
 const STRIPE_BYTES_IN_FLIGHT: usize = 24 << 20;
 
 /// Why a node does not start, or does not go on.
