@@ -1,0 +1,1 @@
+//! Makes the pods bound to this node run, and reports on them.

@@ -1,0 +1,1 @@
+//! The Kubernetes API: kinds as data over generic storage, watch, patch, discovery.

@@ -1,0 +1,1 @@
+//! What makes objects true, as Kubernetes clients: workloads, endpoints, volumes, garbage collection; drives the scheduler.

@@ -1,0 +1,1 @@
+//! OCI images on a node: pull, load, unpack safely, layers on overlayfs.

@@ -1,0 +1,1 @@
+//! Offers, leases, memberships: signed statements and their protocol.

@@ -1,0 +1,1 @@
+//! Patches of JSON objects: JSON Patch, merge patch, strategic merge, server-side apply (pure).

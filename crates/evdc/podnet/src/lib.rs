@@ -1,0 +1,1 @@
+//! Pod interfaces, routes between nodes, Service addresses as nftables maps.

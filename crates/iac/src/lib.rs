@@ -1,0 +1,1 @@
+//! A stack of files → plan → apply, destroy, drift.

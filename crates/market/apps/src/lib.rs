@@ -1,0 +1,1 @@
+//! The built-in catalogue and the small servers in it.

@@ -1,0 +1,1 @@
+//! Helm charts: load, merge values, render, order; releases as Helm stores them.

@@ -1,0 +1,1 @@
+//! A file system whose data and metadata live in zstor; its FUSE driver.
