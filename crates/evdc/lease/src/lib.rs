@@ -14,12 +14,14 @@
 //! Enforcing a lease (cgroups, quotas) is not here: the node does it.
 
 mod book;
+mod choose;
 mod keeper;
 mod membership;
 mod protocol;
 mod statements;
 
 pub use book::{Book, Granted, RefusedLease};
+pub use choose::{TooFew, choose};
 pub use keeper::{Keeper, KeeperError};
 pub use membership::{MEMBERS_MAX, Member, Membership, MembershipError, evdc_id, pod_prefix};
 pub use protocol::{Answer, FRAME_BYTES_MAX, PROTOCOL, ProtocolError, Request, ask, serve};
