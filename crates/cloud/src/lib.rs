@@ -14,7 +14,13 @@
 //!   tenant's own node.
 
 mod assignment;
+mod homes;
 mod protocol;
+mod provider;
+mod tenant;
 
 pub use assignment::{Assigned, Assignment, AssignmentError, Assignments, StoreError};
+pub use homes::TenantHomes;
 pub use protocol::{Answer, Credentials, FRAME_BYTES_MAX, PROTOCOL, ProtocolError, Request, ask, decode_request, hear};
+pub use provider::{Issue, Provider, Whom};
+pub use tenant::{Evdc, Pick, Tenant, TenantError, Wish};

@@ -138,6 +138,14 @@ impl Membership {
         }
     }
 
+    /// Whether this can be the name of an eVDC.
+    ///
+    /// # Errors
+    /// [`MembershipError::Name`]
+    pub fn check_name(name: &str) -> Result<(), MembershipError> {
+        if is_label(name) { Ok(()) } else { Err(MembershipError::Name(name.to_owned())) }
+    }
+
     fn consistent(&self) -> Result<(), MembershipError> {
         let names = self.members.iter().map(|member| &member.name).chain([&self.name]);
         if let Some(wrong) = names.into_iter().find(|name| !is_label(name)) {
