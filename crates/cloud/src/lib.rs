@@ -15,12 +15,14 @@
 
 mod assignment;
 mod homes;
+mod ingress;
 mod protocol;
 mod provider;
 mod tenant;
 
 pub use assignment::{Assigned, Assignment, AssignmentError, Assignments, StoreError};
 pub use homes::TenantHomes;
+pub use ingress::follow as follow_ingresses;
 pub use protocol::{Answer, Credentials, FRAME_BYTES_MAX, PROTOCOL, ProtocolError, Request, ask, decode_request, hear};
 pub use provider::{Issue, Provider, Whom};
 pub use tenant::{Evdc, Pick, Tenant, TenantError, Wish};
