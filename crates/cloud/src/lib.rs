@@ -14,6 +14,7 @@
 //!   tenant's own node.
 
 mod assignment;
+mod dial;
 mod homes;
 mod ingress;
 mod protocol;
@@ -21,6 +22,7 @@ mod provider;
 mod tenant;
 
 pub use assignment::{Assigned, Assignment, AssignmentError, Assignments, StoreError};
+pub use dial::{API_SERVER_NAME, ApiAddress, DialError, KUBE_PROTOCOL, named};
 pub use homes::TenantHomes;
 pub use ingress::follow as follow_ingresses;
 pub use protocol::{Answer, Credentials, FRAME_BYTES_MAX, PROTOCOL, ProtocolError, Request, ask, decode_request, hear};
