@@ -14,6 +14,8 @@
 //!   tenant's own node.
 
 mod assignment;
+mod companions;
+mod control;
 mod dial;
 mod homes;
 mod ingress;
@@ -22,9 +24,11 @@ mod provider;
 mod tenant;
 
 pub use assignment::{Assigned, Assignment, AssignmentError, Assignments, StoreError};
+pub use companions::companions;
+pub use control::{Companions, ControlError, ControlPlanes};
 pub use dial::{API_SERVER_NAME, ApiAddress, DialError, KUBE_PROTOCOL, named};
 pub use homes::TenantHomes;
 pub use ingress::follow as follow_ingresses;
-pub use protocol::{Answer, Credentials, FRAME_BYTES_MAX, PROTOCOL, ProtocolError, Request, ask, decode_request, hear};
+pub use protocol::{kubeconfig, Answer, Credentials, FRAME_BYTES_MAX, PROTOCOL, ProtocolError, Request, ask, decode_request, hear};
 pub use provider::{Issue, Provider, Whom};
 pub use tenant::{Evdc, Pick, Tenant, TenantError, Wish};

@@ -55,6 +55,31 @@ impl std::fmt::Debug for Credentials {
     }
 }
 
+/// A kubeconfig file (YAML, of which JSON is a part) for these credentials and the URL at which the API is reached.
+#[must_use]
+pub fn kubeconfig(name: &str, server: &str, credentials: &Credentials) -> String {
+    let base64 = |text: &str| data_encoding::BASE64.encode(text.as_bytes());
+    let context = format!("atoll-{name}");
+    let config = serde_json::json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": context,
+        "clusters": [{
+            "name": context,
+            "cluster": {"server": server, "certificate-authority-data": base64(&credentials.authority)},
+        }],
+        "users": [{
+            "name": context,
+            "user": {
+                "client-certificate-data": base64(&credentials.certificate),
+                "client-key-data": base64(&credentials.key),
+            },
+        }],
+        "contexts": [{"name": context, "context": {"cluster": context, "user": context}}],
+    });
+    format!("{config:#}\n")
+}
+
 /// What is answered.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Answer {

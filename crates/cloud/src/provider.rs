@@ -24,6 +24,9 @@ pub trait Issue: Send + Sync + 'static {
     /// # Errors
     /// Why not, in words.
     fn issue(&self, evdc: EvdcId, whom: Whom) -> BoxFuture<'_, Result<Credentials, String>>;
+
+    /// The tenant gave the eVDC back: ends what serves it, and removes what it kept here.
+    fn removed(&self, evdc: EvdcId) -> BoxFuture<'_, ()>;
 }
 
 /// Who gets credentials.
@@ -124,13 +127,14 @@ impl Provider {
         self.assignments.take(assignment, now()).await.map_err(|error| error.to_string())
     }
 
+    /// What serves the eVDC ends first and the lease last: broken off anywhere, the tenant's next try finds the lease and does the rest.
     async fn release(&self, end: &Signed<LeaseEnd>) -> Result<(), String> {
-        match self.keeper.end(end).await {
-            Ok(ended) => self.drop_unless_leased(ended.terms.evdc, now()).await,
-            // Ended before, and the answer was lost: what is asked for holds.
-            Err(atoll_lease::KeeperError::NotFound) => Ok(()),
-            Err(error) => Err(error.to_string()),
-        }
+        // Ended before, and the answer was lost: what is asked for holds.
+        let Some(terms) = self.keeper.ended_by(end) else { return Ok(()) };
+        self.issue.removed(terms.evdc).await;
+        self.assignments.drop(terms.evdc).await.map_err(|error| error.to_string())?;
+        self.keeper.end(end).await.map_err(|error| error.to_string())?;
+        Ok(())
     }
 
     async fn credentials(&self, peer: NodeId, evdc: EvdcId) -> Result<Credentials, String> {

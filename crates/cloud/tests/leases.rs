@@ -17,6 +17,10 @@ use std::time::Duration;
 struct Says;
 
 impl Issue for Says {
+    fn removed(&self, _: EvdcId) -> BoxFuture<'_, ()> {
+        async {}.boxed()
+    }
+
     fn issue(&self, _: EvdcId, whom: Whom) -> BoxFuture<'_, Result<Credentials, String>> {
         let certificate = format!("{whom:?}");
         async { Ok(Credentials { authority: "ca".into(), certificate, key: "key".into() }) }.boxed()

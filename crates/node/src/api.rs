@@ -3,6 +3,7 @@
 //! Whoever can open the socket is the node's user or root (mode 0600 in a directory of mode 0700); there is no other
 //! authentication. Handlers translate between the API's types and the parts of the node; they decide nothing.
 
+mod cloud;
 mod jobs;
 mod node;
 mod store;
@@ -77,6 +78,11 @@ fn router(parts: Arc<Parts>) -> Router {
         .route("/get", post(jobs::get))
         .route("/remove", post(jobs::remove))
         .route("/heal", post(jobs::heal))
+        .route("/offers", get(cloud::offers))
+        .route("/evdcs", get(cloud::evdcs))
+        .route("/evdcs/{name}", get(cloud::evdc).put(cloud::create).delete(cloud::remove))
+        .route("/evdcs/{name}/kubeconfig", get(cloud::kubeconfig))
+        .route("/gateway", get(cloud::gateway))
         // Objects are of any size; what is read into memory is limited where it is read.
         .layer(axum::extract::DefaultBodyLimit::disable())
         .with_state(parts);

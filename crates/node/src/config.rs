@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use atoll_control::ConfigEntry;
 use atoll_ids::{ByteCount, DomainError, NodeId, OwnerId};
+use atoll_lease::{Capacity, Price};
 use atoll_settings::{Key, Kind, Settings, SettingsError, Sources};
 use atoll_shard::{Admission, ServePolicy};
 use atoll_telemetry::{LogConfig, LogError};
@@ -18,6 +19,9 @@ use crate::data_dir::CONFIG_FILE;
 
 /// Variables that are read elsewhere and are no settings.
 const OTHER_VARIABLES: &[&str] = &["ATOLL_DATA_DIR", "ATOLL_CONFIG", "ATOLL_LOG", "ATOLL_LOG_FORMAT"];
+
+/// The longest code of a currency.
+const CURRENCY_BYTES_MAX: usize = 8;
 
 /// A configuration file is a page; more is a mistake (the wrong file).
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -33,8 +37,8 @@ pub(crate) const KEYS: &[Key] = &[
     },
     Key {
         name: "node.roles",
-        kind: Kind::List(&Kind::Choice(&["network", "storage"])),
-        default: Some("network,storage"),
+        kind: Kind::List(&Kind::Choice(&["network", "storage", "compute", "gateway"])),
+        default: Some("network,storage,compute,gateway"),
         doc: "what this node does",
         flag: None,
     },
@@ -101,6 +105,69 @@ pub(crate) const KEYS: &[Key] = &[
         doc: "the most that one owner may store here; no limit but the capacity unless set",
         flag: None,
     },
+    Key {
+        name: "lend.cpu",
+        kind: Kind::Integer { min: 0, max: 1_000_000 },
+        default: Some("0"),
+        doc: "thousandths of a processor core that tenants may rent; nothing is lent while it is 0",
+        flag: None,
+    },
+    Key {
+        name: "lend.memory",
+        kind: Kind::ByteCount,
+        default: Some("0"),
+        doc: "memory that tenants may rent",
+        flag: None,
+    },
+    Key {
+        name: "lend.storage",
+        kind: Kind::ByteCount,
+        default: Some("0"),
+        doc: "room for shards that tenants may rent",
+        flag: None,
+    },
+    Key {
+        name: "lend.pods",
+        kind: Kind::Integer { min: 0, max: 10_000 },
+        default: Some("110"),
+        doc: "pods of tenants at once",
+        flag: None,
+    },
+    Key {
+        name: "lend.price",
+        kind: Kind::Integer { min: 0, max: i64::MAX },
+        default: Some("0"),
+        doc: "what an hour of all of it costs, in millionths of lend.currency",
+        flag: None,
+    },
+    Key {
+        name: "lend.currency",
+        kind: Kind::Text,
+        default: Some(""),
+        doc: "the currency's code, at most 8 bytes",
+        flag: None,
+    },
+    Key {
+        name: "gateway.domain",
+        kind: Kind::Text,
+        default: None,
+        doc: "the domain below which this node gives names and answers for them; it is no gateway unless set",
+        flag: None,
+    },
+    Key {
+        name: "gateway.https",
+        kind: Kind::List(&Kind::SocketAddr),
+        default: Some("[::]:443"),
+        doc: "TCP addresses for HTTPS from outside, on a gateway",
+        flag: None,
+    },
+    Key {
+        name: "gateway.http",
+        kind: Kind::List(&Kind::SocketAddr),
+        default: Some("[::]:80"),
+        doc: "TCP addresses for plain HTTP from outside, which is sent to HTTPS; on a gateway",
+        flag: None,
+    },
 ];
 
 /// What a node can do.
@@ -110,6 +177,18 @@ pub enum Role {
     Network,
     /// Keeps shards for others.
     Storage,
+    /// Lends processor and memory to tenants.
+    Compute,
+    /// Takes traffic from outside.
+    Gateway,
+}
+
+/// What a gateway listens on.
+#[derive(Debug, Clone)]
+pub(crate) struct GatewaySettings {
+    pub(crate) domain: String,
+    pub(crate) https: Vec<SocketAddr>,
+    pub(crate) http: Vec<SocketAddr>,
 }
 
 /// A setting given on the command line.
@@ -162,6 +241,11 @@ pub struct Config {
     pub(crate) relays: Vec<String>,
     pub(crate) capacity: Option<ByteCount>,
     pub(crate) shards: Option<PathBuf>,
+    /// What tenants may rent.
+    pub(crate) lend: Capacity,
+    /// What all of it costs.
+    pub(crate) price: Price,
+    pub(crate) gateway: Option<GatewaySettings>,
     quota: Option<ByteCount>,
     roles: Vec<Role>,
     settings: Arc<Settings>,
@@ -200,9 +284,13 @@ impl Config {
         }
         let mut roles = vec![Role::Network];
         let named: Vec<String> = settings.get("node.roles");
-        if named.iter().any(|role| role == "storage") {
-            roles.push(Role::Storage);
+        for (name, role) in [("storage", Role::Storage), ("compute", Role::Compute), ("gateway", Role::Gateway)] {
+            if named.iter().any(|given| given == name) {
+                roles.push(role);
+            }
         }
+        let (lend, price) = lent(&settings, roles.contains(&Role::Compute))?;
+        let gateway = gateway(&settings)?.filter(|_| roles.contains(&Role::Gateway));
         Ok(Self {
             data_dir: data_dir.to_path_buf(),
             name: settings.get_optional("node.name"),
@@ -215,6 +303,9 @@ impl Config {
             capacity: settings.get_optional("storage.capacity"),
             shards: settings.get_optional("storage.path"),
             quota: settings.get_optional("storage.quota"),
+            lend,
+            price,
+            gateway,
             roles,
             settings: Arc::new(settings),
         })
@@ -251,6 +342,38 @@ impl Config {
         let quota = self.quota;
         Arc::new(move |_: OwnerId, _: NodeId| Admission::Admit { quota })
     }
+}
+
+/// What tenants may rent, and at what price.
+fn lent(settings: &Settings, compute: bool) -> Result<(Capacity, Price), ConfigError> {
+    let whole = |name: &str| u64::try_from(settings.get::<i64>(name)).unwrap_or_default();
+    let small = |name: &str| u32::try_from(whole(name)).unwrap_or(u32::MAX);
+    let currency: String = settings.get("lend.currency");
+    if currency.len() > CURRENCY_BYTES_MAX {
+        return Err(settings.refuse("lend.currency", "a currency's code has at most 8 bytes").into());
+    }
+    let price = Price { currency, micro_per_hour: whole("lend.price") };
+    let total = Capacity {
+        cpu_milli: small("lend.cpu"),
+        memory: settings.get("lend.memory"),
+        storage: settings.get("lend.storage"),
+        pods: small("lend.pods"),
+    };
+    let lends = compute && total.cpu_milli > 0 && total.memory.0 > 0;
+    Ok((if lends { total } else { Capacity::default() }, price))
+}
+
+fn gateway(settings: &Settings) -> Result<Option<GatewaySettings>, ConfigError> {
+    let Some(domain) = settings.get_optional::<String>("gateway.domain") else { return Ok(None) };
+    let domain = domain.to_ascii_lowercase();
+    if !atoll_gateway::is_host(&domain) {
+        return Err(settings.refuse("gateway.domain", "that is no domain name").into());
+    }
+    let https: Vec<SocketAddr> = settings.get("gateway.https");
+    if https.is_empty() {
+        return Err(settings.refuse("gateway.https", "a gateway listens on at least one address").into());
+    }
+    Ok(Some(GatewaySettings { domain, https, http: settings.get("gateway.http") }))
 }
 
 fn read_file(data_dir: &Path, named: Option<&Path>) -> Result<Option<(PathBuf, String)>, ConfigError> {
@@ -310,7 +433,10 @@ mod tests {
         };
         check("[storage]\ncapcity = \"1G\"\n", &["storage.capacity", "2"]);
         check("[node]\nmetrics = \"0.0.0.0:1\"\n", &["node.metrics", "loopback"]);
-        check("[node]\nroles = [\"network\", \"compute\"]\n", &["node.roles", "storage"]);
+        check("[node]\nroles = [\"network\", \"computer\"]\n", &["node.roles", "storage"]);
         check("[network]\nbind = []\n", &["network.bind"]);
+        check("[gateway]\ndomain = \"no domain\"\n", &["gateway.domain"]);
+        check("[gateway]\ndomain = \"a.example\"\nhttps = []\n", &["gateway.https"]);
+        check("[lend]\ncurrency = \"far too long\"\n", &["lend.currency", "8 bytes"]);
     }
 }

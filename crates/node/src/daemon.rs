@@ -21,6 +21,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::card::{self, Card};
+use crate::cloud::{Cloud, Door, Doors};
 use crate::config::{Config, ConfigError, Role};
 use crate::data_dir::{DataDir, DataDirError};
 use crate::handlers::{CardHandler, ShardHandler};
@@ -62,6 +63,15 @@ pub enum NodeError {
     /// The engine cannot be opened.
     #[error(transparent)]
     Engine(#[from] atoll_engine::OpenError),
+    /// The leases cannot be read.
+    #[error(transparent)]
+    Leases(#[from] atoll_lease::KeeperError),
+    /// What this node was assigned cannot be read.
+    #[error(transparent)]
+    Assignments(#[from] atoll_cloud::StoreError),
+    /// The gateway's authority cannot be used.
+    #[error(transparent)]
+    Authority(#[from] atoll_gateway::AuthorityError),
     /// A socket or the disk refuses.
     #[error("{what}: {source}")]
     Io {
@@ -80,6 +90,7 @@ pub(crate) struct Parts {
     pub(crate) link: LinkHandle,
     pub(crate) peers: PeerTable,
     pub(crate) engine: Engine,
+    pub(crate) cloud: Cloud,
     pub(crate) segments: Option<Segments>,
     pub(crate) shard_stats: Option<Arc<ShardServerStats>>,
     pub(crate) stop: CancellationToken,
@@ -128,16 +139,19 @@ impl Node {
         let shard_stats = shards.as_ref().map(ShardServer::stats);
         let stop = CancellationToken::new();
         let make_card = card_maker(&config, &segments, Card::own(&owner_key, node));
-        let link = bind_link(&config, &node_key, &kv, make_card, shards, &stop).await?;
+        let doors = Doors::default();
+        let served = Served { make_card, shards, doors: doors.clone() };
+        let link = bind_link(&config, &node_key, &kv, &served, &stop).await?;
         let handle = link.handle();
         let local = segments.clone().map(|segments| (segments, domain));
         let peers = PeerTable::new(node, owner_key.clone(), handle.clone(), local);
+        let cloud = Cloud::open(&config, &owner_key, &kv, &handle, &doors).await?;
         let engine = Engine::open(engine_config(), kv, owner_key, Arc::new(peers.clone())).await?;
         let metrics = bind_metrics(&config).await?;
         let control = api::bind(&data_dir.control_socket())
             .map_err(|source| NodeError::Io { what: "cannot open the control socket".into(), source })?;
         let metrics_address = metrics.as_ref().and_then(|listener| listener.local_addr().ok());
-        let roles = roles(&config);
+        let roles = roles(&config, &cloud);
         let parts = Parts {
             config,
             node,
@@ -145,6 +159,7 @@ impl Node {
             link: handle,
             peers,
             engine,
+            cloud,
             segments,
             shard_stats,
             stop,
@@ -175,6 +190,8 @@ impl Node {
         let stop = parts.stop.clone();
         let socket = parts.config.data_dir.join(atoll_control::SOCKET_NAME);
         let mut tasks: Vec<JoinHandle<()>> = vec![tokio::spawn(parts.peers.clone().run(stop.clone()))];
+        let (cloud, cloud_stop) = (parts.clone(), stop.clone());
+        tasks.push(tokio::spawn(async move { cloud.cloud.run(cloud_stop).await }));
         if let Some(listener) = metrics {
             tasks.push(tokio::spawn(metrics::serve(listener, parts.clone(), stop.clone())));
         }
@@ -276,12 +293,18 @@ fn card_maker(
     Arc::new(move || Card::new(name.clone(), place.clone(), segments.as_ref().map(storage::status), ownership.clone()))
 }
 
+/// What peers are served.
+struct Served {
+    make_card: Arc<dyn Fn() -> Card + Send + Sync>,
+    shards: Option<ShardServer>,
+    doors: Doors,
+}
+
 async fn bind_link(
     config: &Config,
     node_key: &Arc<NodeKey>,
     kv: &Arc<dyn KeyValue>,
-    make_card: Arc<dyn Fn() -> Card + Send + Sync>,
-    shards: Option<ShardServer>,
+    served: &Served,
     stop: &CancellationToken,
 ) -> Result<Link, NodeError> {
     let remembered = ports::remembered(kv).await?;
@@ -293,8 +316,11 @@ async fn bind_link(
     };
     let build = |link_config: LinkConfig| {
         let mut builder = Link::builder(node_key.clone(), link_config, KvPeers::new(kv.clone()))
-            .protocol(card::PROTOCOL, Arc::new(CardHandler::new(make_card.clone())));
-        if let Some(shards) = &shards {
+            .protocol(card::PROTOCOL, Arc::new(CardHandler::new(served.make_card.clone())));
+        for (door, protocol) in Door::ALL {
+            builder = builder.protocol(protocol, served.doors.handler(door));
+        }
+        if let Some(shards) = &served.shards {
             builder = builder.protocol(atoll_shard::ALPN, Arc::new(ShardHandler::new(shards.clone(), stop.clone())));
         }
         builder.bind()
@@ -322,11 +348,19 @@ async fn bind_metrics(config: &Config) -> Result<Option<TcpListener>, NodeError>
     Ok(Some(bound))
 }
 
-fn roles(config: &Config) -> Vec<RoleStatus> {
-    let storage = config.has(Role::Storage);
-    let note = (!storage).then(|| "left out by node.roles".to_owned());
+fn roles(config: &Config, cloud: &Cloud) -> Vec<RoleStatus> {
+    let role = |role: &str, active: bool, note: Option<String>| RoleStatus { role: role.into(), active, note };
+    let left_out = |it: Role| (!config.has(it)).then(|| "left out by node.roles".to_owned());
+    let lends = config.lend.cpu_milli > 0;
+    let nothing_lent = || Some("lends nothing: set lend.cpu and lend.memory".to_owned());
+    let no_domain = || Some("set gateway.domain".to_owned());
+    let gateway = cloud.gateway.as_ref();
     vec![
-        RoleStatus { role: "network".into(), active: true, note: None },
-        RoleStatus { role: "storage".into(), active: storage, note },
+        role("network", true, None),
+        role("storage", config.has(Role::Storage), left_out(Role::Storage)),
+        role("compute", lends, left_out(Role::Compute).or_else(|| (!lends).then(nothing_lent).flatten())),
+        role("gateway", gateway.is_some(), left_out(Role::Gateway).or_else(|| {
+            gateway.map_or_else(no_domain, |role| Some(format!("answers for names below {}", role.domain)))
+        })),
     ]
 }

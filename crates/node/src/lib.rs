@@ -6,11 +6,13 @@
 
 mod api;
 mod card;
+mod cloud;
 mod config;
 mod daemon;
 mod data_dir;
 mod failure;
 mod handlers;
+mod kube_ports;
 pub mod metrics;
 mod peer_table;
 mod peers;

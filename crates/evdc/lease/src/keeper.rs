@@ -155,6 +155,14 @@ impl Keeper {
         self.remove(id).await
     }
 
+    /// The terms of the lease that this statement would end, if its signer is entitled to.
+    #[must_use]
+    pub fn ended_by(&self, end: &Signed<LeaseEnd>) -> Option<LeaseTerms> {
+        let book = self.book();
+        let id = book.ended_by(end)?;
+        book.iter().find(|granted| granted.terms.id == id).map(|granted| granted.terms.clone())
+    }
+
     /// Ends the leases whose time is over at `now`, and answers with them: what they held is to be taken away.
     ///
     /// # Errors

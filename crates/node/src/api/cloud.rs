@@ -1,0 +1,158 @@
+//! Handlers about the cloud: offers, eVDCs, the gateway.
+
+use std::sync::atomic::Ordering;
+
+use atoll_cloud::{Evdc, Pick, TenantError, Wish};
+use atoll_control::{
+    Amount, ApiError, EvdcRequest, EvdcStatus, GatewayRequest, GatewayRoute, GatewayStatus, Kind, Kubeconfig,
+    MemberStatus, OfferStatus,
+};
+use atoll_gateway::PathKind;
+use atoll_lease::Capacity;
+use axum::extract::{Path, State};
+use axum::response::Json;
+
+use super::{Answer, Refused, Shared};
+use crate::daemon::Parts;
+
+/// The most nodes of one eVDC: what a membership holds.
+const NODES_MAX: usize = atoll_lease::MEMBERS_MAX;
+
+fn amount(capacity: Capacity) -> Amount {
+    let Capacity { cpu_milli, memory, storage, pods } = capacity;
+    Amount { cpu_milli, memory, storage, pods }
+}
+
+fn refused(error: &TenantError) -> Refused {
+    let (kind, help) = match error {
+        TenantError::TooFew(_) => (Kind::Unavailable, Some("ask for less, or join more nodes; `atoll offers` shows what is lent")),
+        TenantError::Membership(_) => (Kind::Input, None),
+        TenantError::Exists(_) => (Kind::Conflict, None),
+        TenantError::NotFound(_) => (Kind::NotFound, Some("`atoll evdc ls` lists them")),
+        TenantError::Node { .. } => (Kind::Unavailable, Some("the node tries again by itself; so can you")),
+        TenantError::Gateway(_) => (Kind::Input, Some("`atoll join` its ticket")),
+        TenantError::Store(_) | TenantError::Corrupt(_) | TenantError::Random => (Kind::Broken, None),
+    };
+    let error = ApiError::new(kind, error.to_string());
+    Refused(match help {
+        Some(help) => error.with_help(help),
+        None => error,
+    })
+}
+
+pub(super) async fn offers(State(parts): Shared) -> Json<Vec<OfferStatus>> {
+    let names: std::collections::HashMap<_, _> =
+        parts.peers.status().into_iter().map(|peer| (peer.node, peer.name)).collect();
+    let offers = parts.cloud.tenant.offers().await.into_iter().map(|offer| OfferStatus {
+        node: offer.node,
+        name: names.get(&offer.node).cloned().flatten(),
+        owner: offer.owner,
+        total: amount(offer.total),
+        free: amount(offer.free),
+        currency: offer.price.currency,
+        micro_per_hour: offer.price.micro_per_hour,
+    });
+    Json(offers.collect())
+}
+
+pub(super) async fn evdcs(State(parts): Shared) -> Answer<Vec<EvdcStatus>> {
+    let all = parts.cloud.tenant.all().await.map_err(|error| refused(&error))?;
+    Ok(Json(all.iter().map(|evdc| status(&parts, evdc, None)).collect()))
+}
+
+pub(super) async fn evdc(State(parts): Shared, Path(name): Path<String>) -> Answer<EvdcStatus> {
+    let evdc = parts.cloud.tenant.get(&name).await.map_err(|error| refused(&error))?;
+    Ok(Json(status(&parts, &evdc, None)))
+}
+
+pub(super) async fn create(
+    State(parts): Shared,
+    Path(name): Path<String>,
+    Json(request): Json<EvdcRequest>,
+) -> Answer<EvdcStatus> {
+    let wrong = |text: String| Refused(ApiError::new(Kind::Input, text));
+    if request.nodes == 0 || request.nodes > NODES_MAX {
+        return Err(wrong(format!("an eVDC has 1 to {NODES_MAX} nodes")));
+    }
+    if request.each.cpu_milli == 0 || request.each.memory.0 == 0 {
+        return Err(wrong("processor and memory of each node must be more than nothing".into()));
+    }
+    if let Some(gateway) = &request.gateway
+        && parts.link.peer(&gateway.node).is_none()
+    {
+        return Err(refused(&TenantError::Gateway(gateway.node)));
+    }
+    let Amount { cpu_milli, memory, storage, pods } = request.each;
+    let wish = Wish {
+        name,
+        nodes: request.nodes,
+        each: Capacity { cpu_milli, memory, storage, pods },
+        price_max: request.price_max,
+        gateway: request.gateway.map(|gateway| (gateway.node, gateway.domain.to_ascii_lowercase())),
+    };
+    let evdc = parts.cloud.tenant.create(wish).await.map_err(|error| refused(&error))?;
+    let served = parts.cloud.ports.serve(&evdc, &parts.stop).await;
+    served.map_err(|error| ApiError::new(Kind::Broken, error.to_string()))?;
+    Ok(Json(status(&parts, &evdc, None)))
+}
+
+pub(super) async fn remove(State(parts): Shared, Path(name): Path<String>) -> Answer<()> {
+    let evdc = parts.cloud.tenant.get(&name).await.map_err(|error| refused(&error))?;
+    parts.cloud.tenant.remove(&name).await.map_err(|error| refused(&error))?;
+    let ended = parts.cloud.ports.end(&evdc.id).await;
+    ended.map_err(|error| ApiError::new(Kind::Broken, error.to_string()))?;
+    Ok(Json(()))
+}
+
+pub(super) async fn kubeconfig(State(parts): Shared, Path(name): Path<String>) -> Answer<Kubeconfig> {
+    let evdc = parts.cloud.tenant.get(&name).await.map_err(|error| refused(&error))?;
+    let served = parts.cloud.ports.serve(&evdc, &parts.stop).await;
+    served.map_err(|error| ApiError::new(Kind::Broken, error.to_string()))?;
+    let url = parts.cloud.ports.url(&evdc.id).ok_or_else(|| ApiError::new(Kind::Broken, "the port was closed again"))?;
+    let credentials = parts.cloud.tenant.credentials(&name).await.map_err(|error| refused(&error))?;
+    Ok(Json(Kubeconfig { kubeconfig: atoll_cloud::kubeconfig(&name, &url, &credentials) }))
+}
+
+pub(super) async fn gateway(State(parts): Shared) -> Answer<GatewayStatus> {
+    let role = parts.cloud.gateway.as_ref().ok_or_else(|| {
+        ApiError::new(Kind::NotFound, "this node is no gateway").with_help("set gateway.domain and start it again")
+    })?;
+    let route = |route: atoll_gateway::RouteStatus| GatewayRoute {
+        host: route.host,
+        path: route.path,
+        exact: route.kind == PathKind::Exact,
+        replicas: route.replicas,
+    };
+    let stats = role.gateway.stats();
+    Ok(Json(GatewayStatus {
+        domain: role.domain.clone(),
+        https: role.https.iter().map(ToString::to_string).collect(),
+        authority: role.authority.pem().to_owned(),
+        routes: role.gateway.routes().into_iter().map(route).collect(),
+        nodes: role.gateway.nodes(),
+        requests: stats.requests.load(Ordering::Relaxed),
+        failed: stats.failed.load(Ordering::Relaxed),
+    }))
+}
+
+fn status(parts: &Parts, evdc: &Evdc, problem: Option<String>) -> EvdcStatus {
+    let member = |pick: &Pick| MemberStatus {
+        name: pick.member.name.clone(),
+        node: pick.member.node,
+        owner: pick.offer.owner,
+        control: Some(pick.member.node) == evdc.control(),
+        until: pick.lease.as_ref().and_then(|lease| lease.check().ok()).map(|terms| terms.not_after),
+        told: pick.told == evdc.serial,
+    };
+    let gateway = evdc.wish.gateway.clone();
+    EvdcStatus {
+        name: evdc.wish.name.clone(),
+        id: evdc.id,
+        ready: evdc.is_ready(),
+        problem,
+        api: parts.cloud.ports.url(&evdc.id),
+        gateway: gateway.map(|(node, domain)| GatewayRequest { node, domain }),
+        each: amount(evdc.wish.each),
+        members: evdc.picks.iter().map(member).collect(),
+    }
+}
