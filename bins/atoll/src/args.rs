@@ -78,6 +78,22 @@ pub(crate) enum Command {
     },
     /// Find lost and rotten shards and make them again
     Heal(Heal),
+    /// Show what the peers lend
+    Offers,
+    /// Edge virtual data centres: machines rented from peers, with a Kubernetes API
+    #[command(subcommand)]
+    Evdc(EvdcCommand),
+    /// Print what kubectl needs for an eVDC (it holds a key)
+    Kubeconfig {
+        /// The eVDC's name
+        name: String,
+        /// Write it to this file, readable by you alone, instead of printing it
+        #[arg(long, value_name = "FILE")]
+        file: Option<PathBuf>,
+    },
+    /// This node as a gateway
+    #[command(subcommand)]
+    Gateway(GatewayCommand),
     /// Raise a grid of nodes on this machine, store a directory, kill nodes, read every byte back
     Demo(Demo),
 }
@@ -141,6 +157,62 @@ pub(crate) struct Invite {
     /// How many nodes may join by it
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub(crate) uses: u32,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum EvdcCommand {
+    /// Rent nodes and start the Kubernetes API on one of them
+    Create(EvdcCreate),
+    /// List eVDCs
+    Ls,
+    /// Show one, with its nodes
+    Show {
+        /// Its name
+        name: String,
+    },
+    /// Give one back, with everything that runs in it
+    Rm {
+        /// Its name
+        name: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EvdcCreate {
+    /// Its name: 1 to 63 of a-z 0-9 -
+    pub(crate) name: String,
+    /// How many nodes
+    #[arg(long, default_value_t = 3, value_name = "N")]
+    pub(crate) nodes: usize,
+    /// Thousandths of a processor core of each
+    #[arg(long, default_value_t = 1000, value_name = "MILLICORES")]
+    pub(crate) cpu: u32,
+    /// Memory of each
+    #[arg(long, default_value = "512M", value_name = "BYTES")]
+    pub(crate) memory: ByteCount,
+    /// Room for volumes on each
+    #[arg(long, default_value = "2G", value_name = "BYTES")]
+    pub(crate) storage: ByteCount,
+    /// Pods on each
+    #[arg(long, default_value_t = 30, value_name = "N")]
+    pub(crate) pods: u32,
+    /// The most to pay for an hour of a node, in millionths of the currency's unit
+    #[arg(long, default_value_t = 0, value_name = "MICRO")]
+    pub(crate) price_max: u64,
+    /// The gateway through which it is reached from outside
+    #[arg(long, value_name = "NODE")]
+    pub(crate) gateway: Option<NodeId>,
+    /// The domain below which that gateway gives names
+    #[arg(long, value_name = "DOMAIN")]
+    pub(crate) domain: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum GatewayCommand {
+    /// Show what it answers for and who has dialled in
+    Status,
+    /// Print the certificate of its own authority, to be trusted by browsers
+    Ca,
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,5 +1,6 @@
 //! The commands, a module for each group.
 
+mod cloud;
 mod demo;
 mod id;
 mod node;
@@ -51,6 +52,10 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Stat { object } => store::stat(&context, &object).await,
         Command::Du { place } => store::du(&context, &place).await,
         Command::Heal(heal) => store::heal(&context, &heal).await,
+        Command::Offers => cloud::offers(&context).await,
+        Command::Evdc(command) => cloud::evdc(&context, &command).await,
+        Command::Kubeconfig { name, file } => cloud::kubeconfig(&context, &name, file.as_deref()).await,
+        Command::Gateway(command) => cloud::gateway(&context, &command).await,
         Command::Demo(demo) => demo::run(&context, &demo).await,
     }
 }

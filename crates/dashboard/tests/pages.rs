@@ -1,0 +1,100 @@
+//! The pages over a real connection: whole, escaped, guarded, and kept up to date.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use atoll_control::{NodeStatus, PeerStatus, RoleStatus, StorageStatus};
+use atoll_dashboard::{Page, Snapshot, Source, serve};
+use atoll_ids::{ByteCount, NodeId, OwnerId};
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use http_body_util::{BodyExt as _, Empty};
+use hyper::body::{Bytes, Incoming};
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+
+/// A node whose one peer falls silent for longer with every look.
+struct Node(AtomicU64);
+
+impl Source for Node {
+    fn snapshot(&self, _: bool) -> BoxFuture<'_, Snapshot> {
+        let silent = self.0.fetch_add(1, Ordering::Relaxed);
+        let peer = PeerStatus {
+            node: NodeId::from_bytes([2; 32]),
+            name: Some("<script>alert(1)</script>".into()),
+            owner: None,
+            reachable: false,
+            rtt_ms: None,
+            last_seen_seconds: Some(silent),
+            storage: Some(StorageStatus { capacity: ByteCount(100), used: ByteCount(25), shards: 3 }),
+            addresses: vec!["192.0.2.1:5".into()],
+        };
+        let node = NodeStatus {
+            node: NodeId::from_bytes([1; 32]),
+            name: Some("attic".into()),
+            owner: OwnerId::from_bytes([3; 32]),
+            planetary_address: "600::1".into(),
+            version: "0".into(),
+            pid: 1,
+            uptime_seconds: 1,
+            data_dir: "/x".into(),
+            addresses: Vec::new(),
+            metrics: None,
+            roles: vec![RoleStatus { role: "storage".into(), active: true, note: None }],
+            storage: None,
+            peers: vec![peer],
+        };
+        async { Snapshot { node, buckets: Vec::new(), offers: Vec::new(), evdcs: Vec::new(), gateway: None } }.boxed()
+    }
+}
+
+async fn dashboard() -> (SocketAddr, CancellationToken) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
+    tokio::spawn(serve(listener, Arc::new(Node(AtomicU64::new(0))), stop.clone()));
+    (address, stop)
+}
+
+async fn ask(at: SocketAddr, path: &str, host: &str) -> Response<Incoming> {
+    let stream = TokioIo::new(TcpStream::connect(at).await.unwrap());
+    let (mut send, connection) = hyper::client::conn::http1::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    let request = Request::builder().uri(path).header("host", host).body(Empty::<Bytes>::new()).unwrap();
+    send.send_request(request).await.unwrap()
+}
+
+#[tokio::test]
+async fn every_page_is_whole_and_escaped() {
+    let (at, _stop) = dashboard().await;
+    for page in Page::ALL {
+        let response = ask(at, &format!("/{}", page.name()), "localhost").await;
+        assert_eq!(response.status(), StatusCode::OK);
+        assert!(response.headers()["content-security-policy"].to_str().unwrap().contains("default-src 'none'"));
+        let text = String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap();
+        assert!(text.contains("attic") && text.ends_with("</html>"), "{text}");
+        assert!(!text.contains("<script>alert"), "a peer's name is not markup");
+        // Nothing is loaded from elsewhere.
+        assert!(!text.contains("http://") && !text.contains("src="), "{text}");
+    }
+    assert_eq!(ask(at, "/", "127.0.0.1").await.status(), StatusCode::TEMPORARY_REDIRECT);
+    assert_eq!(ask(at, "/nothing", "localhost").await.status(), StatusCode::NOT_FOUND);
+    assert_eq!(ask(at, "/overview", "evil.example").await.status(), StatusCode::MISDIRECTED_REQUEST);
+}
+
+#[tokio::test]
+async fn an_open_page_is_told_what_changed() {
+    let (at, stop) = dashboard().await;
+    let mut body = ask(at, "/live/network", "localhost").await.into_body();
+    let mut seen = String::new();
+    while seen.matches("silent for").count() < 2 {
+        let frame = body.frame().await.unwrap().unwrap();
+        seen.push_str(&String::from_utf8_lossy(&frame.into_data().unwrap()));
+    }
+    stop.cancel();
+    // An open page does not keep the node from stopping.
+    while body.frame().await.is_some_and(|frame| frame.is_ok()) {}
+}
