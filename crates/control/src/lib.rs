@@ -10,11 +10,13 @@
 
 mod client;
 mod error;
+mod net;
 mod node;
 mod store;
 
 pub use client::{Body, Client, ClientError, Events, Upload};
 pub use error::{ApiError, Kind};
+pub use net::{DroppedPackets, InterfaceStatus, NeighbourStatus, NetPeer, NetRoute, NetStatus};
 pub use node::{ConfigEntry, InviteRequest, Invited, JoinRequest, NodeStatus, PeerStatus, RoleStatus, StorageStatus};
 pub use store::{
     BucketInfo, BucketRequest, Event, GetRequest, HealRequest, HealSummary, Listing, ObjectInfo, ObjectKind,

@@ -4,6 +4,7 @@
 //! authentication. Handlers translate between the API's types and the parts of the node; they decide nothing.
 
 mod jobs;
+mod net;
 mod node;
 mod store;
 
@@ -62,6 +63,7 @@ pub(crate) async fn serve(listener: UnixListener, parts: Arc<Parts>, stop: Cance
 fn router(parts: Arc<Parts>) -> Router {
     let routes = Router::new()
         .route("/status", get(node::status))
+        .route("/net", get(net::status))
         .route("/config", get(node::config))
         .route("/shutdown", post(node::shutdown))
         .route("/invite", post(node::invite))

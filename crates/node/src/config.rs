@@ -15,6 +15,7 @@ use atoll_shard::{Admission, ServePolicy};
 use atoll_telemetry::{LogConfig, LogError};
 
 use crate::data_dir::CONFIG_FILE;
+use crate::network::NetworkConfig;
 
 /// Variables that are read elsewhere and are no settings.
 const OTHER_VARIABLES: &[&str] = &["ATOLL_DATA_DIR", "ATOLL_CONFIG", "ATOLL_LOG", "ATOLL_LOG_FORMAT"];
@@ -80,6 +81,10 @@ pub(crate) const KEYS: &[Key] = &[
         doc: "URLs of relays to use; none are used unless named here",
         flag: None,
     },
+    crate::network::INTERFACE,
+    crate::network::ALLOW,
+    crate::network::PEERS,
+    crate::network::LAN,
     Key {
         name: "storage.capacity",
         kind: Kind::ByteCount,
@@ -160,6 +165,7 @@ pub struct Config {
     pub(crate) bind: Vec<SocketAddr>,
     pub(crate) lane: Vec<SocketAddr>,
     pub(crate) relays: Vec<String>,
+    pub(crate) network: NetworkConfig,
     pub(crate) capacity: Option<ByteCount>,
     pub(crate) shards: Option<PathBuf>,
     quota: Option<ByteCount>,
@@ -198,6 +204,7 @@ impl Config {
         if bind.is_empty() {
             return Err(settings.refuse("network.bind", "a node listens on at least one address").into());
         }
+        let network = NetworkConfig::from_settings(&settings, &bind)?;
         let mut roles = vec![Role::Network];
         let named: Vec<String> = settings.get("node.roles");
         if named.iter().any(|role| role == "storage") {
@@ -212,6 +219,7 @@ impl Config {
             bind,
             lane: settings.get("network.lane"),
             relays: settings.get("network.relays"),
+            network,
             capacity: settings.get_optional("storage.capacity"),
             shards: settings.get_optional("storage.path"),
             quota: settings.get_optional("storage.quota"),
@@ -312,5 +320,7 @@ mod tests {
         check("[node]\nmetrics = \"0.0.0.0:1\"\n", &["node.metrics", "loopback"]);
         check("[node]\nroles = [\"network\", \"compute\"]\n", &["node.roles", "storage"]);
         check("[network]\nbind = []\n", &["network.bind"]);
+        check("[network]\nallow = [\"peers icmp\", \"all tcp/22\"]\n", &["network.allow", "all tcp/22", "nobody"]);
+        check("[network]\npeers = [\"192.0.2.1:5771\"]\n", &["network.peers", "NODEID@ADDRESS:PORT"]);
     }
 }

@@ -24,6 +24,7 @@ use crate::card::{self, Card};
 use crate::config::{Config, ConfigError, Role};
 use crate::data_dir::{DataDir, DataDirError};
 use crate::handlers::{CardHandler, ShardHandler};
+use crate::network::{Network, NetworkHandle};
 use crate::peer_table::PeerTable;
 use crate::peers::KvPeers;
 use crate::{api, metrics, ports, storage};
@@ -83,7 +84,7 @@ pub(crate) struct Parts {
     pub(crate) segments: Option<Segments>,
     pub(crate) shard_stats: Option<Arc<ShardServerStats>>,
     pub(crate) stop: CancellationToken,
-    roles: Vec<RoleStatus>,
+    pub(crate) network: NetworkHandle,
     metrics: Option<SocketAddr>,
     started: Instant,
 }
@@ -92,6 +93,7 @@ pub(crate) struct Parts {
 pub struct Node {
     parts: Arc<Parts>,
     link: Link,
+    network: Network,
     control: UnixListener,
     metrics: Option<TcpListener>,
     // Held until the very end: the next node may start when it is free.
@@ -128,7 +130,8 @@ impl Node {
         let shard_stats = shards.as_ref().map(ShardServer::stats);
         let stop = CancellationToken::new();
         let make_card = card_maker(&config, &segments, Card::own(&owner_key, node));
-        let link = bind_link(&config, &node_key, &kv, make_card, shards, &stop).await?;
+        let network = Network::raise(&config.network, node).await;
+        let link = bind_link(&config, &network, &node_key, &kv, make_card, shards, &stop).await?;
         let handle = link.handle();
         let local = segments.clone().map(|segments| (segments, domain));
         let peers = PeerTable::new(node, owner_key.clone(), handle.clone(), local);
@@ -137,7 +140,6 @@ impl Node {
         let control = api::bind(&data_dir.control_socket())
             .map_err(|source| NodeError::Io { what: "cannot open the control socket".into(), source })?;
         let metrics_address = metrics.as_ref().and_then(|listener| listener.local_addr().ok());
-        let roles = roles(&config);
         let parts = Parts {
             config,
             node,
@@ -148,11 +150,11 @@ impl Node {
             segments,
             shard_stats,
             stop,
-            roles,
+            network: network.handle(),
             metrics: metrics_address,
             started,
         };
-        Ok(Self { parts: Arc::new(parts), link, control, metrics, _data_dir: data_dir })
+        Ok(Self { parts: Arc::new(parts), link, network, control, metrics, _data_dir: data_dir })
     }
 
     /// Who it is and how it fares.
@@ -171,10 +173,12 @@ impl Node {
     /// # Errors
     /// [`NodeError::Io`] if the control socket breaks.
     pub async fn run(self) -> Result<(), NodeError> {
-        let Self { parts, link, control, metrics, _data_dir } = self;
+        let Self { parts, link, network, control, metrics, _data_dir } = self;
         let stop = parts.stop.clone();
         let socket = parts.config.data_dir.join(atoll_control::SOCKET_NAME);
         let mut tasks: Vec<JoinHandle<()>> = vec![tokio::spawn(parts.peers.clone().run(stop.clone()))];
+        let carrying = network.run(parts.network.clone(), parts.link.clone(), parts.peers.clone(), stop.clone());
+        tasks.push(tokio::spawn(carrying));
         if let Some(listener) = metrics {
             tasks.push(tokio::spawn(metrics::serve(listener, parts.clone(), stop.clone())));
         }
@@ -228,7 +232,7 @@ impl Parts {
             data_dir: self.config.data_dir.display().to_string(),
             addresses: crate::addresses(&addresses.quic, &addresses.lane),
             metrics: self.metrics.map(|address| address.to_string()),
-            roles: self.roles.clone(),
+            roles: roles(&self.config, &self.network),
             storage: self.segments.as_ref().map(storage::status),
             peers: self.peers.status(),
         }
@@ -278,6 +282,7 @@ fn card_maker(
 
 async fn bind_link(
     config: &Config,
+    network: &Network,
     node_key: &Arc<NodeKey>,
     kv: &Arc<dyn KeyValue>,
     make_card: Arc<dyn Fn() -> Card + Send + Sync>,
@@ -285,12 +290,12 @@ async fn bind_link(
     stop: &CancellationToken,
 ) -> Result<Link, NodeError> {
     let remembered = ports::remembered(kv).await?;
-    let link_config = LinkConfig {
+    let link_config = network.configure(LinkConfig {
         bind: ports::prefer(&config.bind, remembered.quic),
         lane_bind: ports::prefer(&config.lane, remembered.lane),
         relays: config.relays.clone(),
         ..LinkConfig::default()
-    };
+    });
     let build = |link_config: LinkConfig| {
         let mut builder = Link::builder(node_key.clone(), link_config, KvPeers::new(kv.clone()))
             .protocol(card::PROTOCOL, Arc::new(CardHandler::new(make_card.clone())));
@@ -322,11 +327,11 @@ async fn bind_metrics(config: &Config) -> Result<Option<TcpListener>, NodeError>
     Ok(Some(bound))
 }
 
-fn roles(config: &Config) -> Vec<RoleStatus> {
+fn roles(config: &Config, network: &NetworkHandle) -> Vec<RoleStatus> {
     let storage = config.has(Role::Storage);
     let note = (!storage).then(|| "left out by node.roles".to_owned());
     vec![
-        RoleStatus { role: "network".into(), active: true, note: None },
+        RoleStatus { role: "network".into(), active: true, note: Some(network.note()) },
         RoleStatus { role: "storage".into(), active: storage, note },
     ]
 }

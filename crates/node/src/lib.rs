@@ -12,6 +12,7 @@ mod data_dir;
 mod failure;
 mod handlers;
 pub mod metrics;
+mod network;
 mod peer_table;
 mod peers;
 mod ports;

@@ -168,7 +168,7 @@ impl Book {
     }
 
     pub(crate) fn signed_record(&self, node: &NodeId) -> Option<Signed<AddressRecord>> {
-        self.lock().get(node).map(|entry| entry.signed.clone())
+        self.lock().get(node).and_then(|entry| entry.signed.clone())
     }
 
     pub(crate) fn keeper(&self, node: &NodeId) -> Option<Keeper> {

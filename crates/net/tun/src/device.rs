@@ -14,6 +14,7 @@ use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder, new_connection};
 use tokio::task::JoinHandle;
 use tun_rs::{AsyncDevice, DeviceBuilder};
 
+use crate::guard::Guard;
 use crate::routes::Prefix;
 
 /// The interface's MTU: the least that IPv6 allows, so a packet fits into one datagram on every path that carries IPv6 at all.
@@ -75,6 +76,8 @@ pub enum RaiseError {
 pub(crate) struct Device {
     pub(crate) tun: AsyncDevice,
     pub(crate) kernel: KernelRoutes,
+    /// Or why there is none.
+    pub(crate) guard: Result<Guard, String>,
 }
 
 impl Device {
@@ -102,7 +105,11 @@ impl Device {
         let kernel = KernelRoutes::new(index, config.address.ip())
             .map_err(|error| refused("speaking to the kernel")(error.to_string()))?;
         kernel.configure().await.map_err(|(what, error)| refused(what)(error.to_string()))?;
-        Ok(Self { tun, kernel })
+        let guard = Guard::set(name, config.address.ip()).await;
+        if let Err(reason) = &guard {
+            tracing::warn!(reason, "machines on the local network can send to the planetary address past the filter");
+        }
+        Ok(Self { tun, kernel, guard })
     }
 }
 

@@ -8,6 +8,7 @@
 //! # What it promises
 //!
 //! - Nothing comes in that was not asked for or that no [`Rule`] names; a source address is always its sender's.
+//! - Its address is not reached through another interface (by nftables; without `nft` the status says that it is not so).
 //! - The interface lives and dies with the process. While it is up, `0600::/8` leads into it, and so does the /48 of every pod network that has a prefix.
 //! - Its address is marked deprecated and the route names it as source: programs use it towards planetary addresses and nothing else does. In
 //!   particular it is no candidate for the connections that carry the packets.
@@ -21,6 +22,7 @@ mod craft;
 mod device;
 mod filter;
 mod flow;
+mod guard;
 mod packet;
 mod routes;
 mod rule;

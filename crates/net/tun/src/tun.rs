@@ -71,6 +71,8 @@ pub struct TunStatus {
     pub address: PlanetaryAddress,
     /// Its MTU, in bytes.
     pub mtu: u16,
+    /// Why the local network is not kept off the address, if it is not.
+    pub unguarded: Option<String>,
     /// Packets that went out.
     pub sent: u64,
     /// Packets that came in.
@@ -87,6 +89,7 @@ pub struct TunStatus {
 
 struct Shared {
     config: TunConfig,
+    unguarded: Option<String>,
     filter: Mutex<Filter>,
     routes_changed: Notify,
     sent: AtomicU64,
@@ -137,8 +140,10 @@ impl Tun {
     pub async fn raise(config: TunConfig, rules: Vec<Rule>) -> Result<Self, RaiseError> {
         let device = Device::raise(&config).await?;
         let filter = Mutex::new(Filter::new(config.address, rules));
+        let unguarded = device.guard.as_ref().err().cloned();
         let shared = Shared {
             config,
+            unguarded,
             filter,
             routes_changed: Notify::new(),
             sent: AtomicU64::new(0),
@@ -160,7 +165,7 @@ impl Tun {
     ///
     /// [`RunError`].
     pub async fn run(self, link: Arc<dyn PacketLink>) -> Result<(), RunError> {
-        let Self { device: Device { tun, kernel }, shared } = self;
+        let Self { device: Device { tun, kernel, guard: _guard }, shared } = self;
         let tun = Arc::new(tun);
         let mut tasks = JoinSet::new();
         tasks.spawn(outward(tun.clone(), link.clone(), shared.clone()));
@@ -209,6 +214,7 @@ impl TunHandle {
             name: shared.config.name.clone(),
             address: shared.config.address,
             mtu: INTERFACE_MTU,
+            unguarded: shared.unguarded.clone(),
             sent: shared.sent.load(Ordering::Relaxed),
             received: shared.received.load(Ordering::Relaxed),
             dropped: Reason::ALL.into_iter().map(count).filter(|(_, count)| *count > 0).collect(),
