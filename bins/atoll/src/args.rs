@@ -55,6 +55,9 @@ pub(crate) enum Command {
         /// The peer's id
         node: NodeId,
     },
+    /// The planetary network: the interface, paths to peers, what may come in
+    #[command(subcommand)]
+    Net(NetCommand),
     /// Buckets: what objects lie in
     #[command(subcommand)]
     Bucket(BucketCommand),
@@ -147,6 +150,14 @@ pub(crate) enum IdCommand {
     Phrase,
     /// Make the owner's key from its 24 words, read from standard input
     Restore,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NetCommand {
+    /// Show the interface, the peers' addresses and paths, and nodes seen on the local network
+    Status,
+    /// Print the rules for what peers may begin (setting network.allow)
+    Rules,
 }
 
 #[derive(Debug, Args)]

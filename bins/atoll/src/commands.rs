@@ -3,6 +3,7 @@
 mod cloud;
 mod demo;
 mod id;
+mod net;
 mod node;
 mod store;
 
@@ -44,6 +45,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Invite(invite) => node::invite(&context, &invite).await,
         Command::Join { ticket } => node::join(&context, ticket).await,
         Command::Forget { node } => node::forget(&context, node).await,
+        Command::Net(command) => net::run(&context, &command).await,
         Command::Bucket(command) => store::bucket(&context, &command).await,
         Command::Put(put) => store::put(&context, &put).await,
         Command::Get(get) => store::get(&context, &get).await,

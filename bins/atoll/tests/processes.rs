@@ -12,6 +12,8 @@ mod faults;
 mod help;
 #[path = "processes/kill.rs"]
 mod kill;
+#[path = "processes/network.rs"]
+mod network;
 #[path = "processes/node.rs"]
 mod node;
 #[path = "processes/store.rs"]

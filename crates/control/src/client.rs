@@ -19,7 +19,8 @@ use tokio::net::UnixStream;
 
 use crate::{
     API_VERSION, ApiError, BucketInfo, BucketRequest, ConfigEntry, Event, GetRequest, HealRequest, InviteRequest,
-    Invited, JoinRequest, Listing, NodeStatus, ObjectInfo, PeerStatus, PutRequest, RemoveRequest, SOCKET_NAME, Usage,
+    Invited, JoinRequest, Listing, NetStatus, NodeStatus, ObjectInfo, PeerStatus, PutRequest, RemoveRequest,
+    SOCKET_NAME, Usage,
 };
 
 /// No answer but a stream is larger than this: a page of a listing is about 1,000 objects of under 8 KiB each.
@@ -81,6 +82,14 @@ impl Client {
     /// As every call of this client: [`ClientError`].
     pub async fn status(&self) -> Result<NodeStatus, ClientError> {
         self.json(Method::GET, "/status", &[], None::<&()>).await
+    }
+
+    /// The planetary network as the node sees it.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn net(&self) -> Result<NetStatus, ClientError> {
+        self.json(Method::GET, "/net", &[], None::<&()>).await
     }
 
     /// The effective configuration of the running node.

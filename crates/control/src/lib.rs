@@ -11,6 +11,7 @@
 mod client;
 mod cloud;
 mod error;
+mod net;
 mod node;
 mod store;
 
@@ -19,6 +20,7 @@ pub use cloud::{
     Amount, EvdcRequest, EvdcStatus, GatewayRequest, GatewayRoute, GatewayStatus, Kubeconfig, MemberStatus, OfferStatus,
 };
 pub use error::{ApiError, Kind};
+pub use net::{DroppedPackets, InterfaceStatus, NeighbourStatus, NetPeer, NetRoute, NetStatus};
 pub use node::{ConfigEntry, InviteRequest, Invited, JoinRequest, NodeStatus, PeerStatus, RoleStatus, StorageStatus};
 pub use store::{
     BucketInfo, BucketRequest, Event, GetRequest, HealRequest, HealSummary, Listing, ObjectInfo, ObjectKind,

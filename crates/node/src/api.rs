@@ -5,6 +5,7 @@
 
 mod cloud;
 mod jobs;
+mod net;
 mod node;
 mod store;
 
@@ -63,6 +64,7 @@ pub(crate) async fn serve(listener: UnixListener, parts: Arc<Parts>, stop: Cance
 fn router(parts: Arc<Parts>) -> Router {
     let routes = Router::new()
         .route("/status", get(node::status))
+        .route("/net", get(net::status))
         .route("/config", get(node::config))
         .route("/shutdown", post(node::shutdown))
         .route("/invite", post(node::invite))

@@ -16,6 +16,7 @@ use atoll_shard::{Admission, ServePolicy};
 use atoll_telemetry::{LogConfig, LogError};
 
 use crate::data_dir::CONFIG_FILE;
+use crate::network::NetworkConfig;
 
 /// Variables that are read elsewhere and are no settings.
 const OTHER_VARIABLES: &[&str] = &["ATOLL_DATA_DIR", "ATOLL_CONFIG", "ATOLL_LOG", "ATOLL_LOG_FORMAT"];
@@ -84,6 +85,10 @@ pub(crate) const KEYS: &[Key] = &[
         doc: "URLs of relays to use; none are used unless named here",
         flag: None,
     },
+    crate::network::INTERFACE,
+    crate::network::ALLOW,
+    crate::network::PEERS,
+    crate::network::LAN,
     Key {
         name: "storage.capacity",
         kind: Kind::ByteCount,
@@ -239,6 +244,7 @@ pub struct Config {
     pub(crate) bind: Vec<SocketAddr>,
     pub(crate) lane: Vec<SocketAddr>,
     pub(crate) relays: Vec<String>,
+    pub(crate) network: NetworkConfig,
     pub(crate) capacity: Option<ByteCount>,
     pub(crate) shards: Option<PathBuf>,
     /// What tenants may rent.
@@ -282,6 +288,7 @@ impl Config {
         if bind.is_empty() {
             return Err(settings.refuse("network.bind", "a node listens on at least one address").into());
         }
+        let network = NetworkConfig::from_settings(&settings, &bind)?;
         let mut roles = vec![Role::Network];
         let named: Vec<String> = settings.get("node.roles");
         for (name, role) in [("storage", Role::Storage), ("compute", Role::Compute), ("gateway", Role::Gateway)] {
@@ -300,6 +307,7 @@ impl Config {
             bind,
             lane: settings.get("network.lane"),
             relays: settings.get("network.relays"),
+            network,
             capacity: settings.get_optional("storage.capacity"),
             shards: settings.get_optional("storage.path"),
             quota: settings.get_optional("storage.quota"),
@@ -438,5 +446,7 @@ mod tests {
         check("[gateway]\ndomain = \"no domain\"\n", &["gateway.domain"]);
         check("[gateway]\ndomain = \"a.example\"\nhttps = []\n", &["gateway.https"]);
         check("[lend]\ncurrency = \"far too long\"\n", &["lend.currency", "8 bytes"]);
+        check("[network]\nallow = [\"peers icmp\", \"all tcp/22\"]\n", &["network.allow", "all tcp/22", "nobody"]);
+        check("[network]\npeers = [\"192.0.2.1:5771\"]\n", &["network.peers", "NODEID@ADDRESS:PORT"]);
     }
 }

@@ -25,6 +25,7 @@ use crate::cloud::{Cloud, Door, Doors};
 use crate::config::{Config, ConfigError, Role};
 use crate::data_dir::{DataDir, DataDirError};
 use crate::handlers::{CardHandler, ShardHandler};
+use crate::network::{Network, NetworkHandle};
 use crate::peer_table::PeerTable;
 use crate::peers::KvPeers;
 use crate::{api, metrics, ports, storage};
@@ -94,7 +95,7 @@ pub(crate) struct Parts {
     pub(crate) segments: Option<Segments>,
     pub(crate) shard_stats: Option<Arc<ShardServerStats>>,
     pub(crate) stop: CancellationToken,
-    roles: Vec<RoleStatus>,
+    pub(crate) network: NetworkHandle,
     metrics: Option<SocketAddr>,
     started: Instant,
 }
@@ -103,6 +104,7 @@ pub(crate) struct Parts {
 pub struct Node {
     parts: Arc<Parts>,
     link: Link,
+    network: Network,
     control: UnixListener,
     metrics: Option<TcpListener>,
     // Held until the very end: the next node may start when it is free.
@@ -141,7 +143,8 @@ impl Node {
         let make_card = card_maker(&config, &segments, Card::own(&owner_key, node));
         let doors = Doors::default();
         let served = Served { make_card, shards, doors: doors.clone() };
-        let link = bind_link(&config, &node_key, &kv, &served, &stop).await?;
+        let network = Network::raise(&config.network, node).await;
+        let link = bind_link(&config, &network, &node_key, &kv, &served, &stop).await?;
         let handle = link.handle();
         let local = segments.clone().map(|segments| (segments, domain));
         let peers = PeerTable::new(node, owner_key.clone(), handle.clone(), local);
@@ -151,7 +154,6 @@ impl Node {
         let control = api::bind(&data_dir.control_socket())
             .map_err(|source| NodeError::Io { what: "cannot open the control socket".into(), source })?;
         let metrics_address = metrics.as_ref().and_then(|listener| listener.local_addr().ok());
-        let roles = roles(&config, &cloud);
         let parts = Parts {
             config,
             node,
@@ -163,11 +165,11 @@ impl Node {
             segments,
             shard_stats,
             stop,
-            roles,
+            network: network.handle(),
             metrics: metrics_address,
             started,
         };
-        Ok(Self { parts: Arc::new(parts), link, control, metrics, _data_dir: data_dir })
+        Ok(Self { parts: Arc::new(parts), link, network, control, metrics, _data_dir: data_dir })
     }
 
     /// Who it is and how it fares.
@@ -186,12 +188,14 @@ impl Node {
     /// # Errors
     /// [`NodeError::Io`] if the control socket breaks.
     pub async fn run(self) -> Result<(), NodeError> {
-        let Self { parts, link, control, metrics, _data_dir } = self;
+        let Self { parts, link, network, control, metrics, _data_dir } = self;
         let stop = parts.stop.clone();
         let socket = parts.config.data_dir.join(atoll_control::SOCKET_NAME);
         let mut tasks: Vec<JoinHandle<()>> = vec![tokio::spawn(parts.peers.clone().run(stop.clone()))];
         let (cloud, cloud_stop) = (parts.clone(), stop.clone());
         tasks.push(tokio::spawn(async move { cloud.cloud.run(cloud_stop).await }));
+        let carrying = network.run(parts.network.clone(), parts.link.clone(), parts.peers.clone(), stop.clone());
+        tasks.push(tokio::spawn(carrying));
         if let Some(listener) = metrics {
             tasks.push(tokio::spawn(metrics::serve(listener, parts.clone(), stop.clone())));
         }
@@ -245,7 +249,7 @@ impl Parts {
             data_dir: self.config.data_dir.display().to_string(),
             addresses: crate::addresses(&addresses.quic, &addresses.lane),
             metrics: self.metrics.map(|address| address.to_string()),
-            roles: self.roles.clone(),
+            roles: roles(&self.config, &self.network, &self.cloud),
             storage: self.segments.as_ref().map(storage::status),
             peers: self.peers.status(),
         }
@@ -302,18 +306,19 @@ struct Served {
 
 async fn bind_link(
     config: &Config,
+    network: &Network,
     node_key: &Arc<NodeKey>,
     kv: &Arc<dyn KeyValue>,
     served: &Served,
     stop: &CancellationToken,
 ) -> Result<Link, NodeError> {
     let remembered = ports::remembered(kv).await?;
-    let link_config = LinkConfig {
+    let link_config = network.configure(LinkConfig {
         bind: ports::prefer(&config.bind, remembered.quic),
         lane_bind: ports::prefer(&config.lane, remembered.lane),
         relays: config.relays.clone(),
         ..LinkConfig::default()
-    };
+    });
     let build = |link_config: LinkConfig| {
         let mut builder = Link::builder(node_key.clone(), link_config, KvPeers::new(kv.clone()))
             .protocol(card::PROTOCOL, Arc::new(CardHandler::new(served.make_card.clone())));
@@ -348,7 +353,7 @@ async fn bind_metrics(config: &Config) -> Result<Option<TcpListener>, NodeError>
     Ok(Some(bound))
 }
 
-fn roles(config: &Config, cloud: &Cloud) -> Vec<RoleStatus> {
+fn roles(config: &Config, network: &NetworkHandle, cloud: &Cloud) -> Vec<RoleStatus> {
     let role = |role: &str, active: bool, note: Option<String>| RoleStatus { role: role.into(), active, note };
     let left_out = |it: Role| (!config.has(it)).then(|| "left out by node.roles".to_owned());
     let lends = config.lend.cpu_milli > 0;
@@ -356,7 +361,7 @@ fn roles(config: &Config, cloud: &Cloud) -> Vec<RoleStatus> {
     let no_domain = || Some("set gateway.domain".to_owned());
     let gateway = cloud.gateway.as_ref();
     vec![
-        role("network", true, None),
+        role("network", true, Some(network.note())),
         role("storage", config.has(Role::Storage), left_out(Role::Storage)),
         role("compute", lends, left_out(Role::Compute).or_else(|| (!lends).then(nothing_lent).flatten())),
         role("gateway", gateway.is_some(), left_out(Role::Gateway).or_else(|| {

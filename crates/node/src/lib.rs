@@ -14,6 +14,7 @@ mod failure;
 mod handlers;
 mod kube_ports;
 pub mod metrics;
+mod network;
 mod peer_table;
 mod peers;
 mod ports;

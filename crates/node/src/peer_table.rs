@@ -198,6 +198,11 @@ impl PeerTable {
         }
     }
 
+    /// Counts up whenever a peer answered, or did not in time.
+    pub(crate) fn answers(&self) -> watch::Receiver<u64> {
+        self.shared.answers.subscribe()
+    }
+
     /// The peers as the status shows them, by id.
     pub(crate) fn status(&self) -> Vec<PeerStatus> {
         let known = self.shared.read();

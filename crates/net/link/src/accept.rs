@@ -22,6 +22,7 @@ use crate::dial::{ACCEPTED, OPENING};
 use crate::error::{BindError, Refusal};
 use crate::join::JOIN;
 use crate::node::Node;
+use crate::packets::PACKET;
 use crate::presence::HELLO;
 use crate::quic::{address_error, code};
 use crate::stream::{BoxStream, CountedLane, QuicStream};
@@ -103,6 +104,9 @@ impl Node {
         if connection.alpn() == HELLO.as_bytes() {
             let own = self.own.subscribe();
             return self.presence(peer, connection, own, Some(admission)).await;
+        }
+        if connection.alpn() == PACKET.as_bytes() {
+            return self.receive_packets(peer, connection, admission).await;
         }
         let served = self.protocols.keys().find(|name| name.as_bytes() == connection.alpn());
         let Some(protocol) = served.copied() else {

@@ -4,6 +4,7 @@
 //! writes are one after the other and each takes what the book says at that moment, so the store never goes back.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -16,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::address::{AddressRecord, open_record};
-use crate::peers::{Peer, PeerStore, PeerStoreError, StoredPeer};
+use crate::peers::{FixedPeer, Peer, PeerStore, PeerStoreError, StoredPeer};
 use crate::quic::path_of;
 
 /// How long lanes to a peer are not tried after none of its addresses answered: long enough not to slow every stream down by a
@@ -59,8 +60,11 @@ pub(crate) fn now_ms() -> u64 {
 }
 
 struct Entry {
-    signed: Signed<AddressRecord>,
+    /// Nothing yet of a node that only the configuration names.
+    signed: Option<Signed<AddressRecord>>,
     record: AddressRecord,
+    /// Where the configuration says that it is, whatever it says itself.
+    fixed: Vec<SocketAddr>,
     last_seen: u64,
     /// Connections on which the two greet, each with its number.
     present: Vec<(u64, Connection)>,
@@ -100,7 +104,7 @@ impl Book {
         for StoredPeer { record: signed, last_seen } in store.load_all().await? {
             match open_record(&signed) {
                 Ok(record) => {
-                    entries.insert(record.node, Entry::new(signed, record, last_seen));
+                    entries.insert(record.node, Entry::new(Some(signed), record, last_seen));
                 }
                 Err(error) => warn!(%error, "a stored peer is not usable and left out"),
             }
@@ -130,12 +134,41 @@ impl Book {
         self.lock().keys().copied().collect()
     }
 
+    /// Where to look for a node: what it said, and what the configuration says.
     pub(crate) fn record(&self, node: &NodeId) -> Option<AddressRecord> {
-        self.lock().get(node).map(|entry| entry.record.clone())
+        let entries = self.lock();
+        let entry = entries.get(node)?;
+        let mut record = entry.record.clone();
+        let fixed = entry.fixed.iter().filter(|address| !entry.record.quic.contains(address));
+        record.quic.extend(fixed);
+        Some(record)
+    }
+
+    /// Makes nodes known by configuration. They are stored once they have said themselves where they are.
+    pub(crate) fn fix(&self, peers: &[FixedPeer]) {
+        let mut entries = self.lock();
+        for peer in peers {
+            let entry = entries.entry(peer.node).or_insert_with(|| {
+                let record =
+                    AddressRecord { node: peer.node, sequence: 0, quic: Vec::new(), lane: Vec::new(), relay: None };
+                Entry::new(None, record, 0)
+            });
+            entry.fixed.push(peer.address);
+        }
+    }
+
+    /// Takes in a newer record of a known peer that came by another way than from itself.
+    pub(crate) async fn overhear(&self, signed: Signed<AddressRecord>, record: AddressRecord) {
+        let node = record.node;
+        let newer = self.lock().get_mut(&node).is_some_and(|entry| entry.learn(signed, record));
+        if newer {
+            self.write_or_warn(&node).await;
+            self.changed();
+        }
     }
 
     pub(crate) fn signed_record(&self, node: &NodeId) -> Option<Signed<AddressRecord>> {
-        self.lock().get(node).map(|entry| entry.signed.clone())
+        self.lock().get(node).and_then(|entry| entry.signed.clone())
     }
 
     pub(crate) fn keeper(&self, node: &NodeId) -> Option<Keeper> {
@@ -165,7 +198,7 @@ impl Book {
                     false
                 }
                 None => {
-                    entries.insert(node, Entry::new(signed, record, 0));
+                    entries.insert(node, Entry::new(Some(signed), record, 0));
                     true
                 }
             }
@@ -209,7 +242,7 @@ impl Book {
 
     async fn write(&self, node: &NodeId) -> Result<(), PeerStoreError> {
         let _turn = self.writing.lock().await;
-        let stored = self.lock().get(node).map(Entry::stored);
+        let stored = self.lock().get(node).and_then(Entry::stored);
         match stored {
             Some(stored) => self.store.save(stored).await,
             None => Ok(()),
@@ -270,11 +303,12 @@ impl Book {
 }
 
 impl Entry {
-    fn new(signed: Signed<AddressRecord>, record: AddressRecord, last_seen: u64) -> Self {
+    fn new(signed: Option<Signed<AddressRecord>>, record: AddressRecord, last_seen: u64) -> Self {
         let keeper = Keeper { wake: Arc::new(Notify::new()), forgotten: CancellationToken::new() };
         Self {
             signed,
             record,
+            fixed: Vec::new(),
             last_seen,
             present: Vec::new(),
             instance: None,
@@ -292,14 +326,14 @@ impl Entry {
         if record.lane != self.record.lane {
             self.lanes_rest_until = None;
         }
-        self.signed = signed;
+        self.signed = Some(signed);
         self.record = record;
         self.keeper.wake.notify_one();
         true
     }
 
-    fn stored(&self) -> StoredPeer {
-        StoredPeer { record: self.signed.clone(), last_seen: self.last_seen }
+    fn stored(&self) -> Option<StoredPeer> {
+        Some(StoredPeer { record: self.signed.clone()?, last_seen: self.last_seen })
     }
 
     fn peer(&self) -> Peer {

@@ -231,6 +231,17 @@ impl Node {
         record: &AddressRecord,
         protocol: &str,
     ) -> Result<Connection, DialError> {
+        self.dial_with(peer, record, protocol, ConnectOptions::new()).await
+    }
+
+    /// The same with options for the connection.
+    pub(crate) async fn dial_with(
+        &self,
+        peer: NodeId,
+        record: &AddressRecord,
+        protocol: &str,
+        options: ConnectOptions,
+    ) -> Result<Connection, DialError> {
         let failed = |reason: &str| DialError::Failed(reason.to_owned());
         let id = EndpointId::from_bytes(peer.as_bytes()).map_err(|_| failed("its id is no Ed25519 key"))?;
         let relay = record.relay.as_ref().and_then(|url| url.parse().ok());
@@ -245,7 +256,7 @@ impl Node {
         if to.is_empty() {
             return Err(failed("it named no address that can be dialled"));
         }
-        let connection = match timeout(self.config.dial_timeout, self.connect(to, protocol)).await {
+        let connection = match timeout(self.config.dial_timeout, self.connect(to, protocol, options)).await {
             Ok(outcome) => outcome?,
             Err(_) => return Err(failed("no answer from any of its addresses")),
         };
@@ -256,8 +267,13 @@ impl Node {
         Ok(connection)
     }
 
-    async fn connect(&self, to: EndpointAddr, protocol: &str) -> Result<Connection, DialError> {
-        let options = ConnectOptions::new().with_additional_alpns(vec![NONE.as_bytes().to_vec()]);
+    async fn connect(
+        &self,
+        to: EndpointAddr,
+        protocol: &str,
+        options: ConnectOptions,
+    ) -> Result<Connection, DialError> {
+        let options = options.with_additional_alpns(vec![NONE.as_bytes().to_vec()]);
         let connecting = self.endpoint.connect_with_opts(to, protocol.as_bytes(), options).await;
         match connecting.map_err(|error| DialError::Failed(error.to_string()))?.await {
             Ok(connection) => Ok(connection),

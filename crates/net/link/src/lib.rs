@@ -1,7 +1,7 @@
 //! Who a node knows, and how it reaches them.
 //!
 //! A [`Link`] is a node's presence on the network: an iroh endpoint whose id *is* the [`NodeId`](atoll_ids::NodeId), lanes
-//! beside it for bulk, and the peers that it got to know by [`Ticket`] and finds again after every restart. Protocols
+//! beside it for bulk, and the peers that it got to know by [`Ticket`] and finds again after every restart. [`Packets`] carry IP packets. Protocols
 //! register a [`StreamHandler`]; whoever wants something of a peer [opens](LinkHandle::open) a stream. What is said
 //! on a stream is not the link's business.
 //!
@@ -27,8 +27,10 @@ mod frames;
 mod introduce;
 mod invite;
 mod join;
+mod lan;
 mod link;
 mod node;
+mod packets;
 mod peers;
 mod presence;
 mod quic;
@@ -40,7 +42,9 @@ pub use error::{BindError, InviteError, JoinError, OpenError, Refusal};
 pub use frames::{FRAME_BYTES_MAX, Hello, JoinAnswer, JoinHello, decode_hello, decode_join_answer, decode_join_hello};
 pub use introduce::IntroduceError;
 pub use invite::JoinRefusal;
+pub use lan::{ANNOUNCEMENT_BYTES_MAX, AnnouncementError, Neighbour, decode_announcement};
 pub use link::{Builder, Link, LinkConfig, LinkHandle};
-pub use peers::{Connected, MemoryPeers, Path, Peer, PeerStore, PeerStoreError, StoredPeer};
+pub use packets::{PacketCounts, PacketRefusal, Packets};
+pub use peers::{Connected, FixedPeer, FixedPeerError, MemoryPeers, Path, Peer, PeerStore, PeerStoreError, StoredPeer};
 pub use stream::{BoxStream, Stream, StreamHandler, Traffic};
 pub use ticket::{TICKET_CHARS_MAX, Ticket, TicketError};

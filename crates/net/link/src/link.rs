@@ -18,8 +18,10 @@ use crate::book::Book;
 use crate::dial::NONE;
 use crate::error::{BindError, InviteError, JoinError, OpenError};
 use crate::join::JOIN;
+use crate::lan::Neighbour;
 use crate::node::{Node, Parts};
-use crate::peers::{Peer, PeerStore, PeerStoreError};
+use crate::packets::{PACKET, Packets};
+use crate::peers::{FixedPeer, Peer, PeerStore, PeerStoreError};
 use crate::presence::HELLO;
 use crate::quic::code;
 use crate::stream::{BoxStream, StreamHandler, Traffic};
@@ -45,6 +47,12 @@ pub struct LinkConfig {
     pub lane_external: Vec<SocketAddr>,
     /// URLs of relays to be reachable through. Without any, no server of anyone's is contacted, and relays that peers name are not used.
     pub relays: Vec<String>,
+    /// Nodes that are known because the configuration names them.
+    pub peers: Vec<FixedPeer>,
+    /// Whether to tell the local network where this node is, and to listen for others there.
+    pub lan: bool,
+    /// Whether IP packets are carried to and from peers ([`LinkHandle::packets`]).
+    pub packets: bool,
     /// How long a QUIC connection may take to be made.
     pub dial_timeout: Duration,
     /// How long the TCP connection of a lane may take to be made.
@@ -56,7 +64,7 @@ pub struct LinkConfig {
 }
 
 impl Default for LinkConfig {
-    /// All interfaces, free ports, no relays.
+    /// All interfaces, free ports, no relays, silent on the local network, no packets.
     fn default() -> Self {
         let all = vec![(Ipv4Addr::UNSPECIFIED, 0).into(), (Ipv6Addr::UNSPECIFIED, 0).into()];
         Self {
@@ -65,6 +73,9 @@ impl Default for LinkConfig {
             external: Vec::new(),
             lane_external: Vec::new(),
             relays: Vec::new(),
+            peers: Vec::new(),
+            lan: false,
+            packets: false,
             dial_timeout: Duration::from_secs(5),
             lane_timeout: Duration::from_secs(1),
             retry_least: Duration::from_millis(500),
@@ -104,8 +115,13 @@ impl Builder {
         let protocols = check_protocols(self.protocols)?;
         let names: Vec<&str> = protocols.keys().copied().collect();
         // Servers choose by their own order: `NONE` comes last.
-        let alpns = names.iter().copied().chain([JOIN, HELLO, NONE]).map(|name| name.as_bytes().to_vec()).collect();
+        let packet = self.config.packets.then_some(PACKET);
+        let known = names.iter().copied().chain(packet).chain([JOIN, HELLO, NONE]);
+        let alpns = known.map(|name| name.as_bytes().to_vec()).collect();
         let book = Book::open(self.store).await.map_err(BindError::Store)?;
+        let fixed: Vec<FixedPeer> =
+            self.config.peers.iter().filter(|peer| peer.node != self.key.id()).copied().collect();
+        book.fix(&fixed);
         let acceptor = Acceptor::new(&self.key, &names)?;
         let listeners = if names.is_empty() { Vec::new() } else { listen(&self.config.lane_bind)? };
         let listening = listeners.iter().filter_map(|listener| listener.local_addr().ok());
@@ -122,6 +138,9 @@ impl Builder {
         for peer in node.book.nodes() {
             node.look_after(peer);
         }
+        if node.config.lan {
+            node.spawn(node.clone().meet_neighbours());
+        }
         Ok(Link { handle: LinkHandle { node } })
     }
 }
@@ -135,7 +154,7 @@ fn check_protocols(
         if !(1..=255).contains(&name.len()) {
             return refuse("a name has 1 to 255 bytes");
         }
-        if [JOIN, HELLO, NONE].contains(&name) {
+        if [JOIN, HELLO, NONE, PACKET].contains(&name) {
             return refuse("the link speaks it itself");
         }
         if protocols.insert(name, handler).is_some() {
@@ -289,6 +308,18 @@ impl LinkHandle {
     pub async fn forget(&self, peer: &NodeId) -> Result<bool, PeerStoreError> {
         let known = self.node.book.remove(peer).await?;
         self.node.connections.close(peer, code::UNKNOWN, "forgotten");
+        self.node.packets.close(peer, code::UNKNOWN, "forgotten");
         Ok(known)
+    }
+
+    /// The way for IP packets to and from peers. What arrives goes to whichever handle asks first: there is one receiver per node. Without
+    /// [`LinkConfig::packets`] nothing arrives and nothing is sent.
+    pub fn packets(&self) -> Packets {
+        Packets::new(self.node.clone())
+    }
+
+    /// Nodes heard on the local network lately that are not known, by id.
+    pub fn neighbours(&self) -> Vec<Neighbour> {
+        self.node.neighbours()
     }
 }

@@ -18,7 +18,9 @@ use crate::address::{ADDRESSES_MAX, AddressRecord, is_dialable};
 use crate::book::{Book, now_ms};
 use crate::dial::Connections;
 use crate::invite::Invites;
+use crate::lan::Neighbours;
 use crate::link::LinkConfig;
+use crate::packets::PacketPaths;
 use crate::stream::StreamHandler;
 
 /// Handshakes of strangers in progress at once, QUIC and TCP together. Each costs about a millisecond of CPU and tens of KiB;
@@ -48,6 +50,8 @@ pub(crate) struct Node {
     pub(crate) invites: Mutex<Invites>,
     pub(crate) own: watch::Sender<Own>,
     pub(crate) connections: Connections,
+    pub(crate) packets: PacketPaths,
+    pub(crate) lan: Neighbours,
     pub(crate) protocols: BTreeMap<&'static str, Arc<dyn StreamHandler>>,
     /// Drawn at each start.
     pub(crate) instance: u64,
@@ -92,6 +96,8 @@ impl Node {
             invites: Mutex::default(),
             own,
             connections: Connections::default(),
+            packets: PacketPaths::default(),
+            lan: Neighbours::default(),
             protocols,
             instance: u64::from_le_bytes(instance),
             handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),

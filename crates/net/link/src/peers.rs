@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use atoll_wire::Versioned;
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
-use crate::address::AddressRecord;
+use crate::address::{AddressRecord, is_dialable};
 
 /// What is kept of a peer between two runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,6 +70,43 @@ impl PeerStore for MemoryPeers {
     fn remove(&self, node: NodeId) -> BoxFuture<'_, Result<(), PeerStoreError>> {
         self.peers.lock().unwrap_or_else(PoisonError::into_inner).remove(&node);
         Box::pin(async { Ok(()) })
+    }
+}
+
+/// A node that the configuration names: it is known without a ticket, as long as it knows us in the same way or by one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FixedPeer {
+    /// Who.
+    pub node: NodeId,
+    /// Where it listens for QUIC.
+    pub address: SocketAddr,
+}
+
+/// Why a text does not name a peer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{text:?} does not name a peer: expected NODEID@ADDRESS:PORT, like n…@192.0.2.1:5771 or n…@[2001:db8::1]:5771; {reason}"
+)]
+pub struct FixedPeerError {
+    text: String,
+    reason: String,
+}
+
+impl FromStr for FixedPeer {
+    type Err = FixedPeerError;
+
+    fn from_str(text: &str) -> Result<Self, FixedPeerError> {
+        // More characters than any peer takes would drown the message.
+        let refuse = |reason: String| FixedPeerError { text: text.chars().take(120).collect(), reason };
+        let (node, address) = text.trim().split_once('@').ok_or_else(|| refuse("there is no @".to_owned()))?;
+        let node = node.parse().map_err(|error| refuse(format!("{error}")))?;
+        let address = address.parse().map_err(|_| refuse(format!("{address:?} is no address with a port")))?;
+        if !is_dialable(&address) {
+            return Err(refuse(format!(
+                "{address} cannot be dialled: it must be an address of the underlying network"
+            )));
+        }
+        Ok(Self { node, address })
     }
 }
 

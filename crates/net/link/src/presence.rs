@@ -210,6 +210,7 @@ impl Node {
     /// the old process; with none left it looks again.
     fn begin_anew(&self, peer: &NodeId) {
         self.connections.close(peer, code::DONE, "restarted");
+        self.packets.close(peer, code::DONE, "restarted");
         for connection in self.book.present_on(peer) {
             connection.close(code::DONE.into(), b"restarted");
         }

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_keys::NodeKey;
-use iroh::endpoint::{BindOpts, Connection, PortmapperConfig, QuicTransportConfig, VarInt, presets};
+use iroh::endpoint::{
+    BindOpts, Connection, PortmapperConfig, QuicTransportConfig, QuicTransportConfigBuilder, VarInt, presets,
+};
 use iroh::{Endpoint, RelayMode, RelayUrl, SecretKey, TransportAddr};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 
@@ -56,6 +58,10 @@ const STREAM_WINDOW: u32 = 2 << 20;
 /// Bytes in flight on one connection in each direction, which bounds what a stalled reader makes us keep.
 const CONNECTION_WINDOW: u32 = 8 << 20;
 
+/// Bytes of datagrams that wait for us to read them, per connection; the oldest go when there are more. Some 800 packets: a burst of one scheduling
+/// delay. It holds for all connections because it is announced before the protocol is known.
+const DATAGRAM_BUFFER: usize = 1 << 20;
+
 /// The algorithms of QUIC: as for lanes the one hybrid key exchange and no other, so neither side can be talked down. AES-128 is in the list
 /// because QUIC's first packets use it with a key that is public anyway; the ciphers before it are what connections negotiate.
 pub(crate) fn provider() -> Arc<CryptoProvider> {
@@ -70,7 +76,8 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
     })
 }
 
-fn transport() -> QuicTransportConfig {
+/// What every connection has in common; `packets` is whether datagrams are taken in.
+pub(crate) fn transport(packets: bool) -> QuicTransportConfigBuilder {
     QuicTransportConfig::builder()
         .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_MAX))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
@@ -81,8 +88,7 @@ fn transport() -> QuicTransportConfig {
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
         .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
         .send_window(u64::from(CONNECTION_WINDOW))
-        .datagram_receive_buffer_size(None)
-        .build()
+        .datagram_receive_buffer_size(packets.then_some(DATAGRAM_BUFFER))
 }
 
 fn relay_mode(relays: &[String]) -> Result<RelayMode, BindError> {
@@ -102,7 +108,7 @@ pub(crate) async fn bind(key: &NodeKey, config: &LinkConfig, protocols: Vec<Vec<
     let mut builder = Endpoint::builder(presets::Empty)
         .secret_key(SecretKey::from_bytes(&key.secret_bytes()))
         .crypto_provider(provider())
-        .transport_config(transport())
+        .transport_config(transport(config.packets).build())
         .relay_mode(relay_mode(&config.relays)?)
         .clear_address_lookup()
         .portmapper_config(PortmapperConfig::Disabled)

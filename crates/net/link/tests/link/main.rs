@@ -3,5 +3,6 @@
 
 mod find;
 mod join;
+mod packets;
 mod streams;
 mod support;

@@ -69,17 +69,34 @@ impl Node {
 
     /// Ends the node without telling anybody, and starts it again elsewhere.
     pub(crate) async fn restart(self) -> Self {
-        let Self { key, store, link, .. } = self;
-        drop(link);
-        try_start(key, store, on_loopback()).await.unwrap()
+        self.restart_with(on_loopback()).await
+    }
+
+    pub(crate) async fn restart_with(self, config: LinkConfig) -> Self {
+        let Self { key, store, link, handle } = self;
+        drop((link, handle));
+        let starting = async {
+            loop {
+                match try_start(key.clone(), store.clone(), config.clone()).await {
+                    // Where it listened may not be free yet.
+                    Err(BindError::PortInUse { .. }) => tokio::time::sleep(Duration::from_millis(20)).await,
+                    started => return started.unwrap(),
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, starting).await.unwrap()
     }
 
     /// Knows where `other` is, without `other` knowing us.
     pub(crate) async fn knowing(other: &Node) -> Self {
+        Self::knowing_with(other, on_loopback()).await
+    }
+
+    pub(crate) async fn knowing_with(other: &Node, config: LinkConfig) -> Self {
         let store = Arc::new(MemoryPeers::default());
         let record = Signed::sign(&other.handle.addresses(), &*other.key);
         store.save(StoredPeer { record, last_seen: 0 }).await.unwrap();
-        try_start(Arc::new(NodeKey::generate()), store, on_loopback()).await.unwrap()
+        try_start(Arc::new(NodeKey::generate()), store, config).await.unwrap()
     }
 
     /// Waits until what is known of `peer` is as wanted.

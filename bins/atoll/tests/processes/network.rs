@@ -1,0 +1,233 @@
+//! The planetary network between real nodes on machines of their own: a lab of network namespaces. Takes root, iproute2, util-linux, iputils-ping and nftables.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use atoll_lab::{Host, Lab};
+use serde_json::Value;
+
+use crate::common::{program, run};
+
+/// Long for a busy machine; nothing waits that long when it works.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Names what [`helper`] is to do.
+const HELPER: &str = "LAB_HELPER";
+
+/// Bytes sent there and back: a few thousand packets.
+const TRANSFER_BYTES: usize = 4 << 20;
+
+/// A node on a host of the lab.
+struct LabNode {
+    host: Host,
+    data_dir: PathBuf,
+    settings: Vec<String>,
+    child: Child,
+    status: Value,
+}
+
+impl LabNode {
+    fn start(host: &Host, folder: &Path, settings: &[String]) -> Self {
+        let data_dir = folder.join(host.namespace());
+        std::fs::create_dir_all(&data_dir).unwrap();
+        let (child, status) = launch(host, &data_dir, settings);
+        Self { host: host.clone(), data_dir, settings: settings.to_vec(), child, status }
+    }
+
+    fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    fn start_again(&mut self) {
+        (self.child, self.status) = launch(&self.host, &self.data_dir, &self.settings);
+    }
+
+    fn atoll(&self, arguments: &[&str]) -> String {
+        run(&self.data_dir, arguments, b"")
+    }
+
+    fn net(&self) -> Value {
+        serde_json::from_str(&self.atoll(&["--output", "json", "net", "status"])).unwrap()
+    }
+
+    fn text(&self, key: &str) -> &str {
+        self.status[key].as_str().unwrap()
+    }
+
+    fn address(&self) -> &str {
+        self.text("planetary_address")
+    }
+
+    fn joins(&self, other: &Self) {
+        let ticket = other.atoll(&["invite"]);
+        self.atoll(&["join", ticket.trim()]);
+    }
+}
+
+impl Drop for LabNode {
+    fn drop(&mut self) {
+        let _: std::io::Result<()> = self.child.kill();
+        let _: std::io::Result<_> = self.child.wait();
+    }
+}
+
+/// Starts a node and waits until it says who it is.
+fn launch(host: &Host, data_dir: &Path, settings: &[String]) -> (Child, Value) {
+    let log = std::fs::OpenOptions::new().create(true).append(true).open(data_dir.join("log")).unwrap();
+    let mut command = host.command(program());
+    command.env_remove("ATOLL_DATA_DIR").arg("--data-dir").arg(data_dir).args(["--output", "json", "up"]);
+    command.args(["--until-stdin-closes", "--set", "storage.capacity=64M"]);
+    for setting in settings {
+        command.args(["--set", setting]);
+    }
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let said = std::fs::read_to_string(data_dir.join("log")).unwrap();
+    (child, serde_json::from_str(&line).unwrap_or_else(|_| panic!("the node did not come up: {line}{said}")))
+}
+
+fn pings(from: &Host, to: &str) -> bool {
+    let mut command = from.command("ping");
+    command.args(["-6", "-c", "1", "-W", "2", to]).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().expect("ping is there: apt-get install iputils-ping").success()
+}
+
+/// Waits until something holds; gives how long that took.
+fn eventually(what: &str, holds: impl Fn() -> bool) -> Duration {
+    let began = Instant::now();
+    while !holds() {
+        assert!(began.elapsed() < PATIENCE, "{what}: never");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    began.elapsed()
+}
+
+fn helping(host: &Host, what: &str) -> Command {
+    let mut command = host.command(std::env::current_exe().unwrap());
+    command.args(["--exact", "network::helper"]).env(HELPER, what);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+}
+
+fn fetches(from: &Host, to: &str, port: u16) -> bool {
+    helping(from, &format!("fetch [{to}]:{port}")).status().unwrap().success()
+}
+
+/// Not a test but this program on a host of the lab: an echo server, or its client.
+#[test]
+fn helper() {
+    let Ok(what) = std::env::var(HELPER) else { return };
+    let (what, address) = what.split_once(' ').unwrap();
+    let address: SocketAddr = address.parse().unwrap();
+    if what == "fetch" {
+        return fetch(address);
+    }
+    let listener = TcpListener::bind(address).unwrap();
+    loop {
+        let (stream, _) = listener.accept().unwrap();
+        std::thread::spawn(move || std::io::copy(&mut &stream, &mut &stream));
+    }
+}
+
+fn fetch(address: SocketAddr) {
+    let stream = TcpStream::connect_timeout(&address, Duration::from_secs(3)).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let sent: Vec<u8> = (0..TRANSFER_BYTES).map(|at| (at / 7) as u8).collect();
+    let (writer, copy) = (stream.try_clone().unwrap(), sent.clone());
+    let writing = std::thread::spawn(move || {
+        (&writer).write_all(&copy).unwrap();
+        writer.shutdown(std::net::Shutdown::Write).unwrap();
+    });
+    let mut back = Vec::new();
+    (&stream).read_to_end(&mut back).unwrap();
+    writing.join().unwrap();
+    assert!(back == sent, "{} of {} bytes came back as they were sent", back.len(), sent.len());
+}
+
+/// A child that ends with the test.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _: std::io::Result<()> = self.0.kill();
+        let _: std::io::Result<_> = self.0.wait();
+    }
+}
+
+fn serves(on: &Host, port: u16) -> Ended {
+    Ended(helping(on, &format!("serve [::]:{port}")).spawn().unwrap())
+}
+
+#[test]
+fn nodes_reach_each_other_by_planetary_address_and_nobody_else_does() {
+    let (lab, folder) = (Lab::new(3).unwrap(), tempfile::tempdir().unwrap());
+    let one = LabNode::start(lab.host(0), folder.path(), &[]);
+    let allow = format!("network.allow=peers icmp,owner:{} tcp/8080", one.text("owner"));
+    let mut two = LabNode::start(lab.host(1), folder.path(), &[allow]);
+    let stranger = LabNode::start(lab.host(2), folder.path(), &[]);
+    two.joins(&one);
+
+    eventually("ping one way", || pings(&one.host, two.address()));
+    eventually("ping the other way", || pings(&two.host, one.address()));
+    let net = one.net();
+    assert_eq!(net["interface"]["name"], "atoll0", "{net}");
+    assert!(one.atoll(&["status"]).contains("interface atoll0"));
+    assert!(two.atoll(&["net", "rules"]).contains("tcp/8080"));
+
+    let _servers = [serves(&two.host, 8080), serves(&two.host, 8081), serves(&one.host, 8080)];
+    eventually("TCP to a port that a rule names", || fetches(&one.host, two.address(), 8080));
+    eventually("the other port serves its own host", || fetches(&two.host, two.address(), 8081));
+    assert!(!fetches(&one.host, two.address(), 8081), "no rule names this port");
+    assert!(!fetches(&two.host, one.address(), 8080), "no rule names anything but ping there");
+
+    nobody_else(&lab, &one, &two, &stranger);
+
+    two.kill();
+    assert!(!pings(&one.host, two.address()));
+    two.start_again();
+    let outage = eventually("ping after a restart", || pings(&one.host, two.address()));
+    assert!(outage < Duration::from_secs(10), "{outage:?} until the restarted node answered");
+    assert!(fetches(&one.host, two.address(), 8080), "its rule knows the owner again");
+}
+
+fn nobody_else(lab: &Lab, one: &LabNode, two: &LabNode, stranger: &LabNode) {
+    assert!(!pings(&stranger.host, one.address()), "a node that is no peer");
+    // Another address than one's own.
+    let before = received(two);
+    let ip = |host: &Host, arguments: &[&str]| assert!(host.command("ip").args(arguments).status().unwrap().success());
+    ip(&one.host, &["-6", "address", "add", "600::bad/128", "dev", "atoll0", "nodad"]);
+    let mut spoofed = one.host.command("ping");
+    spoofed.args(["-6", "-c", "1", "-W", "1", "-I", "600::bad", two.address()]).stdout(Stdio::null());
+    assert!(!spoofed.status().unwrap().success(), "from an address that is not its own");
+    assert_eq!(received(two), before, "a packet with a foreign source arrived");
+    // A machine on the same cable that knows the way.
+    for host in [lab.outside(), &stranger.host] {
+        let via = two.host.ipv6().to_string();
+        ip(host, &["-6", "route", "replace", &format!("{}/128", two.address()), "via", &via, "dev", "eth0"]);
+        assert!(!pings(host, two.address()), "past the interface");
+    }
+    // Seen, but not known.
+    eventually("the stranger is seen on the local network", || {
+        one.net()["neighbours"].as_array().unwrap().iter().any(|seen| seen["node"] == stranger.status["node"])
+    });
+}
+
+fn received(node: &LabNode) -> u64 {
+    node.net()["interface"]["packets_received"].as_u64().unwrap()
+}
+
+#[test]
+fn a_node_without_an_interface_says_why_and_works() {
+    let (lab, folder) = (Lab::new(1).unwrap(), tempfile::tempdir().unwrap());
+    let add = ["link", "add", "atoll0", "type", "bridge"];
+    assert!(lab.host(0).command("ip").args(add).status().unwrap().success());
+    let node = LabNode::start(lab.host(0), folder.path(), &[]);
+    let status = node.atoll(&["status"]);
+    assert!(status.contains("no interface: the interface atoll0 is there already"), "{status}");
+    node.atoll(&["invite"]);
+}

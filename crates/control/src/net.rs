@@ -1,0 +1,86 @@
+//! Types about the planetary network: the interface, the peers' addresses on it, and who is near.
+
+use atoll_ids::NodeId;
+use serde::{Deserialize, Serialize};
+
+/// `GET /v1/net`: the planetary network as this node sees it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NetStatus {
+    /// This node's address.
+    pub address: String,
+    /// The interface; `None` where there is none.
+    pub interface: Option<InterfaceStatus>,
+    /// A line about the interface, or why there is none.
+    pub note: String,
+    /// The nodes it knows.
+    pub peers: Vec<NetPeer>,
+    /// Nodes on the local network that it does not know.
+    pub neighbours: Vec<NeighbourStatus>,
+}
+
+/// The planetary interface.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterfaceStatus {
+    /// Its name.
+    pub name: String,
+    /// Its MTU, in bytes.
+    pub mtu: u16,
+    /// Packets that went out to other nodes.
+    pub packets_sent: u64,
+    /// Packets that came in from them.
+    pub packets_received: u64,
+    /// Packets that did not pass the filter, by reason.
+    pub packets_dropped: Vec<DroppedPackets>,
+    /// Conversations being followed.
+    pub flows: u64,
+    /// What peers may begin.
+    pub rules: Vec<String>,
+    /// Prefixes of pod networks.
+    pub routes: Vec<NetRoute>,
+}
+
+/// Packets that did not pass for one reason.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DroppedPackets {
+    /// `unsolicited`, `spoofed`, `nowhere`, …
+    pub reason: String,
+    /// How many.
+    pub packets: u64,
+}
+
+/// Where a prefix of a pod network is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetRoute {
+    /// The prefix.
+    pub prefix: String,
+    /// The node it is at; `None` is here.
+    pub node: Option<NodeId>,
+}
+
+/// A peer on the planetary network.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NetPeer {
+    /// Who.
+    pub node: NodeId,
+    /// The name it goes by, as it says itself.
+    pub name: Option<String>,
+    /// Its address.
+    pub address: String,
+    /// The way that packets to it take now; `None` while it is not connected.
+    pub path: Option<String>,
+    /// The round trip measured on that way, in milliseconds.
+    pub rtt_ms: Option<f64>,
+    /// The largest packet that the way carries, in bytes, once packets went there.
+    pub mtu: Option<u64>,
+}
+
+/// A node on the local network that is no peer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NeighbourStatus {
+    /// Who it says it is, signed.
+    pub node: NodeId,
+    /// Where it says it is.
+    pub addresses: Vec<String>,
+    /// Seconds since it was heard.
+    pub heard_seconds: u64,
+}

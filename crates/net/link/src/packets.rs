@@ -1,0 +1,391 @@
+//! IP packets to and from peers: `atoll/packet/1`, one packet per QUIC datagram.
+//!
+//! A node sends on the connection that it dialled and receives on those that its peers dialled. So two nodes that dial each other at the same time
+//! do not collide, and who sends chooses the transport's parameters: datagrams are best effort and what they carry has a congestion
+//! control of its own, so ours does not second-guess it ([`PassThrough`]). A connection is dialled when there is something to send and closed
+//! when there was nothing for a while.
+//!
+//! Nothing here looks into a packet; who may send what is for the filter that stands behind [`Packets::receive`]. A packet can be lost
+//! anywhere and nothing is told about it but a count. Every queue is bounded and gives up the oldest or the newest when it is full.
+
+use std::any::Any;
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use atoll_ids::NodeId;
+use bytes::Bytes;
+use iroh::endpoint::{ConnectOptions, Connection, Controller, ControllerFactory, SendDatagramError};
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+use tracing::debug;
+
+use crate::book::CountGuard;
+use crate::node::Node;
+use crate::quic::{code, transport};
+
+/// The protocol's name.
+pub(crate) const PACKET: &str = "atoll/packet/1";
+
+/// Packets that wait for a connection to be made: the first segments of a few programs, not a stream.
+const WAITING_MAX: usize = 64;
+
+/// Packets that arrived and wait for the receiver, of all peers together: 5 MB of the usual size.
+const ARRIVED_MAX: usize = 4096;
+
+/// Packets taken from a connection at once.
+const BATCH: usize = 64;
+
+/// A connection on which nothing was sent for this long is closed; another takes one round trip.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// How long a peer that was not reached is left alone: a program that retries once a second is not kept waiting much.
+const REST: Duration = Duration::from_secs(1);
+
+/// The UDP payload that connections begin with. A planetary packet of 1,280 bytes needs up to 1,324 with QUIC's header and tag; with 48 bytes of
+/// IPv6 and UDP this is 1,400 on the wire, which passes Ethernet, PPPoE and most tunnels. noq's own discovery goes up from here, and down if it must.
+const INITIAL_MTU: u16 = 1352;
+
+/// Bytes waiting to leave on one connection; the oldest go when there are more.
+const SEND_BUFFER: usize = 1 << 20;
+
+/// Bytes in flight on one connection: 1 Gbit/s over 134 ms. No reaction to loss: what is inside reacts.
+const WINDOW: u64 = 16 << 20;
+
+/// Why a packet is not sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PacketRefusal {
+    /// Not a peer.
+    #[error("this node is not known")]
+    Unknown,
+    /// It was not reached just now.
+    #[error("this node was not reached a moment ago")]
+    Resting,
+    /// More is waiting for the connection to be made than is kept.
+    #[error("too many packets wait for the connection")]
+    Full,
+    /// The path does not carry packets of this size.
+    #[error("the path carries packets of up to {mtu} bytes")]
+    TooLarge {
+        /// What it carries, in bytes.
+        mtu: usize,
+    },
+    /// The link ends, or carries no packets.
+    #[error("no packets are carried")]
+    Closed,
+}
+
+/// What was carried since the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PacketCounts {
+    /// Packets handed to a connection.
+    pub sent: u64,
+    /// Packets refused or given up while they waited for a connection.
+    pub unsent: u64,
+    /// Packets that arrived.
+    pub received: u64,
+}
+
+/// The way to one peer.
+enum Out {
+    Dialling { waiting: VecDeque<Bytes> },
+    Up { connection: Connection, used: Instant },
+    Resting { until: Instant },
+}
+
+/// The connections for packets.
+pub(crate) struct PacketPaths {
+    out: Mutex<HashMap<NodeId, Out>>,
+    /// Connections that peers dialled, to be closed with the peer.
+    dialled_by_peers: Mutex<Vec<(NodeId, Connection)>>,
+    arrived: mpsc::Sender<(NodeId, Bytes)>,
+    arriving: tokio::sync::Mutex<mpsc::Receiver<(NodeId, Bytes)>>,
+    sent: AtomicU64,
+    unsent: AtomicU64,
+    received: AtomicU64,
+}
+
+impl Default for PacketPaths {
+    fn default() -> Self {
+        let (arrived, arriving) = mpsc::channel(ARRIVED_MAX);
+        Self {
+            out: Mutex::default(),
+            dialled_by_peers: Mutex::default(),
+            arrived,
+            arriving: tokio::sync::Mutex::new(arriving),
+            sent: AtomicU64::new(0),
+            unsent: AtomicU64::new(0),
+            received: AtomicU64::new(0),
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl PacketPaths {
+    /// Closes what is open with a peer.
+    pub(crate) fn close(&self, peer: &NodeId, code: u32, reason: &str) {
+        // One that is being dialled at this moment is new and stays.
+        if let Some(Out::Up { connection, .. }) =
+            lock(&self.out).extract_if(|node, out| node == peer && out.is_up()).next().map(|(_, out)| out)
+        {
+            connection.close(code.into(), reason.as_bytes());
+        }
+        for (_, connection) in lock(&self.dialled_by_peers).extract_if(.., |(node, _)| node == peer) {
+            connection.close(code.into(), reason.as_bytes());
+        }
+    }
+
+    fn count(&self, outcome: Result<usize, PacketRefusal>, of: usize) {
+        let sent = outcome.unwrap_or(0);
+        self.sent.fetch_add(sent as u64, Ordering::Relaxed);
+        self.unsent.fetch_add((of - sent) as u64, Ordering::Relaxed);
+    }
+}
+
+impl Out {
+    fn is_up(&self) -> bool {
+        matches!(self, Self::Up { .. })
+    }
+}
+
+/// Access to the packets of a link. Cheap to clone.
+#[derive(Clone)]
+pub struct Packets {
+    node: Arc<Node>,
+}
+
+impl std::fmt::Debug for Packets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Packets").field("counts", &self.counts()).finish_non_exhaustive()
+    }
+}
+
+impl Packets {
+    pub(crate) fn new(node: Arc<Node>) -> Self {
+        Self { node }
+    }
+
+    /// Sends a packet to a peer, best effort; never waits. Where there is no connection yet it waits for one.
+    ///
+    /// # Errors
+    ///
+    /// [`PacketRefusal`]. No error does not mean that it arrives.
+    pub fn send(&self, to: NodeId, packet: Bytes) -> Result<(), PacketRefusal> {
+        self.send_many(to, &[packet])
+    }
+
+    /// Sends packets to a peer in one go, as [`send`](Self::send) does one.
+    ///
+    /// # Errors
+    ///
+    /// [`PacketRefusal`], for all of them; [`PacketRefusal::TooLarge`] when any is, and then the others are sent.
+    pub fn send_many(&self, to: NodeId, packets: &[Bytes]) -> Result<(), PacketRefusal> {
+        let outcome = self.node.send_packets(to, packets);
+        self.node.packets.count(outcome, packets.len());
+        match outcome {
+            Ok(sent) if sent < packets.len() => Err(PacketRefusal::TooLarge { mtu: self.mtu(&to).unwrap_or(0) }),
+            Ok(_) => Ok(()),
+            Err(refusal) => Err(refusal),
+        }
+    }
+
+    /// Waits for packets and adds them to `batch`, each with the peer that sent it. False once the link has ended.
+    pub async fn receive(&self, batch: &mut Vec<(NodeId, Bytes)>) -> bool {
+        let mut arriving = self.node.packets.arriving.lock().await;
+        tokio::select! {
+            count = arriving.recv_many(batch, BATCH) => count > 0,
+            () = self.node.kill.cancelled() => false,
+        }
+    }
+
+    /// The largest packet that the path to a peer carries now, in bytes; `None` while there is no connection.
+    pub fn mtu(&self, to: &NodeId) -> Option<usize> {
+        match lock(&self.node.packets.out).get(to)? {
+            Out::Up { connection, .. } => connection.max_datagram_size(),
+            _ => None,
+        }
+    }
+
+    /// What was carried since the start.
+    pub fn counts(&self) -> PacketCounts {
+        let paths = &self.node.packets;
+        PacketCounts {
+            sent: paths.sent.load(Ordering::Relaxed),
+            unsent: paths.unsent.load(Ordering::Relaxed),
+            received: paths.received.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl Node {
+    /// Gives how many were handed on, or kept for a connection that is being made.
+    fn send_packets(self: &Arc<Self>, to: NodeId, packets: &[Bytes]) -> Result<usize, PacketRefusal> {
+        if self.is_closing() || !self.config.packets {
+            return Err(PacketRefusal::Closed);
+        }
+        let mut out = lock(&self.packets.out);
+        match out.get_mut(&to) {
+            Some(Out::Up { connection, used }) if connection.close_reason().is_none() => {
+                *used = Instant::now();
+                return hand_on(connection, packets);
+            }
+            Some(Out::Dialling { waiting }) => {
+                let room = WAITING_MAX.saturating_sub(waiting.len()).min(packets.len());
+                waiting.extend(packets[..room].iter().cloned());
+                return if room == packets.len() { Ok(room) } else { Err(PacketRefusal::Full) };
+            }
+            Some(Out::Resting { until }) if Instant::now() < *until => return Err(PacketRefusal::Resting),
+            _ => {}
+        }
+        if !self.book.knows(&to) {
+            out.remove(&to);
+            return Err(PacketRefusal::Unknown);
+        }
+        let waiting = packets.iter().take(WAITING_MAX).cloned().collect();
+        out.insert(to, Out::Dialling { waiting });
+        drop(out);
+        self.spawn(self.clone().open_packets(to));
+        Ok(packets.len().min(WAITING_MAX))
+    }
+
+    /// Dials, hands on what waited, and closes the connection when it is not used any more.
+    async fn open_packets(self: Arc<Self>, to: NodeId) {
+        let dialled = match self.book.record(&to) {
+            Some(record) => {
+                let options = ConnectOptions::new().with_transport_config(packet_transport());
+                self.dial_with(to, &record, PACKET, options).await.map_err(|error| error.to_string())
+            }
+            None => Err("forgotten".to_owned()),
+        };
+        let connection = match dialled {
+            Ok(connection) => connection,
+            Err(error) => {
+                debug!(peer = %to.short(), error, "no connection for packets");
+                let until = Instant::now() + REST;
+                let before = lock(&self.packets.out).insert(to, Out::Resting { until });
+                if let Some(Out::Dialling { waiting }) = before {
+                    self.packets.unsent.fetch_add(waiting.len() as u64, Ordering::Relaxed);
+                }
+                return;
+            }
+        };
+        {
+            let up = Out::Up { connection: connection.clone(), used: Instant::now() };
+            let mut out = lock(&self.packets.out);
+            if let Some(Out::Dialling { waiting }) = out.insert(to, up) {
+                let waiting: Vec<Bytes> = waiting.into();
+                if let Err(error) = hand_on(&connection, &waiting) {
+                    debug!(peer = %to.short(), %error, "packets that waited for a connection are lost");
+                }
+            }
+        }
+        debug!(peer = %to.short(), mtu = connection.max_datagram_size(), "packets have a connection");
+        self.until_idle(to, &connection).await;
+    }
+
+    async fn until_idle(&self, to: NodeId, connection: &Connection) {
+        loop {
+            let used = match lock(&self.packets.out).get(&to) {
+                Some(Out::Up { connection: kept, used }) if kept.stable_id() == connection.stable_id() => *used,
+                _ => break,
+            };
+            let left = IDLE.saturating_sub(used.elapsed());
+            if left.is_zero() {
+                break;
+            }
+            tokio::select! {
+                () = sleep(left) => {}
+                reason = connection.closed() => {
+                    debug!(peer = %to.short(), %reason, "the connection for packets ended");
+                    break;
+                }
+            }
+        }
+        let mut out = lock(&self.packets.out);
+        if let Some(Out::Up { connection: kept, .. }) = out.get(&to)
+            && kept.stable_id() == connection.stable_id()
+        {
+            out.remove(&to);
+        }
+        drop(out);
+        connection.close(code::DONE.into(), b"nothing to send");
+    }
+
+    /// Takes in the packets of a peer until it closes the connection.
+    pub(crate) async fn receive_packets(self: Arc<Self>, peer: NodeId, connection: Connection, _admission: CountGuard) {
+        lock(&self.packets.dialled_by_peers).push((peer, connection.clone()));
+        let mut batch = vec![Bytes::new(); BATCH];
+        while let Ok(count) = connection.read_many_datagrams(&mut batch).await {
+            self.packets.received.fetch_add(count as u64, Ordering::Relaxed);
+            for packet in &mut batch[..count] {
+                // While the receiver is behind, noq gives up the oldest of what this peer sends.
+                if self.packets.arrived.send((peer, std::mem::take(packet))).await.is_err() {
+                    return;
+                }
+            }
+        }
+        lock(&self.packets.dialled_by_peers).retain(|(_, kept)| kept.stable_id() != connection.stable_id());
+    }
+}
+
+/// Gives how many were of a size that the path carries.
+fn hand_on(connection: &Connection, packets: &[Bytes]) -> Result<usize, PacketRefusal> {
+    let mtu = connection.max_datagram_size().ok_or(PacketRefusal::Closed)?;
+    let refused = |error| match error {
+        SendDatagramError::TooLarge => PacketRefusal::TooLarge { mtu },
+        _ => PacketRefusal::Closed,
+    };
+    if packets.iter().all(|packet| packet.len() <= mtu) {
+        return connection.send_many_datagrams(packets).map(|_| packets.len()).map_err(refused);
+    }
+    let fitting: Vec<Bytes> = packets.iter().filter(|packet| packet.len() <= mtu).cloned().collect();
+    if fitting.is_empty() {
+        return Err(PacketRefusal::TooLarge { mtu });
+    }
+    connection.send_many_datagrams(&fitting).map(|_| fitting.len()).map_err(refused)
+}
+
+fn packet_transport() -> iroh::endpoint::QuicTransportConfig {
+    transport(true)
+        .initial_mtu(INITIAL_MTU)
+        .datagram_send_buffer_size(SEND_BUFFER)
+        .congestion_controller_factory(Arc::new(PassThrough))
+        .build()
+}
+
+/// A congestion controller that has a fixed window. Inside an IP packet there is TCP or something else that looks after itself; two controllers on top of
+/// each other were measured to be ten times slower on a path with some loss.
+#[derive(Debug, Clone, Copy)]
+struct PassThrough;
+
+impl ControllerFactory for PassThrough {
+    fn build(self: Arc<Self>, _now: Instant, _mtu: u16) -> Box<dyn Controller> {
+        Box::new(*self)
+    }
+}
+
+impl Controller for PassThrough {
+    fn on_congestion_event(&mut self, _: Instant, _: Instant, _: bool, _: bool, _: u64, _: u64) {}
+
+    fn on_mtu_update(&mut self, _: u16) {}
+
+    fn window(&self) -> u64 {
+        WINDOW
+    }
+
+    fn clone_box(&self) -> Box<dyn Controller> {
+        Box::new(*self)
+    }
+
+    fn initial_window(&self) -> u64 {
+        WINDOW
+    }
+
+    fn into_any(self: Box<Self>) -> Box<dyn Any> {
+        self
+    }
+}

@@ -1,0 +1,59 @@
+//! Handlers about the planetary network.
+
+use atoll_control::{DroppedPackets, InterfaceStatus, NeighbourStatus, NetPeer, NetRoute, NetStatus};
+use atoll_tun::TunStatus;
+use axum::extract::State;
+use axum::response::Json;
+
+use super::Shared;
+use crate::daemon::Parts;
+
+pub(super) async fn status(State(parts): Shared) -> Json<NetStatus> {
+    let neighbours = parts.link.neighbours().into_iter().map(|neighbour| NeighbourStatus {
+        node: neighbour.node,
+        addresses: neighbour.addresses.iter().map(ToString::to_string).collect(),
+        heard_seconds: neighbour.heard.as_secs(),
+    });
+    Json(NetStatus {
+        address: parts.node.planetary_address().to_string(),
+        interface: parts.network.tun().map(|tun| interface(tun.status())),
+        note: parts.network.note(),
+        peers: peers(&parts),
+        neighbours: neighbours.collect(),
+    })
+}
+
+fn interface(status: TunStatus) -> InterfaceStatus {
+    let dropped =
+        |(reason, packets): (atoll_tun::Reason, u64)| DroppedPackets { reason: reason.word().into(), packets };
+    InterfaceStatus {
+        name: status.name,
+        mtu: status.mtu,
+        packets_sent: status.sent,
+        packets_received: status.received,
+        packets_dropped: status.dropped.into_iter().map(dropped).collect(),
+        flows: status.flows as u64,
+        rules: status.rules.iter().map(ToString::to_string).collect(),
+        routes: status
+            .routes
+            .iter()
+            .map(|(prefix, node)| NetRoute { prefix: prefix.to_string(), node: *node })
+            .collect(),
+    }
+}
+
+fn peers(parts: &Parts) -> Vec<NetPeer> {
+    let packets = parts.link.packets();
+    let peer = |peer: atoll_control::PeerStatus| {
+        let connected = parts.link.peer(&peer.node).and_then(|peer| peer.connected);
+        NetPeer {
+            node: peer.node,
+            name: peer.name,
+            address: peer.node.planetary_address().to_string(),
+            path: connected.as_ref().map(|connected| connected.path.to_string()),
+            rtt_ms: connected.map(|connected| connected.round_trip.as_secs_f64() * 1e3),
+            mtu: packets.mtu(&peer.node).map(|mtu| mtu as u64),
+        }
+    };
+    parts.peers.status().into_iter().map(peer).collect()
+}

@@ -1,0 +1,260 @@
+//! Hosts for tests: network namespaces on one bridge, cut and joined at will, gone afterwards whatever happens.
+//!
+//! A [`Lab`] has a hub (a namespace with the bridge), some hosts and one host `outside`, each a namespace with one cable (veth) to the bridge, an address of
+//! both families and a default route to the hub. Nothing of it is in the machine's own namespace, so no address or name can collide there; the names of
+//! the namespaces carry the process id. Processes are started in a host by `nsenter --net`, which leaves mounts and cgroups as they are.
+//!
+//! # How it ends
+//!
+//! A guardian process, started first, waits for the end of its standard input. That comes when the lab is dropped, and also when the test
+//! panics, is interrupted or is killed; then the guardian ends what still runs in the namespaces of this lab and removes them.
+//!
+//! It takes root, iproute2 and util-linux; without them [`LabError`] says what to install.
+
+use std::io::Read as _;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Hosts that a lab can have: they share a /24.
+pub const HOSTS_MAX: usize = 200;
+
+/// The last byte of the hub's address: above those of all hosts.
+const HUB: u8 = 254;
+
+/// Where iproute2 keeps namespaces that have a name.
+const NAMESPACES: &str = "/run/netns";
+
+/// Labs of this process, so that each has a name of its own.
+static LABS: AtomicU32 = AtomicU32::new(0);
+
+/// Waits for the end of its input, then removes what the names given as arguments stand for. A process in a namespace is only ended if that is of this lab.
+const GUARDIAN: &str = r#"
+trap '' INT TERM HUP
+cat >/dev/null
+for name in "$@"; do
+  for pid in $(ip netns pids "$name" 2>/dev/null); do kill -9 "$pid" 2>/dev/null; done
+done
+for name in "$@"; do ip netns delete "$name" 2>/dev/null; done
+"#;
+
+/// Why there is no lab.
+#[derive(Debug, thiserror::Error)]
+pub enum LabError {
+    /// Not root.
+    #[error("network namespaces take root: run this test as root")]
+    NotRoot,
+    /// A program is missing.
+    #[error("{program} is missing: apt-get install {package}")]
+    Missing {
+        /// Which.
+        program: &'static str,
+        /// What it is in.
+        package: &'static str,
+    },
+    /// More hosts than a lab can have.
+    #[error("a lab has up to {HOSTS_MAX} hosts, not {wanted}")]
+    TooMany {
+        /// How many were wanted.
+        wanted: usize,
+    },
+    /// A step failed.
+    #[error("`{command}` failed: {said}")]
+    Step {
+        /// What was run.
+        command: String,
+        /// What it said.
+        said: String,
+    },
+}
+
+/// Some hosts on one bridge. See the [crate](self).
+#[derive(Debug)]
+pub struct Lab {
+    hub: String,
+    hosts: Vec<Host>,
+    outside: Host,
+    guardian: Child,
+}
+
+/// One host of a lab.
+#[derive(Debug, Clone)]
+pub struct Host {
+    namespace: String,
+    cable: String,
+    number: u8,
+}
+
+impl Lab {
+    /// Makes a lab with so many hosts, numbered from 0, and the one outside.
+    ///
+    /// # Errors
+    ///
+    /// [`LabError`]; nothing is left behind.
+    pub fn new(hosts: usize) -> Result<Self, LabError> {
+        check_machine()?;
+        if hosts > HOSTS_MAX {
+            return Err(LabError::TooMany { wanted: hosts });
+        }
+        let name = format!("atoll-lab-{}-{}", std::process::id(), LABS.fetch_add(1, Ordering::Relaxed));
+        let host = |number: usize| Host {
+            namespace: format!("{name}-{number}"),
+            cable: format!("cable{number}"),
+            number: u8::try_from(number + 1).expect("fewer than 200"),
+        };
+        let hub = format!("{name}-hub");
+        let (outside, hosts) = (host(hosts), (0..hosts).map(host).collect::<Vec<_>>());
+        let namespaces = hosts.iter().chain([&outside]).map(|host| host.namespace.as_str()).chain([hub.as_str()]);
+        let guardian = guard(namespaces)?;
+        let lab = Self { hub, hosts, outside, guardian };
+        // From here on, dropping it removes what there is.
+        lab.build()?;
+        Ok(lab)
+    }
+
+    fn build(&self) -> Result<(), LabError> {
+        ip(&["netns", "add", &self.hub])?;
+        let hub = |arguments: &[&str]| ip(&[&["-n", &self.hub], arguments].concat());
+        hub(&["link", "add", "bridge", "type", "bridge", "forward_delay", "0", "mcast_snooping", "0"])?;
+        hub(&["address", "add", &format!("{}/24", v4(HUB)), "dev", "bridge"])?;
+        hub(&["address", "add", &format!("{}/64", v6(HUB)), "dev", "bridge", "nodad"])?;
+        hub(&["link", "set", "bridge", "up"])?;
+        for host in self.hosts.iter().chain([&self.outside]) {
+            ip(&["netns", "add", &host.namespace])?;
+            let peer = ["peer", "name", "eth0", "netns", &host.namespace];
+            hub(&[&["link", "add", &host.cable, "type", "veth"][..], &peer].concat())?;
+            hub(&["link", "set", &host.cable, "master", "bridge", "up"])?;
+            let at = |arguments: &[&str]| ip(&[&["-n", &host.namespace], arguments].concat());
+            at(&["link", "set", "lo", "up"])?;
+            at(&["address", "add", &format!("{}/24", host.ipv4()), "dev", "eth0"])?;
+            at(&["address", "add", &format!("{}/64", host.ipv6()), "dev", "eth0", "nodad"])?;
+            at(&["link", "set", "eth0", "up"])?;
+            at(&["route", "add", "default", "via", &v4(HUB).to_string()])?;
+            at(&["-6", "route", "add", "default", "via", &v6(HUB).to_string()])?;
+        }
+        Ok(())
+    }
+
+    /// A host.
+    ///
+    /// # Panics
+    ///
+    /// If there is none of that number.
+    #[must_use]
+    pub fn host(&self, number: usize) -> &Host {
+        &self.hosts[number]
+    }
+
+    /// All hosts but the one outside.
+    #[must_use]
+    pub fn hosts(&self) -> &[Host] {
+        &self.hosts
+    }
+
+    /// A machine on the same network that takes no part.
+    #[must_use]
+    pub fn outside(&self) -> &Host {
+        &self.outside
+    }
+
+    /// Lets everything to and from a host vanish without a sign, as a broken switch does: its link stays up.
+    ///
+    /// # Errors
+    ///
+    /// [`LabError::Step`].
+    pub fn cut(&self, host: &Host) -> Result<(), LabError> {
+        ip(&["-n", &self.hub, "link", "set", &host.cable, "nomaster"])
+    }
+
+    /// Ends a [`cut`](Self::cut).
+    ///
+    /// # Errors
+    ///
+    /// [`LabError::Step`].
+    pub fn restore(&self, host: &Host) -> Result<(), LabError> {
+        ip(&["-n", &self.hub, "link", "set", &host.cable, "master", "bridge"])
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        drop(self.guardian.stdin.take());
+        // Nothing of it is left once this returns.
+        let _: std::io::Result<_> = self.guardian.wait();
+    }
+}
+
+impl Host {
+    /// Its IPv4 address.
+    #[must_use]
+    pub fn ipv4(&self) -> Ipv4Addr {
+        v4(self.number)
+    }
+
+    /// Its IPv6 address.
+    #[must_use]
+    pub fn ipv6(&self) -> Ipv6Addr {
+        v6(self.number)
+    }
+
+    /// Its namespace's name, as `ip netns` knows it.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// A command that runs a program in the host's network, and otherwise as if it were run here. What is still running at the end of the lab is killed.
+    #[must_use]
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net={NAMESPACES}/{}", self.namespace)).arg("--").arg(program);
+        command
+    }
+}
+
+fn v4(number: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 57, 71, number)
+}
+
+fn v6(number: u8) -> Ipv6Addr {
+    Ipv6Addr::new(0xfd57, 0x7100, 0, 0, 0, 0, 0, number.into())
+}
+
+fn check_machine() -> Result<(), LabError> {
+    let id = Command::new("id").arg("-u").output();
+    if !id.is_ok_and(|output| output.stdout.trim_ascii() == b"0") {
+        return Err(LabError::NotRoot);
+    }
+    for (program, package, flag) in [("ip", "iproute2", "-Version"), ("nsenter", "util-linux", "--version")] {
+        let found = Command::new(program).arg(flag).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        if found.is_err() {
+            return Err(LabError::Missing { program, package });
+        }
+    }
+    Ok(())
+}
+
+/// Starts the guardian, out of the reach of the terminal's signals.
+fn guard<'a>(namespaces: impl Iterator<Item = &'a str>) -> Result<Child, LabError> {
+    let mut command = Command::new("sh");
+    command.args(["-c", GUARDIAN, "guardian"]).args(namespaces).process_group(0);
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.spawn().map_err(|error| LabError::Step { command: "sh".to_owned(), said: error.to_string() })
+}
+
+fn ip(arguments: &[&str]) -> Result<(), LabError> {
+    let failed = |said: String| LabError::Step { command: format!("ip {}", arguments.join(" ")), said };
+    let mut command = Command::new("ip");
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(|error| failed(error.to_string()))?;
+    let mut said = String::new();
+    if let Some(mut errors) = child.stderr.take() {
+        let _: std::io::Result<usize> = errors.read_to_string(&mut said);
+    }
+    match child.wait() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(failed(format!("{status}: {}", said.trim()))),
+        Err(error) => Err(failed(error.to_string())),
+    }
+}
