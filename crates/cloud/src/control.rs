@@ -18,9 +18,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::assignment::{Assigned, Assignments};
+use crate::companions;
 use crate::dial::named;
 use crate::protocol::Credentials;
 use crate::provider::{Issue, Whom};
+use crate::volumes::{HomesOf, KubeProvisioner};
 
 /// Certificates of members and administrators. They are asked for anew at every start, and the eVDC can be made anew; there is no revoking them.
 const CREDENTIALS_VALID: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -45,9 +47,6 @@ pub enum ControlError {
     Server(#[from] atoll_apiserver::OpenError),
 }
 
-/// What runs beside an API server, given a client of full rights: controllers and scheduler.
-pub type Companions = dyn Fn(kube::Client, &Assigned, CancellationToken) -> BoxFuture<'static, ()> + Send + Sync;
-
 /// The API servers of this node. Cheap to clone.
 #[derive(Clone)]
 pub struct ControlPlanes {
@@ -57,7 +56,7 @@ pub struct ControlPlanes {
 struct Inner {
     dir: PathBuf,
     assignments: Assignments,
-    companions: Box<Companions>,
+    homes: Arc<HomesOf>,
     running: Mutex<BTreeMap<EvdcId, Plane>>,
     changes: watch::Sender<u64>,
 }
@@ -71,9 +70,9 @@ struct Plane {
 
 impl ControlPlanes {
     /// API servers whose state lies below `dir`, a folder for each eVDC.
-    pub fn new(dir: &Path, assignments: Assignments, companions: Box<Companions>) -> Self {
+    pub fn new(dir: &Path, assignments: Assignments, homes: Arc<HomesOf>) -> Self {
         let (running, changes) = (Mutex::default(), watch::Sender::new(0));
-        Self { inner: Arc::new(Inner { dir: dir.to_owned(), assignments, companions, running, changes }) }
+        Self { inner: Arc::new(Inner { dir: dir.to_owned(), assignments, homes, running, changes }) }
     }
 
     /// Runs an API server for each assignment that asks for one, until told to stop.
@@ -133,7 +132,9 @@ impl ControlPlanes {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let administrator = User::new("system:admin", ["system:masters"]);
         let client = kube::Client::new(api.local_service(administrator), "default");
-        tasks.spawn((self.inner.companions)(client, assigned, stop.clone()));
+        let homes = (self.inner.homes)(assigned);
+        let provisioner = Arc::new(KubeProvisioner::new(client.clone(), assigned.membership.tenant, homes));
+        tasks.spawn(companions::run(client, provisioner, api.authority_pem().to_owned(), stop.clone()));
         Ok(Plane { api, stop, tasks })
     }
 
@@ -184,8 +185,26 @@ impl ControlPlanes {
         found.await.ok()
     }
 
+    /// A client of an API server on this node, without a connection in between.
+    ///
+    /// # Errors
+    /// In words, if it does not run.
+    pub async fn client(&self, evdc: EvdcId, whom: Whom) -> Result<kube::Client, String> {
+        let plane = self.plane(evdc).await.ok_or("the API server of this eVDC does not run")?;
+        let (user, group) = identity(whom);
+        Ok(kube::Client::new(plane.api.local_service(User::new(user, [group])), "default"))
+    }
+
     fn running(&self) -> MutexGuard<'_, BTreeMap<EvdcId, Plane>> {
         self.inner.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The names that Kubernetes gives nodes and administrators (its documentation, "Using Node Authorization").
+fn identity(whom: Whom) -> (String, &'static str) {
+    match whom {
+        Whom::Member(name) => (format!("system:node:{name}"), "system:nodes"),
+        Whom::Administrator => ("kubernetes-admin".to_owned(), "system:masters"),
     }
 }
 
@@ -208,11 +227,7 @@ impl Issue for ControlPlanes {
     fn issue(&self, evdc: EvdcId, whom: Whom) -> BoxFuture<'_, Result<Credentials, String>> {
         async move {
             let plane = self.plane(evdc).await.ok_or("the API server of this eVDC does not run")?;
-            // The names that Kubernetes gives nodes and administrators (its documentation, "Using Node Authorization").
-            let (user, group) = match whom {
-                Whom::Member(name) => (format!("system:node:{name}"), "system:nodes"),
-                Whom::Administrator => ("kubernetes-admin".to_owned(), "system:masters"),
-            };
+            let (user, group) = identity(whom);
             let issued = plane.api.issue_client(&user, &[group], CREDENTIALS_VALID);
             let ClientCertificate { certificate_pem, key_pem, .. } = issued.map_err(|error| error.to_string())?;
             let authority = plane.api.authority_pem().to_owned();

@@ -112,7 +112,7 @@ impl Cloud {
         let keeper = Keeper::open(kv.clone(), node, owner.clone(), config.lend, config.price.clone()).await?;
         let assignments = Assignments::open(kv.clone(), node, now).await?;
         let dir = config.data_dir.join("evdc");
-        let planes = ControlPlanes::new(&dir, assignments.clone(), Box::new(atoll_cloud::companions));
+        let planes = ControlPlanes::new(&dir, assignments.clone(), homes);
         let provider = Provider::new(keeper.clone(), assignments.clone(), link.clone(), Arc::new(planes.clone()));
         let gateway = match &config.gateway {
             Some(settings) => Some(GatewayRole::open(config, settings, node, kv).await?),

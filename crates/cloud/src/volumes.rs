@@ -1,0 +1,292 @@
+//! Volumes of an eVDC: file systems on zstor whose secret and head are kept as a Secret of the Kubernetes API.
+//!
+//! One Secret per volume, in `kube-system`, readable by nodes: `config` (JSON), `secret` (32 bytes), `head` (sealed by the secret). The head is swung by an
+//! update that names the Secret's `resourceVersion`, which the API server takes only if nobody else was faster: that is the fence
+//! ([`HeadStore`]). It works the same on any Kubernetes.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use atoll_agent::{Problem, VolumeDriver, VolumeRequest};
+use atoll_controllers::{ProvisionError, Provisioner, VolumeRequest as Claim};
+use atoll_engine::Homes;
+use atoll_fs::{
+    FuseOptions, HeadError, HeadStore, Mounted, Policy, StoredHead, Volume, VolumeConfig, VolumeError, VolumeName,
+    VolumeOptions, VolumeSecret, clear_stale,
+};
+use atoll_ids::{NodeId, OwnerId};
+use atoll_link::LinkHandle;
+use atoll_shard::ShardHome;
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{DeleteParams, ObjectMeta, PostParams};
+use kube::{Api, Client};
+use tokio::sync::Mutex;
+
+use crate::assignment::Assigned;
+use crate::homes::TenantHomes;
+
+/// Where the Secrets of volumes lie.
+const NAMESPACE: &str = "kube-system";
+
+/// What their names begin with.
+const PREFIX: &str = "atoll-volume-";
+
+/// The policy of a volume whose StorageClass names none.
+const POLICY: &str = "4+2";
+
+/// The StorageClass parameter that names a policy.
+const POLICY_PARAMETER: &str = "policy";
+
+/// A shard whose node is gone for this long is made again elsewhere. Shorter than for a person's own volumes: a tenant's nodes are strangers'.
+const HEAL_AFTER: Duration = Duration::from_secs(30);
+
+/// How often volumes look whether there is something to heal.
+const HEAL_EVERY: Duration = Duration::from_secs(10);
+
+const CONFIG: &str = "config";
+const SECRET: &str = "secret";
+const HEAD: &str = "head";
+
+fn options() -> VolumeOptions {
+    VolumeOptions { heal_after: HEAL_AFTER, heal_every: HEAL_EVERY, ..VolumeOptions::default() }
+}
+
+/// Keeps the head of one volume in its Secret.
+struct SecretHeads {
+    api: Api<Secret>,
+    name: String,
+}
+
+fn unavailable(error: &kube::Error) -> HeadError {
+    HeadError::Unavailable { why: error.to_string() }
+}
+
+fn is_status(error: &kube::Error, code: u16) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == code)
+}
+
+impl SecretHeads {
+    async fn get(&self) -> Result<Secret, HeadError> {
+        self.api.get(&self.name).await.map_err(|error| unavailable(&error))
+    }
+
+    async fn replace(&self, expected: Option<String>, head: Option<Bytes>) -> Result<String, HeadError> {
+        let mut secret = self.get().await?;
+        let data = secret.data.get_or_insert_default();
+        match &expected {
+            None if data.contains_key(HEAD) => return Err(HeadError::Moved),
+            // Without the version that was expected, an update would overwrite what came in between.
+            Some(_) if secret.metadata.resource_version != expected => return Err(HeadError::Moved),
+            _ => {}
+        }
+        match head {
+            Some(head) => data.insert(HEAD.to_owned(), ByteString(head.to_vec())),
+            None => data.remove(HEAD),
+        };
+        match self.api.replace(&self.name, &PostParams::default(), &secret).await {
+            Ok(stored) => Ok(stored.metadata.resource_version.unwrap_or_default()),
+            Err(error) if is_status(&error, 409) => Err(HeadError::Moved),
+            Err(error) => Err(unavailable(&error)),
+        }
+    }
+}
+
+impl HeadStore for SecretHeads {
+    fn load(&self) -> BoxFuture<'_, Result<Option<StoredHead>, HeadError>> {
+        async move {
+            let secret = self.get().await?;
+            let revision = secret.metadata.resource_version.clone().unwrap_or_default();
+            let head = secret.data.and_then(|mut data| data.remove(HEAD));
+            Ok(head.map(|head| StoredHead { revision, bytes: Bytes::from(head.0) }))
+        }
+        .boxed()
+    }
+
+    fn swing(&self, expected: Option<String>, head: Bytes) -> BoxFuture<'_, Result<String, HeadError>> {
+        self.replace(expected, Some(head)).boxed()
+    }
+
+    fn remove(&self, expected: String) -> BoxFuture<'_, Result<(), HeadError>> {
+        self.replace(Some(expected), None).map(|done| done.map(drop)).boxed()
+    }
+}
+
+/// A volume as its Secret describes it.
+struct Described {
+    config: VolumeConfig,
+    secret: VolumeSecret,
+    heads: Arc<SecretHeads>,
+}
+
+async fn describe(client: &Client, handle: &str) -> Result<Option<Described>, String> {
+    let api: Api<Secret> = Api::namespaced(client.clone(), NAMESPACE);
+    let name = format!("{PREFIX}{handle}");
+    let Some(found) = api.get_opt(&name).await.map_err(|error| error.to_string())? else { return Ok(None) };
+    let data = found.data.unwrap_or_default();
+    let part = |key: &str| data.get(key).ok_or_else(|| format!("the Secret {NAMESPACE}/{name} has no {key}"));
+    let config = serde_json::from_slice(&part(CONFIG)?.0).map_err(|error| format!("the volume's config: {error}"))?;
+    let secret: [u8; 32] = part(SECRET)?.0[..].try_into().map_err(|_| "the volume's secret has not 32 bytes")?;
+    let heads = Arc::new(SecretHeads { api, name });
+    Ok(Some(Described { config, secret: VolumeSecret::from_bytes(secret), heads }))
+}
+
+/// Makes and deletes volumes, beside the API server.
+pub struct KubeProvisioner {
+    client: Client,
+    tenant: OwnerId,
+    homes: Arc<dyn Homes>,
+}
+
+impl KubeProvisioner {
+    /// Volumes of `tenant` on `homes`.
+    pub fn new(client: Client, tenant: OwnerId, homes: Arc<dyn Homes>) -> Self {
+        Self { client, tenant, homes }
+    }
+
+    async fn make(&self, claim: Claim) -> Result<String, ProvisionError> {
+        let wrong = |what: &str, error: &dyn std::fmt::Display| ProvisionError::Refused(format!("{what}: {error}"));
+        let name: VolumeName = claim.name.parse().map_err(|error| wrong("its name", &error))?;
+        let policy = claim.parameters.get(POLICY_PARAMETER).map_or(POLICY, String::as_str);
+        let policy: Policy = policy.parse().map_err(|error| wrong("parameter policy", &error))?;
+        self.make_with(&claim, name, policy).await.map_err(ProvisionError::TryAgain)
+    }
+
+    async fn make_with(&self, claim: &Claim, name: VolumeName, policy: Policy) -> Result<String, String> {
+        let mut config = VolumeConfig::new(name, self.tenant, policy);
+        // With the fewest that can be read, so that a node's death does not stop writing; healing makes the rest again.
+        config.least = u8::try_from(policy.data()).expect("a policy has at most 96 shards");
+        config.capacity_bytes = claim.bytes;
+        let secret = VolumeSecret::generate();
+        let data = BTreeMap::from([
+            (CONFIG.to_owned(), ByteString(serde_json::to_vec(&config).map_err(|error| error.to_string())?)),
+            (SECRET.to_owned(), ByteString(secret.as_bytes().to_vec())),
+        ]);
+        let metadata = ObjectMeta { name: Some(format!("{PREFIX}{}", claim.name)), ..ObjectMeta::default() };
+        let object = Secret { metadata, data: Some(data), type_: Some("atoll.cloud/volume".into()), ..Secret::default() };
+        let api: Api<Secret> = Api::namespaced(self.client.clone(), NAMESPACE);
+        match api.create(&PostParams::default(), &object).await {
+            Ok(_) => {}
+            // Made by an earlier try that was broken off: that one's secret holds.
+            Err(error) if is_status(&error, 409) => {}
+            Err(error) => return Err(error.to_string()),
+        }
+        let described = describe(&self.client, &claim.name).await?.ok_or("the volume was removed again")?;
+        match Volume::format(&described.config, &described.secret, &*described.heads).await {
+            Ok(()) | Err(VolumeError::Exists { .. }) => Ok(claim.name.clone()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    async fn unmake(&self, handle: &str) -> Result<(), String> {
+        let Some(Described { config, secret, heads }) = describe(&self.client, handle).await? else { return Ok(()) };
+        let (api, name) = (heads.api.clone(), heads.name.clone());
+        match Volume::destroy(config, &secret, self.homes.clone(), heads, options()).await {
+            Ok(0) | Err(VolumeError::NotFound { .. }) => {}
+            Ok(left) => tracing::warn!(handle, left, "shards of a deleted volume are left on nodes that do not answer"),
+            Err(error) => return Err(error.to_string()),
+        }
+        match api.delete(&name, &DeleteParams::default()).await {
+            Ok(_) => Ok(()),
+            Err(error) if is_status(&error, 404) => Ok(()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+impl Provisioner for KubeProvisioner {
+    fn create(&self, request: Claim) -> BoxFuture<'_, Result<String, ProvisionError>> {
+        self.make(request).boxed()
+    }
+
+    fn delete(&self, handle: String) -> BoxFuture<'_, Result<(), ProvisionError>> {
+        async move { self.unmake(&handle).await.map_err(ProvisionError::TryAgain) }.boxed()
+    }
+}
+
+/// Mounts volumes on a member.
+pub struct KubeVolumes {
+    client: Client,
+    homes: Arc<dyn Homes>,
+    mounted: Mutex<HashMap<PathBuf, (String, Mounted)>>,
+}
+
+impl KubeVolumes {
+    /// Volumes on `homes`.
+    pub fn new(client: Client, homes: Arc<dyn Homes>) -> Self {
+        Self { client, homes, mounted: Mutex::default() }
+    }
+
+    async fn attach(&self, request: &VolumeRequest) -> Result<(), String> {
+        let mut mounted = self.mounted.lock().await;
+        if let Some((handle, known)) = mounted.get(&request.target) {
+            if *handle == request.handle && !known.status().fenced {
+                return Ok(());
+            }
+            return Err("another volume, or one that was taken over by another node, is mounted there".into());
+        }
+        if request.read_only {
+            return Err("volumes are not mounted read-only".into());
+        }
+        let target = request.target.clone();
+        let cleared = tokio::task::spawn_blocking(move || clear_stale(&target)).await;
+        cleared.map_err(|error| error.to_string())?.map_err(|error| format!("the stale mount stays: {error}"))?;
+        let described = describe(&self.client, &request.handle).await?;
+        let Described { config, secret, heads } = described.ok_or("there is no such volume")?;
+        let volume = Volume::open(config, &secret, self.homes.clone(), heads, options()).await;
+        let volume = volume.map_err(|error| error.to_string())?;
+        match Mounted::mount(volume.clone(), &request.target, FuseOptions::default()).await {
+            Ok(mount) => {
+                tracing::info!(handle = request.handle, at = %request.target.display(), "a volume is mounted");
+                mounted.insert(request.target.clone(), (request.handle.clone(), mount));
+                Ok(())
+            }
+            Err(error) => {
+                // Nothing was written; how the closing goes says nothing.
+                let _: Result<(), _> = volume.close().await;
+                Err(error.to_string())
+            }
+        }
+    }
+}
+
+impl VolumeDriver for KubeVolumes {
+    fn mount<'a>(&'a self, request: &'a VolumeRequest) -> BoxFuture<'a, Result<(), Problem>> {
+        async move { self.attach(request).await.map_err(|why| Problem(format!("volume {}: {why}", request.handle))) }.boxed()
+    }
+
+    fn unmount<'a>(&'a self, target: &'a Path) -> BoxFuture<'a, Result<(), Problem>> {
+        async move {
+            let known = self.mounted.lock().await.remove(target);
+            let Some((handle, mounted)) = known else {
+                let target = target.to_owned();
+                let cleared = tokio::task::spawn_blocking(move || clear_stale(&target)).await;
+                let cleared = cleared.map_err(|error| Problem(error.to_string()))?;
+                return cleared.map(drop).map_err(|error| Problem(format!("the stale mount stays: {error}")));
+            };
+            mounted.unmount().await.map_err(|error| Problem(format!("volume {handle}: {error:?}")))
+        }
+        .boxed()
+    }
+}
+
+/// Gives the homes of an eVDC's volumes.
+pub type HomesOf = dyn Fn(&Assigned) -> Arc<dyn Homes> + Send + Sync;
+
+/// The homes of an eVDC's volumes: its members and the tenant's own node.
+pub fn homes_of(
+    link: &LinkHandle,
+    peers: &Arc<dyn Homes>,
+    assigned: &Assigned,
+    local: Option<Arc<dyn ShardHome>>,
+) -> Arc<dyn Homes> {
+    let members = assigned.membership.members.iter().map(|member| member.node);
+    let among: BTreeSet<NodeId> = members.chain([assigned.membership.home]).collect();
+    let grant = assigned.assignment.storage.clone();
+    Arc::new(TenantHomes::new(link.clone(), peers.clone(), among, grant, local))
+}

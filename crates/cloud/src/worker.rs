@@ -1,0 +1,333 @@
+//! A member's part: network, agent and gateway connection for each eVDC that this node was assigned to.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use atoll_agent::{Agent, Config, Parts, StoreImages};
+use atoll_gateway::{Connector, Dial, DialError, PROTOCOL as GATEWAY_PROTOCOL, Served};
+use atoll_ids::{EvdcId, NodeId};
+use atoll_images::Store;
+use atoll_link::{LinkHandle, Traffic};
+use atoll_podnet::{EvdcTag, PodNet};
+use atoll_runtime::{GroupName, GroupSpec, Resources, Runtime};
+use atoll_tun::{Prefix, Routes};
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::assignment::{Assigned, Assignments};
+use crate::control::ControlPlanes;
+use crate::dial::ApiAddress;
+use crate::images::from_home;
+use crate::ingress;
+use crate::protocol::{Answer, Credentials, PROTOCOL, Request, ask};
+use crate::provider::Whom;
+use crate::volumes::{HomesOf, KubeVolumes};
+
+/// What a member cannot do yet is tried again after this.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// Processes and threads of all pods of a lease, for each pod that it allows: Kubernetes' own usual limit per pod.
+const PIDS_PER_POD: u32 = 1024;
+
+/// What members are made of. Cheap to clone.
+#[derive(Clone)]
+pub struct WorkerParts {
+    /// How to get to others.
+    pub link: LinkHandle,
+    /// What this node was assigned.
+    pub assignments: Assignments,
+    /// The API servers on this node: an agent beside one needs no stream to it.
+    pub planes: ControlPlanes,
+    /// What runs containers.
+    pub runtime: Arc<dyn Runtime>,
+    /// Where images lie.
+    pub images: Store,
+    /// The planetary interface: its name, and where pod networks are.
+    pub planetary: Option<(String, Routes)>,
+    /// Where volumes lie.
+    pub homes: Arc<HomesOf>,
+    /// Where members keep what stays.
+    pub dir: PathBuf,
+    /// Where they keep what does not outlive the machine's running.
+    pub run_dir: PathBuf,
+}
+
+/// The members that run.
+pub struct Workers {
+    parts: WorkerParts,
+    running: BTreeMap<EvdcId, Running>,
+}
+
+struct Running {
+    assigned: Assigned,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Workers {
+    /// Nothing runs yet.
+    pub fn new(parts: WorkerParts) -> Self {
+        Self { parts, running: BTreeMap::new() }
+    }
+
+    /// Does a member's part for every assignment until told to stop. Containers run on after that.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut changes = self.parts.assignments.changes();
+        loop {
+            changes.mark_unchanged();
+            self.follow(&stop).await;
+            tokio::select! {
+                () = stop.cancelled() => break,
+                changed = changes.changed() => if changed.is_err() { break },
+            }
+        }
+        for running in self.running.into_values() {
+            running.end().await;
+        }
+    }
+
+    async fn follow(&mut self, stop: &CancellationToken) {
+        let wanted: BTreeMap<EvdcId, Assigned> =
+            self.parts.assignments.all().into_iter().map(|it| (it.membership.evdc, it)).collect();
+        let gone: Vec<EvdcId> = self.running.keys().filter(|id| !wanted.contains_key(id)).copied().collect();
+        for id in gone {
+            if let Some(running) = self.running.remove(&id) {
+                let assigned = running.assigned.clone();
+                running.end().await;
+                clear(&self.parts, &assigned).await;
+            }
+        }
+        for (id, assigned) in wanted {
+            route(&self.parts, &assigned);
+            match self.running.get_mut(&id) {
+                // Renewed leases and new members change routes and claims, not what runs.
+                Some(running) if same_work(&running.assigned, &assigned) => running.assigned = assigned,
+                Some(_) => {
+                    if let Some(running) = self.running.remove(&id) {
+                        running.end().await;
+                    }
+                    self.running.insert(id, start(&self.parts, assigned, stop));
+                }
+                None => {
+                    self.running.insert(id, start(&self.parts, assigned, stop));
+                }
+            }
+        }
+    }
+}
+
+/// Whether the agent can go on as it is.
+fn same_work(one: &Assigned, other: &Assigned) -> bool {
+    one.terms.capacity == other.terms.capacity
+        && one.membership.control == other.membership.control
+        && one.membership.gateway == other.membership.gateway
+        && one.member == other.member
+        && one.assignment.claim == other.assignment.claim
+}
+
+impl Running {
+    async fn end(self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+/// The pod networks of all members: packets of a /64 go to its member, and come from nobody else.
+fn route(parts: &WorkerParts, assigned: &Assigned) {
+    let Some((_, routes)) = &parts.planetary else { return };
+    for member in &assigned.membership.members {
+        let Ok(prefix) = Prefix::new(assigned.membership.subnet(member), 64) else { continue };
+        let set = if member.node == assigned.member.node { routes.set_local(prefix) } else { routes.set(prefix, member.node) };
+        if let Err(error) = set {
+            tracing::warn!(member = member.name, %error, "the pod network of a member is not routed");
+        }
+    }
+}
+
+fn start(parts: &WorkerParts, assigned: Assigned, stop: &CancellationToken) -> Running {
+    let (stop, tasks) = (stop.child_token(), TaskTracker::new());
+    let work = work(parts.clone(), assigned.clone(), stop.clone());
+    tasks.spawn(async move {
+        // Ends between two steps, wherever it is: what is half done is done again by the next start.
+        work.await;
+    });
+    Running { assigned, stop, tasks }
+}
+
+async fn work(parts: WorkerParts, assigned: Assigned, stop: CancellationToken) {
+    let evdc = assigned.membership.evdc;
+    loop {
+        let tried = stop.run_until_cancelled(member(&parts, &assigned, &stop)).await;
+        match tried {
+            None | Some(Ok(())) => return,
+            Some(Err(why)) => tracing::warn!(evdc = %evdc.short(), why, "a member's part cannot be done yet"),
+        }
+        if stop.run_until_cancelled(tokio::time::sleep(RETRY)).await.is_none() {
+            return;
+        }
+    }
+}
+
+async fn member(parts: &WorkerParts, assigned: &Assigned, stop: &CancellationToken) -> Result<(), String> {
+    let membership = &assigned.membership;
+    let client = client(parts, assigned).await?;
+    let network = open_network(parts, assigned).await?;
+    let group = group(assigned)?;
+    let capacity = assigned.terms.capacity;
+    let limits = Resources {
+        memory: Some(capacity.memory),
+        cpu_millis_max: Some(capacity.cpu_milli),
+        cpu_millis_request: None,
+        pids: Some(capacity.pods.saturating_mul(PIDS_PER_POD)),
+    };
+    let limited = parts.runtime.set_group(GroupSpec { name: group.clone(), limits }).await;
+    limited.map_err(|error| error.to_string())?;
+    let dir = parts.dir.join(membership.evdc.to_string());
+    let mut config = Config::new(&assigned.member.name, dir.clone(), run_dir(parts, assigned).join("agent"));
+    config.labels = BTreeMap::from([
+        ("atoll.cloud/node".to_owned(), label(&assigned.member.node)),
+        ("atoll.cloud/owner".to_owned(), label(&assigned.terms.provider)),
+    ]);
+    config.addresses = vec![assigned.member.node.planetary_address().ip().to_string()];
+    config.cpu_millis = capacity.cpu_milli.into();
+    config.memory_bytes = capacity.memory.0;
+    config.storage_bytes = capacity.storage.0;
+    config.pods_max = capacity.pods;
+    config.group = Some(group);
+    let fetch = from_home(parts.link.clone(), membership.home, dir.join("incoming"));
+    let agent = Agent::new(
+        config,
+        Parts {
+            client: client.clone(),
+            runtime: parts.runtime.clone(),
+            network: Arc::new(network),
+            images: Arc::new(StoreImages::new(parts.images.clone(), fetch)),
+            volumes: Arc::new(KubeVolumes::new(client.clone(), (parts.homes)(assigned))),
+        },
+    );
+    let agent = agent.map_err(|error| error.to_string())?;
+    tracing::info!(evdc = membership.name, member = assigned.member.name, "the agent is up");
+    tokio::join!(agent.run(stop.clone()), serve_gateway(parts, assigned, client, stop));
+    Ok(())
+}
+
+/// An id as a label's value: at most 63 characters (Kubernetes, "Labels and Selectors").
+fn label(id: &impl std::fmt::Display) -> String {
+    id.to_string().chars().take(63).collect()
+}
+
+fn group(assigned: &Assigned) -> Result<GroupName, String> {
+    let name = format!("lease-{}", assigned.terms.id);
+    name.parse().map_err(|error| format!("{name}: {error}"))
+}
+
+fn run_dir(parts: &WorkerParts, assigned: &Assigned) -> PathBuf {
+    parts.run_dir.join(assigned.membership.evdc.to_string())
+}
+
+async fn open_network(parts: &WorkerParts, assigned: &Assigned) -> Result<PodNet, String> {
+    let membership = &assigned.membership;
+    let prefix = |address, length| atoll_podnet::Prefix::new(address, length).map_err(|error| error.to_string());
+    // The tag tells members of one eVDC on one machine apart, too: they are in network namespaces of their own, but share the kernel's names.
+    let tag: EvdcTag = membership.evdc.short().to_string().parse().map_err(|error| format!("{error}"))?;
+    let config = atoll_podnet::Config {
+        tag,
+        run_dir: run_dir(parts, assigned).join("net"),
+        evdc: prefix(membership.prefix(), 48)?,
+        node: prefix(membership.subnet(&assigned.member), 64)?,
+        services: prefix(membership.services(), 112)?,
+        planetary: parts.planetary.as_ref().map(|(name, _)| name.clone()),
+        mtu: None,
+        node_services: Vec::new(),
+    };
+    PodNet::open(config).await.map_err(|error| error.to_string())
+}
+
+async fn client(parts: &WorkerParts, assigned: &Assigned) -> Result<kube::Client, String> {
+    let (evdc, control) = (assigned.membership.evdc, assigned.membership.control);
+    if control == assigned.member.node {
+        return parts.planes.client(evdc, Whom::Member(assigned.member.name.clone())).await;
+    }
+    let credentials = credentials(&parts.link, control, evdc).await?;
+    let address = ApiAddress { link: parts.link.clone(), control, evdc };
+    address.client(&credentials).map_err(|error| error.to_string())
+}
+
+async fn credentials(link: &LinkHandle, control: NodeId, evdc: EvdcId) -> Result<Credentials, String> {
+    let stream = link.open(control, PROTOCOL, Traffic::Control).await.map_err(|error| error.to_string())?;
+    match ask(stream, &Request::Credentials(evdc)).await.map_err(|error| error.to_string())? {
+        Answer::Credentials(credentials) => Ok(credentials),
+        Answer::Refused(why) => Err(why),
+        Answer::Done => Err("it answered something else than was asked".into()),
+    }
+}
+
+/// Opens streams to a gateway through the link.
+struct GatewayDial {
+    link: LinkHandle,
+    gateway: NodeId,
+}
+
+impl Dial for GatewayDial {
+    fn dial(&self) -> BoxFuture<'_, Result<atoll_gateway::BoxStream, DialError>> {
+        async move {
+            let opened = self.link.open(self.gateway, GATEWAY_PROTOCOL, Traffic::Control).await;
+            let stream = opened.map_err(|error| DialError(error.to_string()))?;
+            Ok(Box::new(stream) as atoll_gateway::BoxStream)
+        }
+        .boxed()
+    }
+}
+
+async fn serve_gateway(parts: &WorkerParts, assigned: &Assigned, client: kube::Client, stop: &CancellationToken) {
+    let Some((gateway, _)) = &assigned.membership.gateway else { return };
+    let claims = assigned.assignment.claim.iter().cloned().collect();
+    let (served, receiver) = watch::channel(Served { claims, ..Served::default() });
+    let dial = GatewayDial { link: parts.link.clone(), gateway: *gateway };
+    let connector = Connector::new(Arc::new(dial), receiver);
+    let follow = ingress::follow(client, assigned.member.name.clone(), served, stop.clone());
+    tokio::join!(connector.run(stop.clone()), follow);
+}
+
+/// The lease is over: ends what runs under it and removes what it kept here.
+async fn clear(parts: &WorkerParts, assigned: &Assigned) {
+    let cleared = async {
+        let group = group(assigned)?;
+        let text = |error: &dyn std::fmt::Display| error.to_string();
+        for sandbox in parts.runtime.sandboxes().await.map_err(|error| text(&error))? {
+            if sandbox.group.as_ref() == Some(&group) {
+                parts.runtime.remove_sandbox(&sandbox.id).await.map_err(|error| text(&error))?;
+            }
+        }
+        parts.runtime.remove_group(&group).await.map_err(|error| text(&error))?;
+        open_network(parts, assigned).await?.tear_down().await.map_err(|error| text(&error))
+    };
+    if let Err(error) = cleared.await {
+        tracing::warn!(evdc = %assigned.membership.evdc.short(), error, "what an ended lease left cannot be removed whole");
+    }
+    if let Some((_, routes)) = &parts.planetary {
+        for member in &assigned.membership.members {
+            if let Ok(prefix) = Prefix::new(assigned.membership.subnet(member), 64) {
+                routes.remove(prefix);
+            }
+        }
+    }
+    let dirs = [parts.dir.join(assigned.membership.evdc.to_string()), run_dir(parts, assigned)];
+    for dir in dirs {
+        remove(&dir).await;
+    }
+}
+
+async fn remove(dir: &Path) {
+    if let Err(error) = tokio::fs::remove_dir_all(dir).await
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        tracing::warn!(dir = %dir.display(), %error, "what an ended lease left cannot be removed");
+    }
+}
