@@ -94,6 +94,9 @@ pub(crate) enum Command {
         #[arg(long, value_name = "FILE")]
         file: Option<PathBuf>,
     },
+    /// Images on this node; members of its owner's eVDCs fetch them from here
+    #[command(subcommand)]
+    Image(ImageCommand),
     /// This node as a gateway
     #[command(subcommand)]
     Gateway(GatewayCommand),
@@ -216,6 +219,25 @@ pub(crate) struct EvdcCreate {
     /// The domain below which that gateway gives names
     #[arg(long, value_name = "DOMAIN")]
     pub(crate) domain: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImageCommand {
+    /// List images
+    Ls,
+    /// Take in an OCI layout or archive, or what `docker save` wrote
+    Load {
+        /// The archive or folder
+        path: PathBuf,
+        /// What to call the image instead of the name in the archive
+        #[arg(long, value_name = "NAME")]
+        name: Option<String>,
+    },
+    /// Remove an image
+    Rm {
+        /// Its name
+        name: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -57,6 +57,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Offers => cloud::offers(&context).await,
         Command::Evdc(command) => cloud::evdc(&context, &command).await,
         Command::Kubeconfig { name, file } => cloud::kubeconfig(&context, &name, file.as_deref()).await,
+        Command::Image(command) => cloud::image(&context, &command).await,
         Command::Gateway(command) => cloud::gateway(&context, &command).await,
         Command::Demo(demo) => demo::run(&context, &demo).await,
     }

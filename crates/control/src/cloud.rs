@@ -133,3 +133,23 @@ pub struct GatewayRoute {
     /// Replicas that answer now.
     pub replicas: usize,
 }
+
+/// `POST /v1/images`: takes in an archive of images.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoadRequest {
+    /// An OCI layout or archive, or a Docker archive, on the node's machine; absolute.
+    pub path: String,
+    /// What to call the image instead of the name in the archive.
+    pub name: Option<String>,
+}
+
+/// `GET /v1/images`: an image on the node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageStatus {
+    /// Its name.
+    pub name: String,
+    /// The digest of its configuration.
+    pub id: String,
+    /// What its layers have, compressed as they are.
+    pub size: ByteCount,
+}

@@ -85,6 +85,7 @@ fn router(parts: Arc<Parts>) -> Router {
         .route("/evdcs/{name}", get(cloud::evdc).put(cloud::create).delete(cloud::remove))
         .route("/evdcs/{name}/kubeconfig", get(cloud::kubeconfig))
         .route("/gateway", get(cloud::gateway))
+        .route("/images", get(cloud::images).post(cloud::load_image).delete(cloud::remove_image))
         // Objects are of any size; what is read into memory is limited where it is read.
         .layer(axum::extract::DefaultBodyLimit::disable())
         .with_state(parts);

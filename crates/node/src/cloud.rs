@@ -2,17 +2,27 @@
 //!
 //! The link needs its handlers before it is bound, and they need the link: so the link is given [`Doors`], which open once the rest is there.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use atoll_cloud::{Assignments, ControlPlanes, Provider, Tenant};
+use atoll_cloud::{
+    Assigned, Assignments, ControlPlanes, HomesOf, ImageServer, Provider, Tenant, WorkerParts, Workers, homes_of,
+};
+use atoll_engine::Homes;
 use atoll_gateway::{Authority, FrontConfig, Gateway, GatewayConfig, Names, serve_https, serve_redirect};
-use atoll_ids::NodeId;
+use atoll_ids::{NodeId, OwnerId};
+use atoll_images::{Limits, Store, StoreConfig};
 use atoll_keys::OwnerKey;
 use atoll_kv::KeyValue;
 use atoll_lease::Keeper;
 use atoll_link::{BoxStream, LinkHandle, StreamHandler};
+use atoll_runtime::{Embedded, EmbeddedConfig};
+use atoll_segments::Segments;
+use atoll_shard::ShardHome;
+use atoll_tun::Routes;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio::net::TcpListener;
@@ -22,6 +32,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::{Config, GatewaySettings};
 use crate::daemon::NodeError;
 use crate::kube_ports::KubePorts;
+use crate::storage::LocalHome;
 
 /// Leases are renewed after half a day, and members that were away are told what they missed: a look every half minute is enough for both.
 const PURSUE_EVERY: Duration = Duration::from_secs(30);
@@ -33,15 +44,17 @@ pub(crate) enum Door {
     Evdc,
     Kube,
     Gateway,
+    Image,
 }
 
 impl Door {
     /// All of them, with their protocols.
-    pub(crate) const ALL: [(Self, &'static str); 4] = [
+    pub(crate) const ALL: [(Self, &'static str); 5] = [
         (Self::Lease, atoll_lease::PROTOCOL),
         (Self::Evdc, atoll_cloud::PROTOCOL),
         (Self::Kube, atoll_cloud::KUBE_PROTOCOL),
         (Self::Gateway, atoll_gateway::PROTOCOL),
+        (Self::Image, atoll_cloud::IMAGE_PROTOCOL),
     ];
 }
 
@@ -50,6 +63,16 @@ struct Behind {
     provider: Provider,
     planes: ControlPlanes,
     gateway: Option<Gateway>,
+    images: ImageServer,
+    tenant: Tenant,
+}
+
+impl Behind {
+    /// Whether the peer is of an eVDC of this node's owner: to whom its images are sent.
+    async fn rents_to_us(&self, peer: NodeId) -> bool {
+        let evdcs = self.tenant.all().await.unwrap_or_default();
+        evdcs.iter().flat_map(|evdc| &evdc.picks).any(|pick| pick.member.node == peer && pick.lease.is_some())
+    }
 }
 
 /// Handlers that begin to serve once [`Cloud::open`] has put something behind them; before that, streams are dropped and peers try again.
@@ -67,6 +90,7 @@ impl Doors {
                     Door::Lease => behind.provider.handle_lease(peer, stream).await,
                     Door::Evdc => behind.provider.handle(peer, stream).await,
                     Door::Kube => behind.planes.handle(peer, stream).await,
+                    Door::Image => behind.images.handle(peer, behind.rents_to_us(peer).await, stream).await,
                     Door::Gateway => match &behind.gateway {
                         Some(gateway) => gateway.handle(peer, Box::new(stream)).await,
                         None => tracing::debug!(peer = %peer.short(), "a node dialled in, but this is no gateway"),
@@ -87,6 +111,17 @@ pub(crate) struct GatewayRole {
     listeners: std::sync::Mutex<Vec<(TcpListener, bool)>>,
 }
 
+/// What the cloud is built upon.
+pub(crate) struct Ground {
+    pub(crate) owner: Arc<OwnerKey>,
+    pub(crate) kv: Arc<dyn KeyValue>,
+    pub(crate) link: LinkHandle,
+    pub(crate) peers: Arc<dyn Homes>,
+    pub(crate) segments: Option<Segments>,
+    /// The planetary interface's name, and where pod networks are.
+    pub(crate) planetary: Option<(String, Routes)>,
+}
+
 /// This node's part in the cloud.
 pub(crate) struct Cloud {
     pub(crate) tenant: Tenant,
@@ -94,25 +129,26 @@ pub(crate) struct Cloud {
     pub(crate) assignments: Assignments,
     pub(crate) gateway: Option<GatewayRole>,
     pub(crate) ports: KubePorts,
+    pub(crate) images: Store,
+    /// What keeps this node from running workloads, if anything does.
+    pub(crate) no_compute: Option<String>,
+    workers: std::sync::Mutex<Option<Workers>>,
+    segments: Option<Segments>,
     provider: Provider,
     planes: ControlPlanes,
 }
 
 impl Cloud {
     /// Opens what this node remembers of its part, and the doors to it.
-    pub(crate) async fn open(
-        config: &Config,
-        owner: &Arc<OwnerKey>,
-        kv: &Arc<dyn KeyValue>,
-        link: &LinkHandle,
-        doors: &Doors,
-    ) -> Result<Self, NodeError> {
+    pub(crate) async fn open(config: &Config, ground: Ground, doors: &Doors) -> Result<Self, NodeError> {
+        let Ground { owner, kv, link, peers, segments, planetary } = &ground;
         let node = link.node_id();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let keeper = Keeper::open(kv.clone(), node, owner.clone(), config.lend, config.price.clone()).await?;
         let assignments = Assignments::open(kv.clone(), node, now).await?;
         let dir = config.data_dir.join("evdc");
-        let planes = ControlPlanes::new(&dir, assignments.clone(), homes);
+        let homes = homes(node, link, peers, segments);
+        let planes = ControlPlanes::new(&dir, assignments.clone(), homes.clone());
         let provider = Provider::new(keeper.clone(), assignments.clone(), link.clone(), Arc::new(planes.clone()));
         let gateway = match &config.gateway {
             Some(settings) => Some(GatewayRole::open(config, settings, node, kv).await?),
@@ -120,13 +156,45 @@ impl Cloud {
         };
         let tenant = Tenant::new(owner.clone(), kv.clone(), link.clone());
         let ports = KubePorts::new(kv.clone(), link.clone());
+        let images = open_images(config).await?;
+        let workers = match compute(config) {
+            Ok((runtime, run_dir)) => Ok(Workers::new(WorkerParts {
+                link: link.clone(),
+                assignments: assignments.clone(),
+                planes: planes.clone(),
+                runtime: Arc::new(runtime),
+                images: images.clone(),
+                planetary: planetary.clone(),
+                homes,
+                dir: config.data_dir.join("members"),
+                run_dir,
+            })),
+            Err(why) => Err(why),
+        };
+        let no_compute = workers.as_ref().err().cloned();
         let behind = Behind {
             provider: provider.clone(),
             planes: planes.clone(),
             gateway: gateway.as_ref().map(|role| role.gateway.clone()),
+            images: ImageServer::new(images.clone(), config.data_dir.join("images").join("outgoing")),
+            tenant: tenant.clone(),
         };
         assert!(doors.0.set(behind).is_ok(), "the doors are opened once");
-        Ok(Self { tenant, keeper, assignments, gateway, ports, provider, planes })
+        let workers = std::sync::Mutex::new(workers.ok());
+        let segments = segments.clone();
+        Ok(Self {
+            tenant,
+            keeper,
+            assignments,
+            gateway,
+            ports,
+            images,
+            no_compute,
+            workers,
+            segments,
+            provider,
+            planes,
+        })
     }
 
     /// Does this node's part until told to stop.
@@ -138,8 +206,72 @@ impl Cloud {
         if let Some(gateway) = &self.gateway {
             gateway.serve(&tasks, &stop);
         }
+        let workers = self.workers.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        if let Some(workers) = workers {
+            tasks.spawn(workers.run(stop.clone()));
+        }
+        if let Some(segments) = self.segments.clone() {
+            tasks.spawn(limit_storage(self.assignments.clone(), segments, stop.clone()));
+        }
         tasks.close();
         tasks.wait().await;
+    }
+}
+
+/// Where the volumes of an eVDC lie, seen from this node.
+fn homes(node: NodeId, link: &LinkHandle, peers: &Arc<dyn Homes>, segments: &Option<Segments>) -> Arc<HomesOf> {
+    let (link, peers, segments) = (link.clone(), peers.clone(), segments.clone());
+    Arc::new(move |assigned: &Assigned| {
+        let tenant = assigned.membership.tenant;
+        let local = segments.clone().map(|segments| LocalHome::new(node, tenant, segments) as Arc<dyn ShardHome>);
+        homes_of(&link, &peers, assigned, local)
+    })
+}
+
+async fn open_images(config: &Config) -> Result<Store, NodeError> {
+    let store = StoreConfig { dir: config.data_dir.join("images"), limits: Limits::default() };
+    let opened = tokio::task::spawn_blocking(move || Store::open(store)).await;
+    let opened = opened.map_err(|error| NodeError::Io {
+        what: "opening the image store was cut off".into(),
+        source: std::io::Error::other(error),
+    })?;
+    Ok(opened?)
+}
+
+/// What runs containers here, and where what is gone after a restart of the machine lies; or why none run.
+fn compute(config: &Config) -> Result<(Embedded, PathBuf), String> {
+    if config.lend.cpu_milli == 0 {
+        return Err("lends nothing: set lend.cpu and lend.memory".into());
+    }
+    if !rustix::process::geteuid().is_root() {
+        return Err("workloads need root: namespaces, mounts and cgroups".into());
+    }
+    // Nodes of one machine are told apart by where their state lies.
+    let name = blake3::hash(config.data_dir.as_os_str().as_encoded_bytes()).to_hex();
+    let run_dir = PathBuf::from("/run/atoll").join(&name.as_str()[..RUN_NAME_CHARS]);
+    let runtime = Embedded::open(EmbeddedConfig::new(config.data_dir.join("runtime")));
+    Ok((runtime.map_err(|error| error.to_string())?, run_dir))
+}
+
+/// Characters of the name of a node's folder below `/run/atoll`: 48 bits.
+const RUN_NAME_CHARS: usize = 12;
+
+/// Gives each tenant the room that its leases name, and no more.
+async fn limit_storage(assignments: Assignments, segments: Segments, stop: CancellationToken) {
+    let mut changes = assignments.changes();
+    loop {
+        changes.mark_unchanged();
+        let mut rooms: BTreeMap<OwnerId, u64> = BTreeMap::new();
+        for assigned in assignments.all() {
+            *rooms.entry(assigned.terms.tenant).or_default() += assigned.terms.capacity.storage.0;
+        }
+        for (tenant, room) in rooms {
+            segments.set_quota(tenant, Some(room));
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = changes.changed() => if changed.is_err() { return },
+        }
     }
 }
 

@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::card::{self, Card};
-use crate::cloud::{Cloud, Door, Doors};
+use crate::cloud::{Cloud, Door, Doors, Ground};
 use crate::config::{Config, ConfigError, Role};
 use crate::data_dir::{DataDir, DataDirError};
 use crate::handlers::{CardHandler, ShardHandler};
@@ -70,6 +70,9 @@ pub enum NodeError {
     /// What this node was assigned cannot be read.
     #[error(transparent)]
     Assignments(#[from] atoll_cloud::StoreError),
+    /// The image store cannot be opened.
+    #[error(transparent)]
+    Images(#[from] atoll_images::ImageError),
     /// The gateway's authority cannot be used.
     #[error(transparent)]
     Authority(#[from] atoll_gateway::AuthorityError),
@@ -148,7 +151,15 @@ impl Node {
         let handle = link.handle();
         let local = segments.clone().map(|segments| (segments, domain));
         let peers = PeerTable::new(node, owner_key.clone(), handle.clone(), local);
-        let cloud = Cloud::open(&config, &owner_key, &kv, &handle, &doors).await?;
+        let ground = Ground {
+            owner: owner_key.clone(),
+            kv: kv.clone(),
+            link: handle.clone(),
+            peers: Arc::new(peers.clone()),
+            segments: segments.clone(),
+            planetary: network.handle().planetary(),
+        };
+        let cloud = Cloud::open(&config, ground, &doors).await?;
         let engine = Engine::open(engine_config(), kv, owner_key, Arc::new(peers.clone())).await?;
         let metrics = bind_metrics(&config).await?;
         let control = api::bind(&data_dir.control_socket())
@@ -356,14 +367,13 @@ async fn bind_metrics(config: &Config) -> Result<Option<TcpListener>, NodeError>
 fn roles(config: &Config, network: &NetworkHandle, cloud: &Cloud) -> Vec<RoleStatus> {
     let role = |role: &str, active: bool, note: Option<String>| RoleStatus { role: role.into(), active, note };
     let left_out = |it: Role| (!config.has(it)).then(|| "left out by node.roles".to_owned());
-    let lends = config.lend.cpu_milli > 0;
-    let nothing_lent = || Some("lends nothing: set lend.cpu and lend.memory".to_owned());
+    let no_compute = cloud.no_compute.clone();
     let no_domain = || Some("set gateway.domain".to_owned());
     let gateway = cloud.gateway.as_ref();
     vec![
         role("network", true, Some(network.note())),
         role("storage", config.has(Role::Storage), left_out(Role::Storage)),
-        role("compute", lends, left_out(Role::Compute).or_else(|| (!lends).then(nothing_lent).flatten())),
+        role("compute", no_compute.is_none(), left_out(Role::Compute).or(no_compute)),
         role("gateway", gateway.is_some(), left_out(Role::Gateway).or_else(|| {
             gateway.map_or_else(no_domain, |role| Some(format!("answers for names below {}", role.domain)))
         })),

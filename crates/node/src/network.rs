@@ -13,7 +13,7 @@ use std::time::Duration;
 use atoll_ids::NodeId;
 use atoll_link::{FixedPeer, LinkConfig, LinkHandle, Packets};
 use atoll_settings::{Key, Kind, Settings, SettingsError};
-use atoll_tun::{PacketLink, PeerEntry, Rule, Tun, TunConfig, TunHandle};
+use atoll_tun::{PacketLink, PeerEntry, Routes, Rule, Tun, TunConfig, TunHandle};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
@@ -189,6 +189,11 @@ impl NetworkHandle {
     /// The interface, for whoever runs pods or shows how it fares.
     pub(crate) fn tun(&self) -> Option<&TunHandle> {
         self.tun.as_ref().ok().filter(|_| self.ended.get().is_none())
+    }
+
+    /// The interface's name, and where the pod networks behind it are kept.
+    pub(crate) fn planetary(&self) -> Option<(String, Routes)> {
+        self.tun().map(|tun| (tun.status().name, tun.routes()))
     }
 
     /// What the status says about it.

@@ -5,10 +5,12 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use anyhow::Context as _;
-use atoll_control::{Amount, EvdcRequest, EvdcStatus, GatewayRequest, GatewayStatus, OfferStatus};
+use atoll_control::{
+    Amount, EvdcRequest, EvdcStatus, GatewayRequest, GatewayStatus, ImageStatus, LoadRequest, OfferStatus,
+};
 
 use super::Context;
-use crate::args::{EvdcCommand, EvdcCreate, GatewayCommand};
+use crate::args::{EvdcCommand, EvdcCreate, GatewayCommand, ImageCommand};
 use crate::output::{print, print_text, table};
 
 pub(super) async fn offers(context: &Context) -> anyhow::Result<()> {
@@ -130,6 +132,30 @@ pub(super) async fn kubeconfig(context: &Context, name: &str, file: Option<&Path
     let written = opened.and_then(|mut file| file.write_all(config.kubeconfig.as_bytes()));
     written.with_context(|| format!("cannot write {}", file.display()))?;
     print(context.output, &serde_json::json!({"written": file}), |_| format!("export KUBECONFIG={}\n", file.display()))
+}
+
+pub(super) async fn image(context: &Context, command: &ImageCommand) -> anyhow::Result<()> {
+    let client = context.client();
+    let images = match command {
+        ImageCommand::Ls => client.images().await?,
+        ImageCommand::Load { path, name } => {
+            // The node's current directory is not ours.
+            let path = std::path::absolute(path)?;
+            let path = path.to_str().context("the path is not UTF-8")?.to_owned();
+            client.load_image(&LoadRequest { path, name: name.clone() }).await?
+        }
+        ImageCommand::Rm { name } => {
+            client.remove_image(name).await?;
+            return print(context.output, &serde_json::json!({"removed": name}), |_| format!("{name} was removed\n"));
+        }
+    };
+    print(context.output, &images, |images| {
+        let row = |image: &ImageStatus| {
+            let id: String = image.id.chars().take("sha256:".len() + 12).collect();
+            vec![image.name.clone(), id, image.size.to_string()]
+        };
+        table(&["NAME", "ID", "SIZE"], &images.iter().map(row).collect::<Vec<_>>())
+    })
 }
 
 pub(super) async fn gateway(context: &Context, command: &GatewayCommand) -> anyhow::Result<()> {

@@ -3,7 +3,7 @@
 use hyper::Method;
 
 use super::{Client, ClientError};
-use crate::cloud::{EvdcRequest, EvdcStatus, GatewayStatus, Kubeconfig, OfferStatus};
+use crate::cloud::{EvdcRequest, EvdcStatus, GatewayStatus, ImageStatus, Kubeconfig, LoadRequest, OfferStatus};
 
 impl Client {
     /// What the peers lend now.
@@ -60,5 +60,29 @@ impl Client {
     /// See [`ClientError`].
     pub async fn gateway(&self) -> Result<GatewayStatus, ClientError> {
         self.json(Method::GET, "/gateway", &[], None::<&()>).await
+    }
+
+    /// The images on this node.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn images(&self) -> Result<Vec<ImageStatus>, ClientError> {
+        self.json(Method::GET, "/images", &[], None::<&()>).await
+    }
+
+    /// Takes in an archive of images.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn load_image(&self, request: &LoadRequest) -> Result<Vec<ImageStatus>, ClientError> {
+        self.json(Method::POST, "/images", &[], Some(request)).await
+    }
+
+    /// Removes an image by its name.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn remove_image(&self, name: &str) -> Result<(), ClientError> {
+        self.json(Method::DELETE, "/images", &[("name", name)], None::<&()>).await
     }
 }

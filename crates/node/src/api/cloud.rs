@@ -4,12 +4,14 @@ use std::sync::atomic::Ordering;
 
 use atoll_cloud::{Evdc, Pick, TenantError, Wish};
 use atoll_control::{
-    Amount, ApiError, EvdcRequest, EvdcStatus, GatewayRequest, GatewayRoute, GatewayStatus, Kind, Kubeconfig,
-    MemberStatus, OfferStatus,
+    Amount, ApiError, EvdcRequest, EvdcStatus, GatewayRequest, GatewayRoute, GatewayStatus, ImageStatus, Kind,
+    Kubeconfig, LoadRequest, MemberStatus, OfferStatus,
 };
 use atoll_gateway::PathKind;
+use atoll_ids::ByteCount;
+use atoll_images::{Image, ImageError, Reference, Store};
 use atoll_lease::Capacity;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use axum::response::Json;
 
 use super::{Answer, Refused, Shared};
@@ -133,6 +135,55 @@ pub(super) async fn gateway(State(parts): Shared) -> Answer<GatewayStatus> {
         requests: stats.requests.load(Ordering::Relaxed),
         failed: stats.failed.load(Ordering::Relaxed),
     }))
+}
+
+/// The image store blocks; it is asked on a thread of its own.
+async fn images_do<T, F>(parts: &Parts, work: F) -> Result<T, Refused>
+where
+    T: Send + 'static,
+    F: FnOnce(&Store) -> Result<T, ImageError> + Send + 'static,
+{
+    let store = parts.cloud.images.clone();
+    let done = tokio::task::spawn_blocking(move || work(&store)).await;
+    let done = done.map_err(|error| ApiError::new(Kind::Broken, error.to_string()))?;
+    done.map_err(|error| {
+        let kind = if matches!(error, ImageError::NotFound(_)) { Kind::NotFound } else { Kind::Input };
+        Refused(ApiError::new(kind, error.to_string()))
+    })
+}
+
+fn reference(name: &str) -> Result<Reference, Refused> {
+    name.parse().map_err(|error| Refused(ApiError::new(Kind::Input, format!("{name:?}: {error}"))))
+}
+
+fn image(image: &Image) -> ImageStatus {
+    ImageStatus { name: image.reference.to_string(), id: image.id.to_string(), size: ByteCount(image.size) }
+}
+
+pub(super) async fn images(State(parts): Shared) -> Answer<Vec<ImageStatus>> {
+    let all = images_do(&parts, Store::list).await?;
+    Ok(Json(all.iter().map(image).collect()))
+}
+
+pub(super) async fn load_image(State(parts): Shared, Json(request): Json<LoadRequest>) -> Answer<Vec<ImageStatus>> {
+    let name = request.name.as_deref().map(reference).transpose()?;
+    let path = std::path::PathBuf::from(request.path);
+    let loaded = images_do(&parts, move |store| store.load(&path, name.as_ref())).await?;
+    Ok(Json(loaded.iter().map(image).collect()))
+}
+
+pub(super) async fn remove_image(State(parts): Shared, Query(named): Query<Named>) -> Answer<()> {
+    let wanted = reference(&named.name)?;
+    if images_do(&parts, move |store| store.remove(&wanted)).await? {
+        return Ok(Json(()));
+    }
+    Err(ApiError::new(Kind::NotFound, format!("there is no image {}", named.name)).into())
+}
+
+/// The name in a query.
+#[derive(serde::Deserialize)]
+pub(super) struct Named {
+    name: String,
 }
 
 fn status(parts: &Parts, evdc: &Evdc, problem: Option<String>) -> EvdcStatus {
