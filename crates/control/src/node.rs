@@ -26,6 +26,9 @@ pub struct NodeStatus {
     pub addresses: Vec<String>,
     /// Where `/metrics` and `/healthz` are served.
     pub metrics: Option<String>,
+    /// The dashboard's URL.
+    #[serde(default)]
+    pub dashboard: Option<String>,
     /// What it does, and what it cannot do here and why.
     pub roles: Vec<RoleStatus>,
     /// What it lends, if it lends storage.

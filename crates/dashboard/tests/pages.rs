@@ -44,6 +44,7 @@ impl Source for Node {
             data_dir: "/x".into(),
             addresses: Vec::new(),
             metrics: None,
+            dashboard: None,
             roles: vec![RoleStatus { role: "storage".into(), active: true, note: None }],
             storage: None,
             peers: vec![peer],

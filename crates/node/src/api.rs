@@ -3,11 +3,11 @@
 //! Whoever can open the socket is the node's user or root (mode 0600 in a directory of mode 0700); there is no other
 //! authentication. Handlers translate between the API's types and the parts of the node; they decide nothing.
 
-mod cloud;
+pub(crate) mod cloud;
 mod jobs;
 mod net;
 mod node;
-mod store;
+pub(crate) mod store;
 
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;

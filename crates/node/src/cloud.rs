@@ -13,7 +13,7 @@ use atoll_cloud::{
 };
 use atoll_engine::Homes;
 use atoll_gateway::{Authority, FrontConfig, Gateway, GatewayConfig, Names, serve_https, serve_redirect};
-use atoll_ids::{NodeId, OwnerId};
+use atoll_ids::{ByteCount, NodeId, OwnerId};
 use atoll_images::{Limits, Store, StoreConfig};
 use atoll_keys::OwnerKey;
 use atoll_kv::KeyValue;
@@ -29,7 +29,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::{Config, GatewaySettings};
+use crate::config::{Config, GatewaySettings, Rooms};
 use crate::daemon::NodeError;
 use crate::kube_ports::KubePorts;
 use crate::storage::LocalHome;
@@ -118,6 +118,8 @@ pub(crate) struct Ground {
     pub(crate) link: LinkHandle,
     pub(crate) peers: Arc<dyn Homes>,
     pub(crate) segments: Option<Segments>,
+    /// Told what tenants rent.
+    pub(crate) rooms: Rooms,
     /// The planetary interface's name, and where pod networks are.
     pub(crate) planetary: Option<(String, Routes)>,
 }
@@ -134,6 +136,7 @@ pub(crate) struct Cloud {
     pub(crate) no_compute: Option<String>,
     workers: std::sync::Mutex<Option<Workers>>,
     segments: Option<Segments>,
+    rooms: Rooms,
     provider: Provider,
     planes: ControlPlanes,
 }
@@ -141,7 +144,7 @@ pub(crate) struct Cloud {
 impl Cloud {
     /// Opens what this node remembers of its part, and the doors to it.
     pub(crate) async fn open(config: &Config, ground: Ground, doors: &Doors) -> Result<Self, NodeError> {
-        let Ground { owner, kv, link, peers, segments, planetary } = &ground;
+        let Ground { owner, kv, link, peers, segments, rooms, planetary } = &ground;
         let node = link.node_id();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let keeper = Keeper::open(kv.clone(), node, owner.clone(), config.lend, config.price.clone()).await?;
@@ -181,7 +184,7 @@ impl Cloud {
         };
         assert!(doors.0.set(behind).is_ok(), "the doors are opened once");
         let workers = std::sync::Mutex::new(workers.ok());
-        let segments = segments.clone();
+        let (segments, rooms) = (segments.clone(), rooms.clone());
         Ok(Self {
             tenant,
             keeper,
@@ -192,6 +195,7 @@ impl Cloud {
             no_compute,
             workers,
             segments,
+            rooms,
             provider,
             planes,
         })
@@ -211,7 +215,8 @@ impl Cloud {
             tasks.spawn(workers.run(stop.clone()));
         }
         if let Some(segments) = self.segments.clone() {
-            tasks.spawn(limit_storage(self.assignments.clone(), segments, stop.clone()));
+            let limits = limit_storage(self.assignments.clone(), segments, self.rooms.clone(), stop.clone());
+            tasks.spawn(limits);
         }
         tasks.close();
         tasks.wait().await;
@@ -257,17 +262,19 @@ fn compute(config: &Config) -> Result<(Embedded, PathBuf), String> {
 const RUN_NAME_CHARS: usize = 12;
 
 /// Gives each tenant the room that its leases name, and no more.
-async fn limit_storage(assignments: Assignments, segments: Segments, stop: CancellationToken) {
+async fn limit_storage(assignments: Assignments, segments: Segments, rooms: Rooms, stop: CancellationToken) {
     let mut changes = assignments.changes();
     loop {
         changes.mark_unchanged();
-        let mut rooms: BTreeMap<OwnerId, u64> = BTreeMap::new();
+        let mut rented: BTreeMap<OwnerId, ByteCount> = BTreeMap::new();
         for assigned in assignments.all() {
-            *rooms.entry(assigned.terms.tenant).or_default() += assigned.terms.capacity.storage.0;
+            rented.entry(assigned.terms.tenant).or_default().0 += assigned.terms.capacity.storage.0;
         }
-        for (tenant, room) in rooms {
-            segments.set_quota(tenant, Some(room));
+        for (tenant, room) in &rented {
+            segments.set_quota(*tenant, Some(room.0));
         }
+        // For the streams that begin from here on.
+        rooms.set(rented);
         tokio::select! {
             () = stop.cancelled() => return,
             changed = changes.changed() => if changed.is_err() { return },

@@ -3,10 +3,11 @@
 //! One TOML file, every key overridable by environment (`ATOLL_STORAGE_CAPACITY`) and flag. Where a value came from is kept, for
 //! `atoll config show` and for errors.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use atoll_control::ConfigEntry;
 use atoll_ids::{ByteCount, DomainError, NodeId, OwnerId};
@@ -62,6 +63,13 @@ pub(crate) const KEYS: &[Key] = &[
         kind: Kind::SocketAddr,
         default: Some("127.0.0.1:5772"),
         doc: "where /metrics and /healthz are served; loopback only",
+        flag: None,
+    },
+    Key {
+        name: "node.dashboard",
+        kind: Kind::SocketAddr,
+        default: Some("127.0.0.1:5773"),
+        doc: "where the dashboard is served; loopback only",
         flag: None,
     },
     Key {
@@ -233,6 +241,20 @@ pub enum ConfigError {
     Log(#[from] LogError),
 }
 
+/// The room that each tenant rents here. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Rooms(Arc<RwLock<BTreeMap<OwnerId, ByteCount>>>);
+
+impl Rooms {
+    pub(crate) fn of(&self, tenant: &OwnerId) -> Option<ByteCount> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(tenant).copied()
+    }
+
+    pub(crate) fn set(&self, rooms: BTreeMap<OwnerId, ByteCount>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = rooms;
+    }
+}
+
 /// What holds for one node.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -241,6 +263,7 @@ pub struct Config {
     pub(crate) site: String,
     pub(crate) country: String,
     pub(crate) metrics: Option<SocketAddr>,
+    pub(crate) dashboard: Option<SocketAddr>,
     pub(crate) bind: Vec<SocketAddr>,
     pub(crate) lane: Vec<SocketAddr>,
     pub(crate) relays: Vec<String>,
@@ -284,6 +307,10 @@ impl Config {
         if metrics.is_some_and(|address| !address.ip().is_loopback()) {
             return Err(settings.refuse("node.metrics", "metrics are served on loopback only").into());
         }
+        let dashboard: Option<SocketAddr> = settings.get_optional("node.dashboard");
+        if dashboard.is_some_and(|address| !address.ip().is_loopback()) {
+            return Err(settings.refuse("node.dashboard", "the dashboard is served on loopback only").into());
+        }
         let bind: Vec<SocketAddr> = settings.get("network.bind");
         if bind.is_empty() {
             return Err(settings.refuse("network.bind", "a node listens on at least one address").into());
@@ -304,6 +331,7 @@ impl Config {
             site: settings.get("node.site"),
             country: settings.get("node.country"),
             metrics,
+            dashboard,
             bind,
             lane: settings.get("network.lane"),
             relays: settings.get("network.relays"),
@@ -345,10 +373,11 @@ impl Config {
         Ok(LogConfig::default().or_environment()?.init()?)
     }
 
-    /// Who may store here: the peers this node knows, each owner up to the quota. Strangers do not get as far as a stream.
-    pub(crate) fn admission(&self) -> Arc<dyn ServePolicy> {
-        let quota = self.quota;
-        Arc::new(move |_: OwnerId, _: NodeId| Admission::Admit { quota })
+    /// Who may store here: the peers this node knows, each owner up to the room that it rents, and who rents nothing up to the quota. Strangers do
+    /// not get as far as a stream.
+    pub(crate) fn admission(&self, rooms: &Rooms) -> Arc<dyn ServePolicy> {
+        let (quota, rooms) = (self.quota, rooms.clone());
+        Arc::new(move |owner: OwnerId, _: NodeId| Admission::Admit { quota: rooms.of(&owner).or(quota) })
     }
 }
 

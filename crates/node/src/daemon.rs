@@ -22,13 +22,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::card::{self, Card};
 use crate::cloud::{Cloud, Door, Doors, Ground};
-use crate::config::{Config, ConfigError, Role};
+use crate::config::{Config, ConfigError, Role, Rooms};
 use crate::data_dir::{DataDir, DataDirError};
 use crate::handlers::{CardHandler, ShardHandler};
 use crate::network::{Network, NetworkHandle};
 use crate::peer_table::PeerTable;
 use crate::peers::KvPeers;
-use crate::{api, metrics, ports, storage};
+use crate::{api, dashboard, metrics, ports, storage};
 
 /// Requests under way get this long to end once the node is told to stop; then it ends all the same. systemd kills after 90 s.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
@@ -100,6 +100,7 @@ pub(crate) struct Parts {
     pub(crate) stop: CancellationToken,
     pub(crate) network: NetworkHandle,
     metrics: Option<SocketAddr>,
+    dashboard: Option<SocketAddr>,
     started: Instant,
 }
 
@@ -110,6 +111,7 @@ pub struct Node {
     network: Network,
     control: UnixListener,
     metrics: Option<TcpListener>,
+    dashboard: Option<TcpListener>,
     // Held until the very end: the next node may start when it is free.
     _data_dir: DataDir,
 }
@@ -140,7 +142,8 @@ impl Node {
         let kv = open_kv(&data_dir)?;
         let domain = Domain::new(Some(owner), &config.site, &config.country).map_err(ConfigError::from)?;
         let segments = open_segments(&config, &data_dir, &kv).await?;
-        let shards = segments.clone().map(|segments| ShardServer::new(segments, config.admission()));
+        let rooms = Rooms::default();
+        let shards = segments.clone().map(|segments| ShardServer::new(segments, config.admission(&rooms)));
         let shard_stats = shards.as_ref().map(ShardServer::stats);
         let stop = CancellationToken::new();
         let make_card = card_maker(&config, &segments, Card::own(&owner_key, node));
@@ -157,13 +160,16 @@ impl Node {
             link: handle.clone(),
             peers: Arc::new(peers.clone()),
             segments: segments.clone(),
+            rooms,
             planetary: network.handle().planetary(),
         };
         let cloud = Cloud::open(&config, ground, &doors).await?;
         let engine = Engine::open(engine_config(), kv, owner_key, Arc::new(peers.clone())).await?;
-        let metrics = bind_metrics(&config).await?;
+        let metrics = bind_local(config.metrics, "metrics", "node.metrics").await?;
+        let dashboard = bind_local(config.dashboard, "the dashboard", "node.dashboard").await?;
         let control = api::bind(&data_dir.control_socket())
             .map_err(|source| NodeError::Io { what: "cannot open the control socket".into(), source })?;
+        let dashboard_address = dashboard.as_ref().and_then(|listener| listener.local_addr().ok());
         let metrics_address = metrics.as_ref().and_then(|listener| listener.local_addr().ok());
         let parts = Parts {
             config,
@@ -178,9 +184,10 @@ impl Node {
             stop,
             network: network.handle(),
             metrics: metrics_address,
+            dashboard: dashboard_address,
             started,
         };
-        Ok(Self { parts: Arc::new(parts), link, network, control, metrics, _data_dir: data_dir })
+        Ok(Self { parts: Arc::new(parts), link, network, control, metrics, dashboard, _data_dir: data_dir })
     }
 
     /// Who it is and how it fares.
@@ -199,7 +206,7 @@ impl Node {
     /// # Errors
     /// [`NodeError::Io`] if the control socket breaks.
     pub async fn run(self) -> Result<(), NodeError> {
-        let Self { parts, link, network, control, metrics, _data_dir } = self;
+        let Self { parts, link, network, control, metrics, dashboard, _data_dir } = self;
         let stop = parts.stop.clone();
         let socket = parts.config.data_dir.join(atoll_control::SOCKET_NAME);
         let mut tasks: Vec<JoinHandle<()>> = vec![tokio::spawn(parts.peers.clone().run(stop.clone()))];
@@ -209,6 +216,9 @@ impl Node {
         tasks.push(tokio::spawn(carrying));
         if let Some(listener) = metrics {
             tasks.push(tokio::spawn(metrics::serve(listener, parts.clone(), stop.clone())));
+        }
+        if let Some(listener) = dashboard {
+            tasks.push(tokio::spawn(dashboard::run(listener, parts.clone(), stop.clone())));
         }
         let mut serving = tokio::spawn(api::serve(control, parts.clone(), stop.clone()));
         let ended_early = tokio::select! {
@@ -260,6 +270,7 @@ impl Parts {
             data_dir: self.config.data_dir.display().to_string(),
             addresses: crate::addresses(&addresses.quic, &addresses.lane),
             metrics: self.metrics.map(|address| address.to_string()),
+            dashboard: self.dashboard.map(|address| format!("http://{address}")),
             roles: roles(&self.config, &self.network, &self.cloud),
             storage: self.segments.as_ref().map(storage::status),
             peers: self.peers.status(),
@@ -354,11 +365,11 @@ async fn bind_link(
     Ok(link)
 }
 
-async fn bind_metrics(config: &Config) -> Result<Option<TcpListener>, NodeError> {
-    let Some(address) = config.metrics else { return Ok(None) };
+async fn bind_local(address: Option<SocketAddr>, what: &str, setting: &str) -> Result<Option<TcpListener>, NodeError> {
+    let Some(address) = address else { return Ok(None) };
     let bound = TcpListener::bind(address).await;
     let bound = bound.map_err(|source| NodeError::Io {
-        what: format!("cannot serve metrics at {address} (setting node.metrics; port 0 chooses a free one)"),
+        what: format!("cannot serve {what} at {address} (setting {setting}; port 0 chooses a free one)"),
         source,
     })?;
     Ok(Some(bound))

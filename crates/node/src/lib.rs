@@ -9,6 +9,7 @@ mod card;
 mod cloud;
 mod config;
 mod daemon;
+mod dashboard;
 mod data_dir;
 mod failure;
 mod handlers;

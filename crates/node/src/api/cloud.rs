@@ -43,6 +43,10 @@ fn refused(error: &TenantError) -> Refused {
 }
 
 pub(super) async fn offers(State(parts): Shared) -> Json<Vec<OfferStatus>> {
+    Json(all_offers(&parts).await)
+}
+
+pub(crate) async fn all_offers(parts: &Parts) -> Vec<OfferStatus> {
     let names: std::collections::HashMap<_, _> =
         parts.peers.status().into_iter().map(|peer| (peer.node, peer.name)).collect();
     let offers = parts.cloud.tenant.offers().await.into_iter().map(|offer| OfferStatus {
@@ -54,7 +58,13 @@ pub(super) async fn offers(State(parts): Shared) -> Json<Vec<OfferStatus>> {
         currency: offer.price.currency,
         micro_per_hour: offer.price.micro_per_hour,
     });
-    Json(offers.collect())
+    offers.collect()
+}
+
+/// The eVDCs of this node's owner, for whoever only looks: none if they cannot be read.
+pub(crate) async fn all_evdcs(parts: &Parts) -> Vec<EvdcStatus> {
+    let all = parts.cloud.tenant.all().await.unwrap_or_default();
+    all.iter().map(|evdc| status(parts, evdc, None)).collect()
 }
 
 pub(super) async fn evdcs(State(parts): Shared) -> Answer<Vec<EvdcStatus>> {
@@ -116,9 +126,14 @@ pub(super) async fn kubeconfig(State(parts): Shared, Path(name): Path<String>) -
 }
 
 pub(super) async fn gateway(State(parts): Shared) -> Answer<GatewayStatus> {
-    let role = parts.cloud.gateway.as_ref().ok_or_else(|| {
+    let status = gateway_status(&parts).ok_or_else(|| {
         ApiError::new(Kind::NotFound, "this node is no gateway").with_help("set gateway.domain and start it again")
     })?;
+    Ok(Json(status))
+}
+
+pub(crate) fn gateway_status(parts: &Parts) -> Option<GatewayStatus> {
+    let role = parts.cloud.gateway.as_ref()?;
     let route = |route: atoll_gateway::RouteStatus| GatewayRoute {
         host: route.host,
         path: route.path,
@@ -126,7 +141,7 @@ pub(super) async fn gateway(State(parts): Shared) -> Answer<GatewayStatus> {
         replicas: route.replicas,
     };
     let stats = role.gateway.stats();
-    Ok(Json(GatewayStatus {
+    Some(GatewayStatus {
         domain: role.domain.clone(),
         https: role.https.iter().map(ToString::to_string).collect(),
         authority: role.authority.pem().to_owned(),
@@ -134,7 +149,7 @@ pub(super) async fn gateway(State(parts): Shared) -> Answer<GatewayStatus> {
         nodes: role.gateway.nodes(),
         requests: stats.requests.load(Ordering::Relaxed),
         failed: stats.failed.load(Ordering::Relaxed),
-    }))
+    })
 }
 
 /// The image store blocks; it is asked on a thread of its own.
