@@ -14,6 +14,8 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use tokio_util::io::StreamReader;
 
+use crate::daemon::Parts;
+
 use super::{Answer, Refused, Shared};
 use crate::failure::told;
 
@@ -63,6 +65,11 @@ fn object_info(bucket: &BucketName, info: &atoll_engine::ObjectInfo) -> ObjectIn
 pub(super) async fn buckets(State(parts): Shared) -> Answer<Vec<BucketInfo>> {
     let buckets = parts.engine.buckets().await.map_err(|error| told(&error))?;
     Ok(Json(buckets.iter().map(bucket_info).collect()))
+}
+
+/// The buckets, for whoever only looks: none if they cannot be read.
+pub(crate) async fn all_buckets(parts: &Parts) -> Vec<BucketInfo> {
+    parts.engine.buckets().await.map(|buckets| buckets.iter().map(bucket_info).collect()).unwrap_or_default()
 }
 
 pub(super) async fn create_bucket(
