@@ -18,7 +18,7 @@ use atoll_engine::BlobManifest;
 pub(crate) mod change;
 pub(crate) mod extents;
 pub(crate) mod flush;
-mod names;
+pub(crate) mod names;
 pub(crate) mod ops;
 
 use change::{Attr, Change, Ino, Kind, ROOT, Time, Transaction};

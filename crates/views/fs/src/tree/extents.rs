@@ -47,6 +47,7 @@ impl Extent {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Extents {
     map: BTreeMap<u64, Extent>,
+    bytes: u64,
 }
 
 impl Extents {
@@ -68,6 +69,7 @@ impl Extents {
             if to < at + extent.len {
                 self.map.insert(to, extent.part(to - at, at + extent.len - to));
             }
+            self.bytes -= to - from;
             removed.push(extent.part(from - at, to - from));
         }
         removed
@@ -79,6 +81,7 @@ impl Extents {
             return Vec::new();
         }
         let removed = self.remove(at, at + extent.len);
+        self.bytes += extent.len;
         if let Place::Stored { blob, from } = extent.place {
             let before = self.map.range_mut(..at).next_back();
             if let Some((&start, last)) = before
@@ -105,6 +108,11 @@ impl Extents {
             (from, extent.part(from - at, to - from))
         };
         touched.map(cut).collect()
+    }
+
+    /// Bytes that are not holes.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// All of them in order.
@@ -151,6 +159,7 @@ mod tests {
                     model[(at + offset) as usize] = (what != 0).then_some((step, offset));
                 }
                 prop_assert_eq!(live, extents.iter().map(|(_, extent)| extent.len).sum::<u64>());
+                prop_assert_eq!(live, extents.bytes());
             }
             let mut end = 0;
             for (at, extent) in extents.iter() {

@@ -60,7 +60,8 @@ pub(crate) struct WritePlan {
 }
 
 impl WritePlan {
-    /// A plan for `shards` shards over `seats` in the order of their ranking.
+    /// A plan for all of `shards` shards over `seats` in the order of their ranking.
+    #[cfg(test)]
     pub(crate) fn new(shards: usize, seats: Vec<Seat>) -> Self {
         Self::with_least(shards, shards, seats)
     }
