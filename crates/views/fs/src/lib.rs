@@ -41,9 +41,7 @@ pub use atoll_engine::{BlobManifest, DomainLevel, EngineConfig, Homes, Policy};
 pub use errno::Errno;
 pub use head::{HEAD_BYTES_MAX, HeadError, HeadStore, KvHeadStore, StoredHead, decode_head};
 pub use mounted::{FuseOptions, MountError, Mounted, clear_stale, unmount};
-pub use secret::{
-    BadVolumeName, VolumeConfig, VolumeDescriptor, VolumeName, VolumeSecret, WrappedSecret, WrongOwner,
-};
+pub use secret::{BadVolumeName, VolumeConfig, VolumeDescriptor, VolumeName, VolumeSecret, WrappedSecret, WrongOwner};
 pub use tree::change::{Attr, Ino, Kind, ROOT, SegmentError, Time, decode_segment};
 pub use tree::ops::FILE_BYTES_MAX;
 pub use tree::{Contradiction, INODES_MAX};

@@ -2,8 +2,8 @@
 //!
 //! A process that was killed leaves its mountpoint behind: every call on it answers `ENOTCONN`. [`Mounted::mount`] finds that and takes it away first.
 //!
-//! Unmounting flushes (within the volume's patience), detaches the directory at once, and then ends the connection to the kernel even if programs still have
-//! files open: their calls fail from then on. Nothing here waits for a program.
+//! Unmounting writes the kernel's dirty pages, takes no more changes, flushes (all within the volume's patience), and then detaches the directory by force: calls
+//! of programs that still have files open fail from then on. Nothing here waits for a program.
 
 use std::fs;
 use std::io;
@@ -12,12 +12,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use fuser::{BackgroundSession, Config, MountOption, SessionACL};
-use rustix::fs::{major, minor};
+use rustix::fs::statfs;
 use rustix::mount::UnmountFlags;
 use thiserror::Error;
 use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::errno::Errno;
 use crate::fuse::Driver;
@@ -25,6 +25,8 @@ use crate::volume::{Volume, VolumeStatus};
 
 /// What a mountpoint answers whose process is gone (`ENOTCONN`).
 const NOT_CONNECTED: i32 = 107;
+/// What `statfs` says of FUSE (`FUSE_SUPER_MAGIC`, from `<linux/magic.h>`).
+const FUSE_MAGIC: i64 = 0x6573_5546;
 /// Mounts on top of each other that are taken away: each crash can leave one.
 const STALE_MAX: usize = 16;
 /// How long the driver's threads are waited for after the connection was ended.
@@ -59,6 +61,12 @@ pub enum MountError {
         /// What the operating system said.
         error: io::Error,
     },
+    /// A volume is mounted there by a process that lives.
+    #[error("{} is a mountpoint already; unmount it first: `atoll umount {}`", at.display(), at.display())]
+    Mounted {
+        /// The directory.
+        at: PathBuf,
+    },
     /// The kernel has no FUSE here.
     #[error("cannot mount on {}: there is no /dev/fuse; load the kernel's fuse module, or give this container the device", at.display())]
     NoDevice {
@@ -80,8 +88,6 @@ pub struct Mounted {
     volume: Volume,
     at: PathBuf,
     session: Option<BackgroundSession>,
-    /// The number of its connection under `/sys/fs/fuse/connections`.
-    connection: Option<u32>,
 }
 
 /// Takes away mounts on a directory whose process is gone. Whether there were any.
@@ -90,20 +96,21 @@ pub struct Mounted {
 /// What the operating system says, when it may not be taken away.
 pub fn clear_stale(at: &Path) -> io::Result<bool> {
     for found in 0..STALE_MAX {
-        match fs::metadata(at) {
-            Err(error) if error.raw_os_error() == Some(NOT_CONNECTED) => unmount(at)?,
+        // Not `stat`, which the kernel may answer from what the dead process told it last.
+        match statfs(at) {
+            Err(error) if error.raw_os_error() == NOT_CONNECTED => unmount(at)?,
             _ => return Ok(found > 0),
         }
     }
     Ok(true)
 }
 
-/// Detaches whatever is mounted on a directory, lazily: it returns at once, also when files are open.
+/// Detaches whatever is mounted on a directory, by force: it returns at once, also when files are open, and calls on these fail.
 ///
 /// # Errors
 /// What the operating system says; `EINVAL` if nothing is mounted there.
 pub fn unmount(at: &Path) -> io::Result<()> {
-    match rustix::mount::unmount(at, UnmountFlags::DETACH) {
+    match rustix::mount::unmount(at, UnmountFlags::DETACH | UnmountFlags::FORCE) {
         Err(rustix::io::Errno::PERM) => {
             let done = std::process::Command::new("fusermount3").args(["-u", "-z", "--"]).arg(at).output()?;
             let said = || io::Error::other(String::from_utf8_lossy(&done.stderr).trim().to_owned());
@@ -123,8 +130,8 @@ impl Mounted {
         let place = at.to_owned();
         let mounted = spawn_blocking(move || mount(driver, &place, options, runtime)).await;
         let stopped = |error| MountError::Directory { at: at.to_owned(), error: io::Error::other(error) };
-        let (session, at, connection) = mounted.map_err(stopped)??;
-        Ok(Self { volume, at, session: Some(session), connection })
+        let (session, at) = mounted.map_err(stopped)??;
+        Ok(Self { volume, at, session: Some(session) })
     }
 
     /// Where it is mounted.
@@ -145,18 +152,16 @@ impl Mounted {
         self.volume.status()
     }
 
-    /// Flushes, detaches the directory, ends the mount. Takes at most the volume's patience and a few seconds.
+    /// Flushes, detaches the directory, ends the mount. Takes at most twice the volume's patience and a few seconds.
     ///
     /// # Errors
     /// As [`Volume::close`]; the mount has ended all the same.
     pub async fn unmount(mut self) -> Result<(), Errno> {
-        // Detached first, so that nothing is written after the flush.
-        let detached = self.detach();
+        let (root, patience) = (self.at.clone(), self.volume.shared.options.patience);
+        // What programs wrote through memory maps is still the kernel's.
+        let _ = timeout(patience, spawn_blocking(move || fs::File::open(root).map(rustix::fs::syncfs))).await;
         let done = self.volume.close().await;
-        if let Some(connection) = self.connection {
-            // Ends calls of programs that still have files open; without sysfs they end when the files are closed.
-            let _ = fs::write(format!("/sys/fs/fuse/connections/{connection}/abort"), "1");
-        }
+        let detached = self.detach();
         if let Some(session) = detached {
             let mut waited = Duration::ZERO;
             while !session.guard.is_finished() && waited < FAREWELL {
@@ -193,12 +198,15 @@ fn mount(
     at: &Path,
     options: FuseOptions,
     runtime: Handle,
-) -> Result<(BackgroundSession, PathBuf, Option<u32>), MountError> {
+) -> Result<(BackgroundSession, PathBuf), MountError> {
     let directory = |error| MountError::Directory { at: at.to_owned(), error };
     clear_stale(at).map_err(directory)?;
     let place = at.canonicalize().map_err(directory)?;
     if !place.is_dir() {
         return Err(directory(io::Error::from(io::ErrorKind::NotADirectory)));
+    }
+    if is_fuse_mountpoint(&place).map_err(directory)? {
+        return Err(MountError::Mounted { at: place });
     }
     if !Path::new("/dev/fuse").exists() {
         return Err(MountError::NoDevice { at: place });
@@ -211,8 +219,12 @@ fn mount(
     config.n_threads = Some(options.threads.clamp(1, 16));
     let refused = |error| MountError::NotPermitted { at: place.clone(), error };
     let session = fuser::spawn_mount(Driver::new(volume, runtime), &place, &config).map_err(refused)?;
-    // The connection's number is the device's, which is answered by the driver just started.
-    let device = fs::metadata(&place).map(|metadata| metadata.dev());
-    let connection = device.ok().filter(|&device| major(device) == 0).map(minor);
-    Ok((session, place, connection))
+    Ok((session, place))
+}
+
+/// Whether a FUSE file system is mounted exactly there.
+fn is_fuse_mountpoint(at: &Path) -> io::Result<bool> {
+    let Some(parent) = at.parent() else { return Ok(false) };
+    let crossed = fs::metadata(at)?.dev() != fs::metadata(parent)?.dev();
+    Ok(crossed && statfs(at)?.f_type == FUSE_MAGIC)
 }

@@ -93,7 +93,11 @@ impl TryFrom<String> for VolumeName {
     fn try_from(found: String) -> Result<Self, BadVolumeName> {
         let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
         let whole = (1..=NAME_BYTES_MAX).contains(&found.len()) && found.bytes().all(fits);
-        if whole && !found.starts_with('-') && !found.ends_with('-') { Ok(Self(found)) } else { Err(BadVolumeName { found }) }
+        if whole && !found.starts_with('-') && !found.ends_with('-') {
+            Ok(Self(found))
+        } else {
+            Err(BadVolumeName { found })
+        }
     }
 }
 
@@ -151,7 +155,9 @@ pub struct WrappedSecret(Vec<u8>);
 
 /// The secret does not open.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("the secret of volume {name} does not open: it belongs to another owner or volume, or was altered; use the owner key that made it")]
+#[error(
+    "the secret of volume {name} does not open: it belongs to another owner or volume, or was altered; use the owner key that made it"
+)]
 pub struct WrongOwner {
     /// The volume.
     pub name: VolumeName,

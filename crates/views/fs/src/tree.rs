@@ -221,7 +221,8 @@ impl Tree {
                 self.let_go(removed);
             }
             Change::Stored { ino, at, len, blob, from } => {
-                let within = self.blobs.get(blob).is_some_and(|it| from.checked_add(*len).is_some_and(|end| end <= it.size));
+                let within =
+                    self.blobs.get(blob).is_some_and(|it| from.checked_add(*len).is_some_and(|end| end <= it.size));
                 if !within || at.checked_add(*len).is_none() {
                     return Err(Contradiction);
                 }

@@ -168,6 +168,8 @@ pub(crate) struct Shared {
     status: Mutex<VolumeStatus>,
     degraded: Mutex<HashSet<BlobId>>,
     fenced: AtomicBool,
+    /// The mount is ending: nothing new is taken in.
+    closing: AtomicBool,
     cache: Cache,
     /// Wakes the flusher.
     wake: Notify,
@@ -257,6 +259,7 @@ impl Volume {
             status: Mutex::new(status),
             degraded: Mutex::default(),
             fenced: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
             wake: Notify::new(),
             room: Notify::new(),
         });
@@ -275,11 +278,12 @@ impl Volume {
         self.shared.sync().await
     }
 
-    /// Ends the mount: flushes what it can within the volume's patience, then stops its tasks. The volume stays as it is in zstor.
+    /// Ends the mount: takes no more changes ([`Errno::Io`]), flushes what it can within the volume's patience, then stops its tasks. The volume stays as it is in zstor.
     ///
     /// # Errors
     /// As [`Volume::sync`]; the mount has ended all the same and what was not flushed is lost.
     pub async fn close(&self) -> Result<(), Errno> {
+        self.shared.closing.store(true, Ordering::Release);
         let done = self.shared.sync().await;
         lock(&self.tasks).abort_all();
         done
@@ -334,9 +338,13 @@ impl Shared {
         lock(&self.tree)
     }
 
-    /// Refuses changes when another mount has taken over.
+    /// Refuses changes when another mount has taken over, or this one is ending.
     pub(crate) fn writable(&self) -> Result<(), Errno> {
-        if self.fenced.load(Ordering::Acquire) { Err(Errno::Stale) } else { Ok(()) }
+        match (self.fenced.load(Ordering::Acquire), self.closing.load(Ordering::Acquire)) {
+            (true, _) => Err(Errno::Stale),
+            (false, true) => Err(Errno::Io),
+            (false, false) => Ok(()),
+        }
     }
 
     fn fence(&self) {

@@ -201,7 +201,11 @@ impl Scatter<'_> {
                 |(index, node)| Place { index: u8::try_from(index).expect("a stripe has at most 96 shards"), node };
             list.into_iter().map(place).collect()
         };
-        Scattered { moved: places(self.plan.exceptions()), strays: places(self.plan.strays()), holders: self.plan.holders() }
+        Scattered {
+            moved: places(self.plan.exceptions()),
+            strays: places(self.plan.strays()),
+            holders: self.plan.holders(),
+        }
     }
 
     /// The error of a stripe that cannot be stored. It names every node that is missing and not only the first, so the others are asked.

@@ -3,13 +3,11 @@
 //! Between the two the file system goes on. A written extent is recognised afterwards by the memory it shares with the snapshot, which keeps that memory
 //! alive, so no other write can have taken its place unseen.
 
-use std::collections::BTreeSet;
-
 use atoll_engine::BlobManifest;
 use bytes::Bytes;
 
 use super::change::{Change, Ino, Transaction, push_frame};
-use super::extents::{BlobId, Extent, Place};
+use super::extents::{BlobId, Extent, Extents, Place};
 use super::{Body, Contradiction, Tree};
 
 /// Changes per record of a checkpoint: a record is decoded whole.
@@ -127,10 +125,8 @@ impl Tree {
     /// The bytes of a pack are durable in this blob now: whatever of them is still current refers to it from here on.
     pub(crate) fn settle(&mut self, pack: &Pack, manifest: &BlobManifest, pinned: bool) -> Result<(), Contradiction> {
         self.apply_blob(pack.blob, manifest, pack.start + pack.len, pinned);
-        let mut files = BTreeSet::new();
         let mut from = pack.start;
         for part in &pack.parts {
-            files.insert(part.ino);
             let len = part.bytes.len() as u64;
             for (at, extent) in self.current(part) {
                 let place = Place::Stored { blob: pack.blob, from: from + (at - part.at) };
@@ -138,12 +134,13 @@ impl Tree {
             }
             from += len;
         }
-        for ino in files {
-            if !self.extents(ino).is_ok_and(super::extents::Extents::is_dirty) {
-                self.dirty.remove(&ino);
-            }
-        }
         Ok(())
+    }
+
+    /// Forgets which files were written to, where nothing of it is only in memory any more.
+    pub(crate) fn sweep(&mut self) {
+        let dirty = std::mem::take(&mut self.dirty);
+        self.dirty = dirty.into_iter().filter(|&ino| self.extents(ino).is_ok_and(Extents::is_dirty)).collect();
     }
 
     /// What of a part has not been overwritten or cut off since.

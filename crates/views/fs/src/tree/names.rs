@@ -173,13 +173,7 @@ impl Tree {
         Ok(true)
     }
 
-    pub(crate) fn rename(
-        &mut self,
-        from: (Ino, &[u8]),
-        to: (Ino, &[u8]),
-        how: Rename,
-        now: Time,
-    ) -> Result<(), Errno> {
+    pub(crate) fn rename(&mut self, from: (Ino, &[u8]), to: (Ino, &[u8]), how: Rename, now: Time) -> Result<(), Errno> {
         check_name(from.1)?;
         check_name(to.1)?;
         let (ino, attr) = self.lookup(from.0, from.1)?;
@@ -206,12 +200,7 @@ impl Tree {
         }
     }
 
-    fn exchange(
-        &mut self,
-        a: ((Ino, &[u8]), Ino, Attr),
-        b: ((Ino, &[u8]), Ino, Attr),
-        now: Time,
-    ) -> Result<(), Errno> {
+    fn exchange(&mut self, a: ((Ino, &[u8]), Ino, Attr), b: ((Ino, &[u8]), Ino, Attr), now: Time) -> Result<(), Errno> {
         let (((dir_a, name_a), ino_a, attr_a), ((dir_b, name_b), ino_b, attr_b)) = (a, b);
         let directories = |attr: Attr| i32::from(attr.kind == Kind::Directory);
         let more = if dir_a == dir_b { 0 } else { directories(attr_b) - directories(attr_a) };

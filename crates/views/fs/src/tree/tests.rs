@@ -197,6 +197,7 @@ impl Kept {
             self.blobs.insert(pack.blob, bytes);
             tree.settle(&pack, &manifest, false).unwrap();
         }
+        tree.sweep();
         if let Some(whole) = snapshot.whole {
             self.checkpoint = Some(whole);
             self.journal.clear();

@@ -7,6 +7,7 @@
 //! Little data travels in the segment itself; more goes into blobs of [`PACK_BYTES`]. When the journal is long, the segment is a checkpoint instead: the
 //! whole tree, and the segments before it go.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -163,7 +164,7 @@ impl Shared {
     }
 
     async fn flush(self: &Arc<Self>, log: &mut Log) -> Result<(), FlushError> {
-        if self.writable().is_err() {
+        if self.fenced.load(Ordering::Acquire) {
             return Err(FlushError::Fenced);
         }
         if let Some(attempt) = log.attempt.take() {
@@ -325,6 +326,7 @@ impl Shared {
                     lock(&self.degraded).insert(pack.blob);
                 }
             }
+            tree.sweep();
             for segment in attempt.replaced {
                 let mut own = tree.blobs.values_mut().filter(|blob| blob.manifest == segment.manifest);
                 match own.next() {

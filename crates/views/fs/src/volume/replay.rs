@@ -36,15 +36,10 @@ pub(super) async fn mount(
 }
 
 /// Raises the epoch: from here on the earlier writer's swings fail.
-async fn fence(
-    config: &VolumeConfig,
-    seal: &HeadSeal,
-    heads: &dyn HeadStore,
-) -> Result<(Head, String), VolumeError> {
+async fn fence(config: &VolumeConfig, seal: &HeadSeal, heads: &dyn HeadStore) -> Result<(Head, String), VolumeError> {
     for _ in 0..FENCE_TRIES {
         let found = heads.load().await?.ok_or_else(|| VolumeError::NotFound { name: config.name.clone() })?;
-        let mut head =
-            seal.open(&found.bytes).ok_or_else(|| VolumeError::WrongSecret { name: config.name.clone() })?;
+        let mut head = seal.open(&found.bytes).ok_or_else(|| VolumeError::WrongSecret { name: config.name.clone() })?;
         head.epoch += 1;
         head.sequence += 1;
         match heads.swing(Some(found.revision), seal.seal(&head)).await {

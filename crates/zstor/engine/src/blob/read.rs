@@ -48,8 +48,7 @@ impl Blobs {
         let opener = self.opener(&record)?;
         let range = range.start.min(record.size)..range.end.min(record.size);
         let stripe = STRIPE_BYTES as u64;
-        let (next, end) =
-            if range.is_empty() { (0, 0) } else { (range.start / stripe, range.end.div_ceil(stripe)) };
+        let (next, end) = if range.is_empty() { (0, 0) } else { (range.start / stripe, range.end.div_ceil(stripe)) };
         let flights = VecDeque::new();
         Ok(BlobReader { blobs: self.clone(), record, opener, range, next, end, front: next, flights, failed: false })
     }
