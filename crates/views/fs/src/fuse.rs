@@ -24,7 +24,7 @@ use tokio::runtime::Handle;
 use crate::errno::Errno;
 use crate::tree::change::{Ino, Kind};
 use crate::tree::names::{Make, NAME_BYTES_MAX, Rename};
-use crate::tree::ops::{SetAttr, XattrMode};
+use crate::tree::ops::{Listed, SetAttr, XattrMode};
 use crate::tree::{Body, INODES_MAX, Tree};
 use crate::volume::{Shared, Volume, now};
 use convert::{attr, errno, file_type, kind, perm, time_or_now};
@@ -356,7 +356,7 @@ impl Filesystem for Driver {
         let listed = self.shared.tree().list(ino.0, offset, LISTED_MAX);
         match listed {
             Ok(names) => {
-                for (number, name, ino, kind) in names {
+                for Listed { number, name, ino, kind } in names {
                     if reply.add(INodeNo(ino), number, file_type(kind), OsStr::from_bytes(&name)) {
                         break;
                     }
@@ -373,7 +373,7 @@ impl Filesystem for Driver {
             Ok(names) => names,
             Err(error) => return reply.error(errno(error)),
         };
-        for (number, name, ino, _) in names {
+        for Listed { number, name, ino, .. } in names {
             let Ok(attr) = shown(&tree, ino) else { continue };
             if reply.add(INodeNo(ino), number, OsStr::from_bytes(&name), &TTL, &attr, Generation(0)) {
                 break;

@@ -309,7 +309,23 @@ impl Volume {
         self.shared.heal(&progress).await
     }
 
-    /// Deletes a volume: its head, then every blob. How many shards are left on nodes that do not answer. A mount that still exists is fenced.
+    /// What the head of a volume says, without mounting it: epoch, sequence.
+    ///
+    /// # Errors
+    /// [`VolumeError::NotFound`], [`VolumeError::WrongSecret`], [`VolumeError::Head`]
+    pub async fn peek(
+        config: &VolumeConfig,
+        secret: &VolumeSecret,
+        heads: &dyn HeadStore,
+    ) -> Result<(u64, u64), VolumeError> {
+        let name = || config.name.clone();
+        let found = heads.load().await?.ok_or_else(|| VolumeError::NotFound { name: name() })?;
+        let opened = HeadSeal::new(secret, config).open(&found.bytes);
+        let head = opened.ok_or_else(|| VolumeError::WrongSecret { name: name() })?;
+        Ok((head.epoch, head.sequence))
+    }
+
+    /// Deletes a volume: every blob and its head. It may be interrupted and done again. How many shards are left on nodes that do not answer. A mount that still exists is fenced.
     ///
     /// # Errors
     /// [`VolumeError`]
@@ -323,10 +339,15 @@ impl Volume {
         let blobs = blobs(&config, &options, secret, &homes)?;
         let seal = HeadSeal::new(secret, &config);
         let (log, tree) = replay::mount(&config, &blobs, &seal, heads.as_ref()).await?;
-        heads.remove(log.revision.clone()).await?;
-        let manifests: HashSet<BlobManifest> = log.head.segments().map(|segment| segment.manifest.clone()).collect();
+        let segments: HashSet<&BlobManifest> = log.head.segments().map(|segment| &segment.manifest).collect();
+        let data = tree.blobs.values().map(|blob| &blob.manifest).filter(|manifest| !segments.contains(manifest));
         let mut left = 0;
-        for manifest in manifests.iter().chain(tree.blobs.values().map(|blob| &blob.manifest)) {
+        // Segments and head last, so that this can be done again if it is interrupted.
+        for manifest in data {
+            left += blobs.delete(manifest).await?;
+        }
+        heads.remove(log.revision.clone()).await?;
+        for manifest in segments {
             left += blobs.delete(manifest).await?;
         }
         Ok(left)

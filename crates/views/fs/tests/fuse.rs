@@ -19,6 +19,9 @@ use atoll_ids::OwnerId;
 use atoll_kv::{Embedded, EmbeddedConfig, KeyValue};
 use tokio::task::spawn_blocking;
 
+/// How long the process that is to be killed waits for that, should whoever kills it have died.
+const SLEEP_MAX: Duration = Duration::from_secs(60);
+
 struct World {
     nodes: Arc<MemoryNodes>,
     heads: Arc<KvHeadStore>,
@@ -210,7 +213,7 @@ async fn helper_that_is_killed() {
     let volume = Volume::open(world.config.clone(), &world.secret, nodes, heads, options).await.unwrap();
     let _mounted = Mounted::mount(volume, Path::new(&at), FuseOptions::default()).await.unwrap();
     fs::write(Path::new(&at).join("ready"), b"").unwrap();
-    tokio::time::sleep(Duration::from_secs(60)).await;
+    tokio::time::sleep(SLEEP_MAX).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

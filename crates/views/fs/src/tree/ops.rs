@@ -27,6 +27,16 @@ pub(crate) struct SetAttr {
     pub(crate) mtime: Option<Time>,
 }
 
+/// A name in a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Listed {
+    /// Where the listing goes on after it.
+    pub(crate) number: u64,
+    pub(crate) name: Vec<u8>,
+    pub(crate) ino: Ino,
+    pub(crate) kind: Kind,
+}
+
 /// Whether `setxattr` makes or replaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum XattrMode {
@@ -112,13 +122,14 @@ impl Tree {
     }
 
     /// Up to `limit` names after a number, with what they are.
-    pub(crate) fn list(&self, dir: Ino, after: u64, limit: usize) -> Result<Vec<(u64, Vec<u8>, Ino, Kind)>, Errno> {
+    pub(crate) fn list(&self, dir: Ino, after: u64, limit: usize) -> Result<Vec<Listed>, Errno> {
         let directory = self.directory(dir)?;
         let special = [(1, b".".to_vec(), dir), (2, b"..".to_vec(), directory.parent.max(super::ROOT))];
         let special = special.into_iter().filter(|(number, _, _)| *number > after);
         let names = directory.after(after.max(2)).map(|(number, name, ino)| (number, name.to_vec(), ino));
         let kind = |ino: Ino| self.inodes.get(&ino).map_or(Kind::File, |inode| inode.attr.kind);
-        Ok(special.chain(names).take(limit).map(|(number, name, ino)| (number, name, ino, kind(ino))).collect())
+        let listed = |(number, name, ino)| Listed { number, name, ino, kind: kind(ino) };
+        Ok(special.chain(names).take(limit).map(listed).collect())
     }
 
     pub(crate) fn xattr(&self, ino: Ino, name: &[u8]) -> Result<&[u8], Errno> {

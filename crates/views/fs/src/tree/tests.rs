@@ -327,13 +327,13 @@ fn a_listing_continues_while_names_come_and_go() {
         tree.make(ROOT, &name(number), make(Kind::File), NOW).unwrap();
     }
     let first = tree.list(ROOT, 0, 7).unwrap();
-    assert_eq!((first[0].1.as_slice(), first[1].1.as_slice()), (b".".as_slice(), b"..".as_slice()));
+    assert_eq!((first[0].name.as_slice(), first[1].name.as_slice()), (b".".as_slice(), b"..".as_slice()));
     for number in 0..5 {
         tree.unlink(ROOT, &name(number), NOW).unwrap();
     }
     tree.make(ROOT, b"later", make(Kind::File), NOW).unwrap();
-    let rest = tree.list(ROOT, first[6].0, 100).unwrap();
-    let names: Vec<Vec<u8>> = rest.into_iter().map(|(_, name, _, _)| name).collect();
+    let rest = tree.list(ROOT, first[6].number, 100).unwrap();
+    let names: Vec<Vec<u8>> = rest.into_iter().map(|listed| listed.name).collect();
     let expected: Vec<Vec<u8>> = (5..20).map(name).chain([b"later".to_vec()]).collect();
     assert_eq!(names, expected);
 }

@@ -169,6 +169,8 @@ async fn a_second_mount_fences_the_first() {
     let third = world.open().await;
     assert!(find(&third, "a").is_some() && find(&third, "b").is_some() && find(&third, "late").is_none());
     assert_eq!(third.status().epoch, 3);
+    let (epoch, _) = Volume::peek(&world.config, &world.secret, world.heads.as_ref()).await.unwrap();
+    assert_eq!(epoch, 3);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
