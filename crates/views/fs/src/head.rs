@@ -173,3 +173,31 @@ impl HeadSeal {
         atoll_wire::decode(&open(&self.key, &self.place, bytes)?).ok()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use atoll_ids::OwnerId;
+
+    use super::*;
+
+    fn seal(secret: u8, name: &str) -> HeadSeal {
+        let config = VolumeConfig::new(name.parse().unwrap(), OwnerId::from_bytes([7; 32]), "4+2".parse().unwrap());
+        HeadSeal::new(&VolumeSecret::from_bytes([secret; 32]), &config)
+    }
+
+    #[test]
+    fn a_head_opens_for_its_volume_only_and_version_1_is_still_read() {
+        let segment = |byte: u8| Segment { manifest: BlobManifest::from_bytes(vec![byte].into()), bytes: byte.into() };
+        let head = Head { epoch: 1, sequence: 300, checkpoint: Some(segment(5)), journal: vec![segment(6)] };
+        assert_eq!(atoll_wire::encode(&head), [1, 0, 1, 172, 2, 1, 1, 5, 5, 1, 1, 6, 6]);
+        assert!(decode_head(&atoll_wire::encode(&head)));
+        let sealed = seal(1, "a").seal(&head);
+        assert_eq!(seal(1, "a").open(&sealed), Some(head));
+        assert_eq!(seal(1, "b").open(&sealed), None);
+        assert_eq!(seal(2, "a").open(&sealed), None);
+        assert_eq!(seal(1, "a").open(&sealed[..sealed.len() - 1]), None);
+        assert_eq!(seal(1, "a").open(&vec![0; HEAD_BYTES_MAX + 1]), None);
+    }
+}

@@ -17,7 +17,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -170,6 +170,8 @@ pub(crate) struct Shared {
     fenced: AtomicBool,
     /// The mount is ending: nothing new is taken in.
     closing: AtomicBool,
+    /// The version of the tree that is durable.
+    durable: AtomicU64,
     cache: Cache,
     /// Wakes the flusher.
     wake: Notify,
@@ -246,6 +248,7 @@ impl Volume {
         let seal = HeadSeal::new(secret, &config);
         let (log, tree) = replay::mount(&config, &blobs, &seal, heads.as_ref()).await?;
         let status = VolumeStatus { epoch: log.head.epoch, sequence: log.head.sequence, ..VolumeStatus::default() };
+        let durable = log.version;
         let shared = Arc::new(Shared {
             cache: Cache::new(options.cache_bytes),
             config,
@@ -260,6 +263,7 @@ impl Volume {
             degraded: Mutex::default(),
             fenced: AtomicBool::new(false),
             closing: AtomicBool::new(false),
+            durable: AtomicU64::new(durable),
             wake: Notify::new(),
             room: Notify::new(),
         });
@@ -435,7 +439,7 @@ impl Shared {
         status.used_bytes = tree.used_bytes;
         status.blobs = tree.blobs.len() as u64;
         status.degraded_blobs = lock(&self.degraded).len() as u64;
-        status.clean = status.clean && tree.pending.is_empty() && tree.dirty.is_empty();
+        status.clean = self.durable.load(Ordering::Acquire) >= tree.version;
         status
     }
 

@@ -370,3 +370,31 @@ fn holes_are_found() {
     }
     assert_eq!(tree.seek(file, 30, false), Err(Errno::Invalid));
 }
+
+/// What version 1 wrote must be read for ever.
+#[test]
+fn version_1_of_a_record_is_still_read() {
+    let attr = Attr { size: 300, ..Tree::format(NOW).attr(ROOT).unwrap() };
+    let manifest = BlobManifest::from_bytes(Bytes::from_static(b"manifest"));
+    let all = Transaction(vec![
+        Change::Inode { ino: 1, attr },
+        Change::Gone { ino: 2 },
+        Change::Entry { dir: 1, name: b"a".to_vec(), ino: 3 },
+        Change::NoEntry { dir: 1, name: b"b".to_vec() },
+        Change::Target { ino: 4, target: b"c".to_vec() },
+        Change::Xattr { ino: 5, name: b"user.d".to_vec(), value: Some(vec![6]) },
+        Change::Cut { ino: 7, from: 8 },
+        Change::Stored { ino: 9, at: 10, len: 11, blob: 12, from: 13 },
+        Change::Blob { blob: 14, manifest, size: 15 },
+        Change::Own { blob: 16, size: 17 },
+        Change::BlobGone { blob: 18 },
+    ]);
+    assert_eq!(atoll_wire::encode(&all), TRANSACTION_V1);
+    assert_eq!(atoll_wire::decode::<Transaction>(TRANSACTION_V1).unwrap(), all);
+    let header = change::Header { data_bytes: 258, frames: 3 };
+    assert_eq!(header.encode()[..17], [1, 0, 0, 0, 0, 0, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0, 3]);
+    assert_eq!(change::Header::decode(&header.encode()), Ok(header));
+}
+
+const TRANSACTION_V1: &[u8] = b"\x01\x00\x0b\x00\x01\x01\xed\x03\x00\x00\x02\xac\x02\x00\x02\x02\x02\x02\x02\x02\x01\x02\x02\x01\x01a\
+    \x03\x03\x01\x01b\x04\x04\x01c\x05\x05\x06user.d\x01\x01\x06\x06\x07\x08\x07\t\n\x0b\x0c\r\x08\x0e\x08manifest\x0f\t\x10\x11\n\x12";

@@ -152,7 +152,6 @@ impl Shared {
             let mut status = lock(&self.status);
             status.epoch = log.head.epoch;
             status.sequence = log.head.sequence;
-            status.clean = done.is_ok();
             status.failing = match &done {
                 Ok(()) => None,
                 Err(FlushError::Later(why)) => Some(why.clone()),
@@ -314,6 +313,7 @@ impl Shared {
         log.head = attempt.head;
         log.revision = revision;
         log.version = attempt.version;
+        self.durable.store(attempt.version, Ordering::Release);
         log.healed = false;
         let mut superfluous = Vec::new();
         {

@@ -1,6 +1,8 @@
 //! Volumes over nodes in memory: what survives, what is refused, what is given back.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use std::collections::HashMap;
+
 use atoll_engine::testing::MemoryNodes;
 use atoll_ids::OwnerId;
 use futures_util::FutureExt;
@@ -10,6 +12,7 @@ use super::*;
 use crate::head::StoredHead;
 use crate::tree::change::{Ino, Kind, ROOT};
 use crate::tree::names::Make;
+use crate::tree::ops::SetAttr;
 
 /// A head in memory that can be unreachable, before or after it has done what was asked.
 #[derive(Default)]
@@ -303,4 +306,59 @@ async fn limits_hold() {
     ));
     let wrong = World { secret: VolumeSecret::generate(), ..world };
     assert!(matches!(wrong.try_open().await, Err(VolumeError::WrongSecret { .. })));
+}
+
+/// Random calls while flushes, checkpoints and rewriting go on all the time, against plain bytes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn flushing_all_the_time_changes_nothing() {
+    let seed: u64 = now().nanoseconds.into();
+    println!("seed {seed}");
+    let mut world = World::new(6).await;
+    world.options.flush_every = Duration::from_millis(1);
+    world.options.dirty_bytes_max = 4 << 20;
+    let volume = world.open().await;
+    let mut model: HashMap<String, Vec<u8>> = HashMap::new();
+    for step in 0..600u64 {
+        let random = content(seed ^ (step << 32), 16);
+        let number = |at: usize| usize::from(u16::from_le_bytes([random[at], random[at + 1]]));
+        let name = format!("f{}", number(0) % 6);
+        let file = model.entry(name.clone()).or_default();
+        let ino = find(&volume, &name).unwrap_or_else(|| make(&volume, &name));
+        match number(2) % 16 {
+            0 => {
+                volume.shared.tree().unlink(ROOT, name.as_bytes(), now()).unwrap();
+                model.remove(&name);
+            }
+            1..3 => {
+                let size = number(4) * 4;
+                let set = SetAttr { size: Some(size as u64), ..SetAttr::default() };
+                volume.shared.tree().set_attr(ino, set, now()).unwrap();
+                file.resize(size, 0);
+            }
+            3..5 => {
+                let (at, len) = (number(4), number(6) * 2);
+                let read = volume.shared.read(ino, at as u64, len as u64).await.unwrap();
+                assert_eq!(read, file[at.min(file.len())..(at + len).min(file.len())], "step {step} of seed {seed}");
+            }
+            5 => volume.sync().await.unwrap(),
+            _ => {
+                let (at, bytes) = (number(4) * 2, content(step, 1 + number(6) / (1 + number(8) % 64)));
+                volume.shared.room().await.unwrap();
+                volume.shared.write(ino, at as u64, bytes.clone()).unwrap();
+                file.resize(file.len().max(at + bytes.len()), 0);
+                file[at..at + bytes.len()].copy_from_slice(&bytes);
+            }
+        }
+    }
+    volume.sync().await.unwrap();
+    for (name, bytes) in &model {
+        assert!(content_of(&volume, name).await == bytes, "{name} differs, seed {seed}");
+    }
+    assert!(volume.status().sequence > 20);
+    drop(volume);
+    let again = world.open().await;
+    for (name, bytes) in &model {
+        assert!(content_of(&again, name).await == bytes, "{name} differs after a mount, seed {seed}");
+    }
+    again.close().await.unwrap();
 }
