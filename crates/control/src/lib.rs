@@ -9,11 +9,15 @@
 //! from the client's side cancels the work.
 
 mod client;
+mod cloud;
 mod error;
 mod node;
 mod store;
 
 pub use client::{Body, Client, ClientError, Events, Upload};
+pub use cloud::{
+    Amount, EvdcRequest, EvdcStatus, GatewayRequest, GatewayRoute, GatewayStatus, Kubeconfig, MemberStatus, OfferStatus,
+};
 pub use error::{ApiError, Kind};
 pub use node::{ConfigEntry, InviteRequest, Invited, JoinRequest, NodeStatus, PeerStatus, RoleStatus, StorageStatus};
 pub use store::{

@@ -38,6 +38,21 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("crates/control", &["crates/base"]),
     ("crates/grid", &["crates/base", "crates/control"]),
     (
+        "crates/cloud",
+        &[
+            "crates/base",
+            "crates/net/link",
+            "crates/net/tun",
+            "crates/zstor/engine",
+            "crates/zstor/shard",
+            "crates/views",
+            "crates/evdc",
+            "crates/gateway",
+            "crates/market",
+            "crates/iac",
+        ],
+    ),
+    (
         "crates/node",
         &[
             "crates/base",
@@ -49,6 +64,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "crates/market",
             "crates/iac",
             "crates/dashboard",
+            "crates/cloud",
             "crates/control",
         ],
     ),

@@ -184,5 +184,15 @@ byte_id!(
     ObjectId, 16, Alphabet::Hex, "an object id"
 );
 
+byte_id!(
+    /// A slice of a node promised to an owner. Drawn at random by the tenant; a renewal keeps it. Text: 32 hexadecimal digits.
+    LeaseId, 16, Alphabet::Hex, "a lease id"
+);
+
+byte_id!(
+    /// An owner's virtual data centre: a hash of the owner and its name. Text: 32 hexadecimal digits.
+    EvdcId, 16, Alphabet::Hex, "an eVDC id"
+);
+
 #[cfg(test)]
 mod tests;

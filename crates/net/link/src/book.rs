@@ -134,6 +134,10 @@ impl Book {
         self.lock().get(node).map(|entry| entry.record.clone())
     }
 
+    pub(crate) fn signed_record(&self, node: &NodeId) -> Option<Signed<AddressRecord>> {
+        self.lock().get(node).map(|entry| entry.signed.clone())
+    }
+
     pub(crate) fn keeper(&self, node: &NodeId) -> Option<Keeper> {
         self.lock().get(node).map(|entry| entry.keeper.clone())
     }

@@ -217,7 +217,7 @@ impl Drop for Link {
 /// Access to a running link. Cheap to clone. Once the link has ended, what it opens fails.
 #[derive(Clone)]
 pub struct LinkHandle {
-    node: Arc<Node>,
+    pub(crate) node: Arc<Node>,
 }
 
 impl std::fmt::Debug for LinkHandle {

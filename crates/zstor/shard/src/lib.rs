@@ -21,7 +21,7 @@ pub mod testing;
 
 pub use client::ShardClient;
 pub use dial::{BoxStream, Dial, DialError, Stream};
-pub use grant::{GrantError, StorageGrant};
+pub use grant::{GrantError, StorageGrant, check as check_grant};
 pub use home::{Health, HomeError, HomeStat, PutOutcome, Refusal, ShardEntry, ShardHome};
 pub use server::{Admission, RequestCounts, ServeError, ServePolicy, ShardServer, ShardServerStats, StatsSnapshot};
 

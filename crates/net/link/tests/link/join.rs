@@ -183,3 +183,16 @@ async fn all_interfaces_are_real_addresses() {
         assert!(!address.ip().is_unspecified() && address.port() != 0, "{address}");
     }
 }
+
+#[tokio::test]
+async fn two_nodes_that_are_introduced_know_each_other() {
+    let (one, other) = (Node::start().await, Node::start().await);
+    let (first, second) = (one.handle.own_record(), other.handle.own_record());
+    assert!(one.handle.introduce(first.clone()).await.is_err(), "nobody is introduced to itself");
+    assert_eq!(one.handle.introduce(second.clone()).await.unwrap(), (other.id(), true));
+    assert_eq!(other.handle.introduce(first).await.unwrap(), (one.id(), true));
+    assert_eq!(one.handle.introduce(second.clone()).await.unwrap(), (other.id(), false));
+    one.asks(other.id(), Traffic::Control).await;
+    other.asks(one.id(), Traffic::Bulk).await;
+    assert_eq!(one.handle.record_of(&other.id()).map(|it| *it.claimed_signer()), Some(*other.id().as_bytes()));
+}

@@ -1,0 +1,135 @@
+//! The protocol `atoll/evdc/1`: the tenant's node and the members of an eVDC among themselves. One request frame, one answer frame.
+
+use std::time::Duration;
+
+use atoll_ids::EvdcId;
+use atoll_keys::Signed;
+use atoll_lease::LeaseEnd;
+use atoll_wire::{DecodeError, FrameError, Versioned, decode, encode, read_frame, write_frame};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::time::timeout;
+
+use crate::assignment::Assignment;
+
+/// The protocol's name.
+pub const PROTOCOL: &str = "atoll/evdc/1";
+
+/// A membership of 512 members with their address records.
+pub const FRAME_BYTES_MAX: u32 = 1 << 20;
+
+/// Taking an assignment starts an API server; everything else is quicker.
+const WITHIN: Duration = Duration::from_secs(30);
+
+/// What is asked of a member.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Request {
+    /// Do this. From the tenant's node.
+    Assign(Box<Assignment>),
+    /// Stop what you do for the eVDC of this lease, and end the lease. From the tenant's node.
+    Release(Signed<LeaseEnd>),
+    /// Credentials for the eVDC's API. From members, for their agents, and from the tenant's node, for its administrator.
+    Credentials(EvdcId),
+}
+
+impl Versioned for Request {
+    const VERSION: u16 = 1;
+    const NAME: &'static str = "eVDC request";
+}
+
+/// What it takes to be known to a Kubernetes API server.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Credentials {
+    /// The authority that signed the server's certificate: PEM.
+    pub authority: String,
+    /// The client's certificate: PEM.
+    pub certificate: String,
+    /// The client's key: PEM. Never shown in debug output.
+    pub key: String,
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Credentials").finish_non_exhaustive()
+    }
+}
+
+/// What is answered.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Answer {
+    /// It is on disk and under way, or it is stopped.
+    Done,
+    /// These.
+    Credentials(Credentials),
+    /// No, and why.
+    Refused(String),
+}
+
+impl Versioned for Answer {
+    const VERSION: u16 = 1;
+    const NAME: &'static str = "eVDC answer";
+}
+
+/// Why no answer came.
+#[derive(Debug, Error)]
+pub enum ProtocolError {
+    /// The stream broke, or a frame was too large.
+    #[error("the stream broke: {0}")]
+    Frame(#[from] FrameError),
+    /// The stream broke.
+    #[error("the stream broke: {0}")]
+    Io(#[from] std::io::Error),
+    /// What came is not of this protocol.
+    #[error(transparent)]
+    Malformed(#[from] DecodeError),
+    /// The other side closed without a word.
+    #[error("the other side closed the stream without an answer")]
+    Closed,
+    /// Nothing came in time.
+    #[error("no answer within {} s", WITHIN.as_secs())]
+    Late,
+}
+
+/// Asks the member at the other end.
+///
+/// # Errors
+/// [`ProtocolError`]; a refusal is an answer.
+pub async fn ask<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, request: &Request) -> Result<Answer, ProtocolError> {
+    let exchange = async {
+        write_frame(&mut stream, &encode(request), FRAME_BYTES_MAX).await?;
+        stream.flush().await?;
+        let frame = read_frame(&mut stream, FRAME_BYTES_MAX).await?.ok_or(ProtocolError::Closed)?;
+        let answer = decode(&frame)?;
+        // The answer is here; how the stream ends no longer matters.
+        let _: Result<(), _> = stream.shutdown().await;
+        Ok(answer)
+    };
+    timeout(WITHIN, exchange).await.map_err(|_| ProtocolError::Late)?
+}
+
+/// Hears one request and answers with what `respond` makes of it.
+///
+/// # Errors
+/// [`ProtocolError`]
+pub async fn hear<S, R, F>(mut stream: S, respond: R) -> Result<(), ProtocolError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    R: FnOnce(Request) -> F,
+    F: Future<Output = Answer>,
+{
+    let frame = timeout(WITHIN, read_frame(&mut stream, FRAME_BYTES_MAX)).await.map_err(|_| ProtocolError::Late)??;
+    let request = decode(&frame.ok_or(ProtocolError::Closed)?)?;
+    let answer = respond(request).await;
+    write_frame(&mut stream, &encode(&answer), FRAME_BYTES_MAX).await?;
+    stream.shutdown().await?;
+    Ok(())
+}
+
+/// Decodes a request, for fuzzing: whether it is one.
+///
+/// # Errors
+/// [`DecodeError`]
+pub fn decode_request(bytes: &[u8]) -> Result<(), DecodeError> {
+    decode::<Request>(bytes).map(|_| ())
+}

@@ -1,0 +1,433 @@
+//! The tenant's side: from a wish to an eVDC, and keeping it.
+//!
+//! What is wished is on disk before anybody is asked, lease ids are drawn before they are proposed, and proposing the same lease again renews it: so
+//! [`Tenant::pursue`] can be broken off anywhere and begun again, and ends in the same eVDC.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use atoll_gateway::Claim;
+use atoll_ids::{EvdcId, LeaseId, NodeId};
+use atoll_keys::{OwnerKey, Signed};
+use atoll_kv::{KeyValue, KvError, Mutation, Scan};
+use atoll_lease::{
+    Answer as LeaseAnswer, Capacity, Lease, LeaseEnd, LeaseTerms, Member, Membership, MembershipError, Offer, Price,
+    Request as LeaseRequest, TooFew, check_offer, choose, evdc_id,
+};
+use atoll_link::{LinkHandle, Traffic};
+use atoll_shard::StorageGrant;
+use atoll_wire::{DecodeError, Versioned, decode, encode};
+use bytes::Bytes;
+use futures_util::future::join_all;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::assignment::Assignment;
+use crate::protocol::{Answer, Credentials, PROTOCOL, Request, ask};
+
+/// Where a tenant's eVDCs lie in the key-value store.
+const PREFIX: &[u8] = b"evdc/own/";
+
+/// eVDCs of one tenant's node.
+const EVDCS_MAX: usize = 1000;
+
+/// A lease runs for a day and is renewed after half of it: a tenant's node may be away for half a day.
+const LEASE_SECONDS: u64 = 24 * 3600;
+
+/// A grant to store outlives the lease by this, so that a renewal that comes late finds the volumes still writable.
+const GRANT_MARGIN_SECONDS: u64 = 3600;
+
+/// Nodes that answer with an offer within this are chosen among.
+const OFFER_WITHIN: Duration = Duration::from_secs(3);
+
+/// What is wished.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wish {
+    /// The eVDC's name: a DNS label, unique for this tenant.
+    pub name: String,
+    /// How many nodes.
+    pub nodes: usize,
+    /// How much of each.
+    pub each: Capacity,
+    /// The most to pay for an hour of a node, in millionths of the currency; offers above are not taken.
+    pub price_max: u64,
+    /// The gateway, and the domain whose names it gives.
+    pub gateway: Option<(NodeId, String)>,
+}
+
+/// A node that was chosen.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Pick {
+    /// Its place in the eVDC.
+    pub member: Member,
+    /// What it asked for.
+    pub offer: Offer,
+    /// The lease, once it is granted.
+    pub lease: Option<Lease>,
+    /// The serial of the membership that it was told last.
+    pub told: u64,
+}
+
+/// An eVDC as its tenant keeps it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Evdc {
+    /// Its id.
+    pub id: EvdcId,
+    /// What was wished.
+    pub wish: Wish,
+    /// The nodes.
+    pub picks: Vec<Pick>,
+    /// Counts up with every change of the members.
+    pub serial: u64,
+    /// It is to be removed; what is left of it is what could not be told yet.
+    pub removing: bool,
+}
+
+impl Versioned for Evdc {
+    const VERSION: u16 = 1;
+    const NAME: &'static str = "eVDC";
+}
+
+impl Evdc {
+    /// The member that serves the API: the first that was chosen.
+    #[must_use]
+    pub fn control(&self) -> Option<NodeId> {
+        self.picks.first().map(|pick| pick.member.node)
+    }
+
+    /// Whether every node has granted its lease and knows of the present members.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        let told = |pick: &Pick| pick.lease.is_some() && pick.told == self.serial;
+        !self.removing && self.picks.len() == self.wish.nodes && self.picks.iter().all(told)
+    }
+}
+
+/// Why an eVDC is not what was wished.
+#[derive(Debug, Error)]
+pub enum TenantError {
+    /// Too few offers.
+    #[error(transparent)]
+    TooFew(#[from] TooFew),
+    /// The name is no label, or the like.
+    #[error(transparent)]
+    Membership(#[from] MembershipError),
+    /// There is one of this name, and it is different.
+    #[error("there is an eVDC {0:?} already, with other wishes; remove it first, or choose another name")]
+    Exists(String),
+    /// There is none of this name.
+    #[error("there is no eVDC {0:?}")]
+    NotFound(String),
+    /// A node does not do its part.
+    #[error("node {} ({}): {why}", .name, .node.short())]
+    Node {
+        /// Its name in the eVDC.
+        name: String,
+        /// Which.
+        node: NodeId,
+        /// What is in the way.
+        why: String,
+    },
+    /// The gateway is not a peer.
+    #[error("the gateway {} is not known here; join it first", .0.short())]
+    Gateway(NodeId),
+    /// The store fails.
+    #[error(transparent)]
+    Store(#[from] KvError),
+    /// What is on disk is not an eVDC.
+    #[error(transparent)]
+    Corrupt(#[from] DecodeError),
+    /// The system gives no random bytes.
+    #[error("the system gives no random bytes")]
+    Random,
+}
+
+/// A tenant on its own node. Cheap to clone.
+#[derive(Clone)]
+pub struct Tenant {
+    owner: Arc<OwnerKey>,
+    kv: Arc<dyn KeyValue>,
+    link: LinkHandle,
+    /// One change at a time.
+    pursuing: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Tenant {
+    /// The tenant `owner`, who reaches others through `link`.
+    pub fn new(owner: Arc<OwnerKey>, kv: Arc<dyn KeyValue>, link: LinkHandle) -> Self {
+        Self { owner, kv, link, pursuing: Arc::default() }
+    }
+
+    /// What the peers lend now; those that do not answer in time are left out.
+    pub async fn offers(&self) -> Vec<Offer> {
+        let asked = self.link.peers().into_iter().map(|peer| async move {
+            let answer = tokio::time::timeout(OFFER_WITHIN, self.lease(peer.id, &LeaseRequest::Offer)).await;
+            let Ok(Ok(LeaseAnswer::Offer(offer))) = answer else { return None };
+            let checked = check_offer(&offer, peer.id, now());
+            checked.inspect_err(|error| tracing::warn!(peer = %peer.id.short(), %error, "an offer is not good")).ok()
+        });
+        join_all(asked).await.into_iter().flatten().collect()
+    }
+
+    /// All eVDCs.
+    ///
+    /// # Errors
+    /// [`TenantError`]
+    pub async fn all(&self) -> Result<Vec<Evdc>, TenantError> {
+        let entries = self.kv.scan(Scan::new(PREFIX, EVDCS_MAX)).await?;
+        entries.iter().map(|entry| Ok(decode(&entry.value)?)).collect()
+    }
+
+    /// The eVDC of this name.
+    ///
+    /// # Errors
+    /// [`TenantError::NotFound`]
+    pub async fn get(&self, name: &str) -> Result<Evdc, TenantError> {
+        let entry = self.kv.get(&key(evdc_id(self.owner.id(), name))).await?;
+        let entry = entry.ok_or_else(|| TenantError::NotFound(name.to_owned()))?;
+        Ok(decode(&entry.value)?)
+    }
+
+    /// Makes an eVDC, or goes on with one of the same name and wish.
+    ///
+    /// # Errors
+    /// [`TenantError`]; what was reached until then is kept, and the next call goes on from there.
+    pub async fn create(&self, wish: Wish) -> Result<Evdc, TenantError> {
+        let id = evdc_id(self.owner.id(), &wish.name);
+        {
+            let _one_at_a_time = self.pursuing.lock().await;
+            match self.kv.get(&key(id)).await? {
+                Some(entry) => {
+                    let known: Evdc = decode(&entry.value)?;
+                    if known.wish != wish || known.removing {
+                        return Err(TenantError::Exists(wish.name));
+                    }
+                }
+                None => {
+                    let evdc = Evdc { id, wish: wish.clone(), picks: Vec::new(), serial: 0, removing: false };
+                    // Refuses names that are none before anybody is asked.
+                    Membership::check_name(&evdc.wish.name)?;
+                    self.keep(&evdc).await?;
+                }
+            }
+        }
+        self.pursue(&wish.name).await
+    }
+
+    /// Does what is missing for the eVDC to be as wished: leases, renewals, telling the members. Nothing if nothing is.
+    ///
+    /// # Errors
+    /// [`TenantError`]: the first thing that is in the way.
+    pub async fn pursue(&self, name: &str) -> Result<Evdc, TenantError> {
+        let _one_at_a_time = self.pursuing.lock().await;
+        let mut evdc = self.get(name).await?;
+        if evdc.removing {
+            return Err(TenantError::NotFound(name.to_owned()));
+        }
+        self.choose(&mut evdc).await?;
+        for index in 0..evdc.picks.len() {
+            self.rent(&mut evdc, index).await?;
+        }
+        let membership = self.membership(&evdc);
+        let signed = Signed::sign(&membership, &*self.owner);
+        Membership::check(&signed, None)?;
+        let told = join_all(evdc.picks.iter().map(|pick| self.tell(&evdc, pick, &membership, &signed))).await;
+        let mut problem = None;
+        for (pick, told) in evdc.picks.iter_mut().zip(told) {
+            match told {
+                Ok(()) => pick.told = membership.serial,
+                Err(error) => problem = problem.or(Some(error)),
+            }
+        }
+        self.keep(&evdc).await?;
+        problem.map_or(Ok(evdc), Err)
+    }
+
+    /// Chooses the nodes that are still missing.
+    async fn choose(&self, evdc: &mut Evdc) -> Result<(), TenantError> {
+        let missing = evdc.wish.nodes.saturating_sub(evdc.picks.len());
+        if missing == 0 {
+            return Ok(());
+        }
+        let taken: BTreeSet<NodeId> = evdc.picks.iter().map(|pick| pick.member.node).collect();
+        let mut offers = self.offers().await;
+        offers.retain(|offer| !taken.contains(&offer.node) && offer.price.micro_per_hour <= evdc.wish.price_max);
+        for offer in choose(&offers, missing, evdc.wish.each)? {
+            let mut lease = [0; LeaseId::BYTES];
+            getrandom::fill(&mut lease).map_err(|_| TenantError::Random)?;
+            // A number is not given twice, so that addresses of a member that left do not become another's.
+            let subnet = evdc.picks.iter().map(|pick| pick.member.subnet).max().unwrap_or(0) + 1;
+            let name = format!("node-{subnet}");
+            let member = Member { node: offer.node, lease: LeaseId::from_bytes(lease), name, subnet };
+            evdc.picks.push(Pick { member, offer: offer.clone(), lease: None, told: 0 });
+        }
+        evdc.serial += 1;
+        self.keep(evdc).await
+    }
+
+    /// Gets the lease of a pick, or renews it after half of its time.
+    async fn rent(&self, evdc: &mut Evdc, index: usize) -> Result<(), TenantError> {
+        let now = now();
+        let terms = evdc.picks[index].lease.as_ref().and_then(|lease| lease.check().ok());
+        if terms.is_some_and(|terms| now + LEASE_SECONDS / 2 < terms.not_after) {
+            return Ok(());
+        }
+        let pick = &evdc.picks[index];
+        let terms = LeaseTerms {
+            id: pick.member.lease,
+            node: pick.member.node,
+            provider: pick.offer.owner,
+            tenant: self.owner.id(),
+            evdc: evdc.id,
+            capacity: evdc.wish.each,
+            price: Price { ..pick.offer.price.clone() },
+            not_before: now,
+            not_after: now + LEASE_SECONDS,
+        };
+        let proposal = Signed::sign(&terms, &*self.owner);
+        let failed = |why: String| TenantError::Node { name: pick.member.name.clone(), node: pick.member.node, why };
+        let lease = match self.lease(pick.member.node, &LeaseRequest::Propose(proposal)).await.map_err(failed)? {
+            LeaseAnswer::Granted(lease) if lease.check().as_ref() == Ok(&terms) => *lease,
+            LeaseAnswer::Refused(why) => return Err(failed(why)),
+            _ => return Err(failed("it answered something else than was asked".into())),
+        };
+        evdc.picks[index].lease = Some(lease);
+        // A renewed lease has to be told, too.
+        evdc.serial += 1;
+        self.keep(evdc).await
+    }
+
+    fn membership(&self, evdc: &Evdc) -> Membership {
+        Membership {
+            evdc: evdc.id,
+            tenant: self.owner.id(),
+            name: evdc.wish.name.clone(),
+            serial: evdc.serial,
+            control: evdc.control().unwrap_or_else(|| self.link.node_id()),
+            home: self.link.node_id(),
+            gateway: evdc.wish.gateway.clone(),
+            members: evdc.picks.iter().map(|pick| pick.member.clone()).collect(),
+        }
+    }
+
+    async fn tell(
+        &self,
+        evdc: &Evdc,
+        pick: &Pick,
+        membership: &Membership,
+        signed: &Signed<Membership>,
+    ) -> Result<(), TenantError> {
+        let node = pick.member.node;
+        let failed = |why: String| TenantError::Node { name: pick.member.name.clone(), node, why };
+        let lease = pick.lease.clone().ok_or_else(|| failed("it has granted no lease".into()))?;
+        if pick.told == evdc.serial {
+            return Ok(());
+        }
+        let others = membership.members.iter().map(|member| member.node);
+        let gateway = membership.gateway.iter().map(|(gateway, _)| *gateway);
+        let mut records = vec![self.link.own_record()];
+        records.extend(others.chain(gateway).filter(|it| *it != node).filter_map(|it| self.link.record_of(&it)));
+        let until = now() + LEASE_SECONDS + GRANT_MARGIN_SECONDS;
+        let grant = StorageGrant { owner: self.owner.id(), node, not_before: now(), not_after: until };
+        let claim = membership.gateway.as_ref().map(|(gateway, _)| {
+            // Any name that the gateway lets this tenant have: which ones is said by the Ingresses.
+            let hosts = vec!["*".to_owned()];
+            let claim = Claim { tenant: self.owner.id(), node, gateway: *gateway, hosts, not_after: until };
+            Signed::sign(&claim, &*self.owner)
+        });
+        let storage = Signed::sign(&grant, &*self.owner);
+        let assignment = Assignment { membership: signed.clone(), lease, storage, claim, records };
+        match self.evdc(node, &Request::Assign(Box::new(assignment))).await.map_err(failed)? {
+            Answer::Done => Ok(()),
+            Answer::Refused(why) => Err(failed(why)),
+            Answer::Credentials(_) => Err(failed("it answered something else than was asked".into())),
+        }
+    }
+
+    /// Gives everything back. Members that cannot be told are told by the next call; their leases end by themselves at the latest.
+    ///
+    /// # Errors
+    /// [`TenantError::Node`] for the first member that could not be told.
+    pub async fn remove(&self, name: &str) -> Result<(), TenantError> {
+        let _one_at_a_time = self.pursuing.lock().await;
+        let mut evdc = self.get(name).await?;
+        evdc.removing = true;
+        self.keep(&evdc).await?;
+        let told = join_all(evdc.picks.iter().map(|pick| self.release(pick))).await;
+        let mut left = Vec::new();
+        let mut problem = None;
+        for (pick, told) in evdc.picks.into_iter().zip(told) {
+            if let Err(error) = told {
+                problem = problem.or(Some(error));
+                left.push(pick);
+            }
+        }
+        evdc.picks = left;
+        match problem {
+            Some(error) => {
+                self.keep(&evdc).await?;
+                Err(error)
+            }
+            None => {
+                self.kv.commit(Vec::new(), vec![Mutation::Delete { key: key(evdc.id) }]).await?;
+                Ok(())
+            }
+        }
+    }
+
+    async fn release(&self, pick: &Pick) -> Result<(), TenantError> {
+        let Member { node, lease, name, .. } = pick.member.clone();
+        let end = LeaseEnd { id: lease, node, tenant: self.owner.id() };
+        let failed = |why: String| TenantError::Node { name, node, why };
+        match self.evdc(node, &Request::Release(Signed::sign(&end, &*self.owner))).await {
+            Ok(Answer::Done) => Ok(()),
+            Ok(Answer::Refused(why)) => Err(failed(why)),
+            Ok(Answer::Credentials(_)) => Err(failed("it answered something else than was asked".into())),
+            Err(why) => Err(failed(why)),
+        }
+    }
+
+    /// An administrator's credentials for the eVDC's API.
+    ///
+    /// # Errors
+    /// [`TenantError`]
+    pub async fn credentials(&self, name: &str) -> Result<Credentials, TenantError> {
+        let evdc = self.get(name).await?;
+        let control = evdc.picks.first().ok_or_else(|| TenantError::NotFound(name.to_owned()))?;
+        let Member { node, name, .. } = control.member.clone();
+        let failed = |why: String| TenantError::Node { name, node, why };
+        match self.evdc(node, &Request::Credentials(evdc.id)).await {
+            Ok(Answer::Credentials(credentials)) => Ok(credentials),
+            Ok(Answer::Refused(why)) => Err(failed(why)),
+            Ok(Answer::Done) => Err(failed("it answered something else than was asked".into())),
+            Err(why) => Err(failed(why)),
+        }
+    }
+
+    async fn lease(&self, node: NodeId, request: &LeaseRequest) -> Result<LeaseAnswer, String> {
+        let stream =
+            self.link.open(node, atoll_lease::PROTOCOL, Traffic::Control).await.map_err(|it| it.to_string())?;
+        atoll_lease::ask(stream, request).await.map_err(|error| error.to_string())
+    }
+
+    async fn evdc(&self, node: NodeId, request: &Request) -> Result<Answer, String> {
+        let stream = self.link.open(node, PROTOCOL, Traffic::Control).await.map_err(|it| it.to_string())?;
+        ask(stream, request).await.map_err(|error| error.to_string())
+    }
+
+    async fn keep(&self, evdc: &Evdc) -> Result<(), TenantError> {
+        let put = Mutation::Put { key: key(evdc.id), value: Bytes::from(encode(evdc)) };
+        self.kv.commit(Vec::new(), vec![put]).await?;
+        Ok(())
+    }
+}
+
+fn key(id: EvdcId) -> Bytes {
+    Bytes::from([PREFIX, id.to_string().as_bytes()].concat())
+}
+
+/// Seconds since 1970 UTC.
+pub(crate) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
