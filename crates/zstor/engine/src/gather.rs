@@ -54,7 +54,15 @@ struct Gather<'a> {
 /// # Errors
 /// [`ReadError::TooFewShards`], [`ReadError::Tampered`], [`ReadError::Stopped`].
 pub(crate) async fn read(inner: &Arc<Inner>, wanted: &Wanted) -> Result<Bytes, ReadError> {
-    let mut gather = Gather::start(inner, wanted, &[]);
+    read_without(inner, wanted, &[]).await
+}
+
+/// The same; the shards `absent` are known to be nowhere and not asked for.
+///
+/// # Errors
+/// As [`read`].
+pub(crate) async fn read_without(inner: &Arc<Inner>, wanted: &Wanted, absent: &[usize]) -> Result<Bytes, ReadError> {
+    let mut gather = Gather::start(inner, wanted, absent);
     loop {
         gather.fill().await?;
         let (opener, record, shards) = (wanted.opener.clone(), wanted.entry.record.clone(), gather.shards.clone());

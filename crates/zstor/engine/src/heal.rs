@@ -9,7 +9,7 @@
 //! committing its place, the next run stores it in the same place again. Copies on nodes that were away when their shard was
 //! rebuilt are remembered in the manifest and deleted by the first run that meets the node.
 
-mod inventory;
+pub(crate) mod inventory;
 
 use std::sync::{Arc, Mutex};
 

@@ -71,6 +71,16 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Inner {
     pub(crate) fn new(config: EngineConfig, store: Store, owner: &OwnerKey, homes: Arc<dyn Homes>) -> Self {
+        Self::with_kek(config, store, owner.derive_secret(KEK_CONTEXT), homes)
+    }
+
+    /// One whose object keys are wrapped under `kek`.
+    pub(crate) fn with_kek(
+        config: EngineConfig,
+        store: Store,
+        kek: Zeroizing<[u8; 32]>,
+        homes: Arc<dyn Homes>,
+    ) -> Self {
         // One more than there are processors, because a turn may wait for the disk.
         let turns = std::thread::available_parallelism().map_or(2, usize::from) + 1;
         Self {
@@ -88,7 +98,7 @@ impl Inner {
             abandoned: Mutex::default(),
             wake: Arc::new(Notify::new()),
             collecting: tokio::sync::Mutex::default(),
-            kek: owner.derive_secret(KEK_CONTEXT),
+            kek,
             turns: Arc::new(Semaphore::new(turns)),
             buffers: BufferPool::new(IDLE_SHARD_BYTES_MAX),
             codecs: Mutex::default(),

@@ -19,6 +19,7 @@
 //! | `bucket`, `list` | names |
 //! | `garbage` | deleting |
 //! | `heal` | finding and rebuilding lost shards |
+//! | `blob` | content without a name, for views such as the file system |
 //!
 //! # Promises
 //!
@@ -33,6 +34,7 @@
 //! An engine takes over what an earlier one left when it opens. Two engines on one key-value store at the same time would take each other's
 //! uploads for remains; the embedded store's lock rules that out.
 
+mod blob;
 mod bucket;
 mod chart;
 mod config;
@@ -58,9 +60,15 @@ mod record;
 mod reserve;
 mod scatter;
 mod store;
+pub mod testing;
 mod upload;
 mod vault;
 
+pub use atoll_codec::Policy;
+pub use atoll_placement::DomainLevel;
+pub use blob::heal::{BlobHealer, HealedBlob};
+pub use blob::read::BlobReader;
+pub use blob::{BLOB_BYTES_MAX, BlobInfo, BlobManifest, Blobs, BlobsConfig};
 pub use config::EngineConfig;
 pub use engine::Engine;
 pub use error::{

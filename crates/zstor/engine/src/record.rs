@@ -239,6 +239,7 @@ pub fn decode_any(bytes: &[u8]) -> Vec<&'static str> {
     }
     let mut understood = Vec::new();
     try_one::<OwnerMark>(bytes, &mut understood);
+    try_one::<crate::blob::BlobRecord>(bytes, &mut understood);
     try_one::<BucketRecord>(bytes, &mut understood);
     try_one::<ObjectRecord>(bytes, &mut understood);
     try_one::<ManifestPage>(bytes, &mut understood);

@@ -27,11 +27,24 @@ use crate::record::Place;
 /// not longer than a person notices.
 const TAKE_STOCK_MAX: Duration = Duration::from_secs(1);
 
+/// How long a silent node is waited for beyond its delay when the stripe may be stored without it: whoever waits is a program in `fsync`.
+const DISPENSABLE_PATIENCE: Duration = Duration::from_secs(1);
+
 /// Where the shards ended up, apart from where their ranks say.
 #[derive(Debug)]
 pub(crate) struct Scattered {
     pub(crate) moved: Vec<Place>,
     pub(crate) strays: Vec<Place>,
+    /// Per shard, the node that has it; all of them unless fewer were asked for.
+    pub(crate) holders: Vec<Option<NodeId>>,
+}
+
+/// How many shards of a stripe must be durable.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Quorum {
+    pub(crate) policy: Policy,
+    /// At least *k*; all of them where nodes for all answer.
+    pub(crate) least: usize,
 }
 
 type Call = BoxFuture<'static, Result<PutOutcome, HomeError>>;
@@ -62,16 +75,32 @@ pub(crate) async fn scatter(
     policy: Policy,
     sealed: &SealedStripe,
 ) -> Result<Scattered, PutError> {
+    scatter_at_least(inner, chart, level, seed, Quorum { policy, least: policy.shards() }, sealed).await
+}
+
+/// The same, but content with fewer shards if the nodes for the others do not answer.
+///
+/// # Errors
+/// [`PutError::NotEnoughNodes`], when fewer than asked for have a place.
+pub(crate) async fn scatter_at_least(
+    inner: &Arc<Inner>,
+    chart: &Chart,
+    level: DomainLevel,
+    seed: &[u8; 16],
+    quorum: Quorum,
+    sealed: &SealedStripe,
+) -> Result<Scattered, PutError> {
+    let Quorum { policy, least } = quorum;
     inner.probe_suspects();
     let seats = {
         let tracker = inner.tracker();
         chart.seats(seed, level, |node| tracker.is_unwilling(node, now()))
     };
     let domains = groups(&seats, |_| true);
-    let plan = WritePlan::new(policy.shards(), seats);
+    let plan = WritePlan::with_least(policy.shards(), least, seats);
     let mut scatter = Scatter { inner, sealed, plan, faults: Vec::new(), events: FuturesUnordered::new() };
-    if domains < policy.shards() {
-        return Err(scatter.shortage(policy).await);
+    if domains < least {
+        return Err(scatter.shortage(quorum).await);
     }
     for send in scatter.plan.start() {
         scatter.launch(send);
@@ -86,7 +115,7 @@ pub(crate) async fn scatter(
             Standing::Hopeless => break,
         }
     }
-    Err(scatter.shortage(policy).await)
+    Err(scatter.shortage(quorum).await)
 }
 
 /// How many failure domains there are among some seats.
@@ -126,15 +155,20 @@ impl Scatter<'_> {
                     return;
                 }
                 self.inner.tracker().late(node, Operation::Put, sent, now());
-                self.events.push(wait_on(call, send, sent, self.inner.config.patience));
+                self.events.push(wait_on(call, send, sent, self.patience()));
                 if let Some(spare) = self.plan.late(send.index) {
                     self.launch(spare);
                 }
             }
             Event::OutOfPatience { send, sent, call } => {
                 let node = self.node(send);
-                if self.inner.is_worth_waiting_for(node) {
-                    self.events.push(wait_on(call, send, sent, self.inner.config.patience));
+                let goes_on = if self.plan.wants_all() {
+                    self.inner.is_worth_waiting_for(node)
+                } else {
+                    self.inner.is_moving(node, self.patience())
+                };
+                if goes_on {
+                    self.events.push(wait_on(call, send, sent, self.patience()));
                     return;
                 }
                 self.inner.tracker().no_answer(node, now());
@@ -142,6 +176,12 @@ impl Scatter<'_> {
                 self.fail(send, format!("did not answer for {:.1} s", waited.as_secs_f64()), true);
             }
         }
+    }
+
+    /// How long a silent node is waited for: not long where its shard can be made up for later.
+    fn patience(&self) -> Duration {
+        let all = self.inner.config.patience;
+        if self.plan.wants_all() { all } else { all.min(DISPENSABLE_PATIENCE) }
     }
 
     fn node(&self, send: Send) -> NodeId {
@@ -161,11 +201,15 @@ impl Scatter<'_> {
                 |(index, node)| Place { index: u8::try_from(index).expect("a stripe has at most 96 shards"), node };
             list.into_iter().map(place).collect()
         };
-        Scattered { moved: places(self.plan.exceptions()), strays: places(self.plan.strays()) }
+        Scattered {
+            moved: places(self.plan.exceptions()),
+            strays: places(self.plan.strays()),
+            holders: self.plan.holders(),
+        }
     }
 
     /// The error of a stripe that cannot be stored. It names every node that is missing and not only the first, so the others are asked.
-    async fn shortage(&mut self, policy: Policy) -> PutError {
+    async fn shortage(&mut self, quorum: Quorum) -> PutError {
         let end = tokio::time::Instant::now() + TAKE_STOCK_MAX;
         while !self.plan.outstanding().is_empty() {
             match timeout_at(end, self.events.next()).await {
@@ -191,8 +235,8 @@ impl Scatter<'_> {
         missing.dedup_by_key(|fault| fault.node);
         let able = |seat: &Seat| missing.iter().all(|fault| fault.node != seat.node);
         PutError::NotEnoughNodes {
-            policy,
-            needed: policy.shards(),
+            policy: quorum.policy,
+            needed: quorum.least,
             answering: groups(self.plan.seats(), able),
             missing,
         }

@@ -35,7 +35,8 @@ impl<T> Stored<T> {
 }
 
 pub(crate) struct Store {
-    kv: Arc<dyn KeyValue>,
+    /// Where the records are; none for whoever hands them out instead (`blob.rs`).
+    kv: Option<Arc<dyn KeyValue>>,
     vault: Vault,
     owner: OwnerId,
     /// The other owner whose store this is.
@@ -45,23 +46,42 @@ pub(crate) struct Store {
 impl Store {
     /// Opens the store for an owner; a new one is marked as theirs.
     pub(crate) async fn open(kv: Arc<dyn KeyValue>, key: &OwnerKey) -> Result<Self, MetaError> {
-        let mut store = Self { kv, vault: Vault::new(key), owner: key.id(), foreign: None };
+        let mut store = Self { kv: Some(kv), vault: Vault::new(key), owner: key.id(), foreign: None };
         let found = store.mark().await?;
         store.foreign = (found != store.owner).then_some(found);
         Ok(store)
+    }
+
+    /// A store that keeps nothing, for records that are sealed and handed out.
+    pub(crate) fn none(vault: Vault, owner: OwnerId) -> Self {
+        Self { kv: None, vault, owner, foreign: None }
+    }
+
+    /// What seals the records.
+    pub(crate) fn vault(&self) -> &Vault {
+        &self.vault
+    }
+
+    fn kv(&self) -> Result<&Arc<dyn KeyValue>, MetaError> {
+        let none = || KvError::Unavailable {
+            path: "none".into(),
+            operation: "use",
+            reason: "content without a name has no key-value store".into(),
+        };
+        Ok(self.kv.as_ref().ok_or_else(none)?)
     }
 
     /// The owner the store is marked for, which is ours if there was none.
     async fn mark(&self) -> Result<OwnerId, MetaError> {
         let key = keyspace::owner();
         loop {
-            if let Some(entry) = self.kv.get(&key).await? {
+            if let Some(entry) = self.kv()?.get(&key).await? {
                 let mark: OwnerMark = atoll_wire::decode(&entry.value)?;
                 return Ok(mark.owner);
             }
             let value = atoll_wire::encode(&OwnerMark { owner: self.owner }).into();
             let put = Mutation::Put { key: key.clone(), value };
-            match self.kv.commit(vec![Condition::Absent { key: key.clone() }], vec![put]).await {
+            match self.kv()?.commit(vec![Condition::Absent { key: key.clone() }], vec![put]).await {
                 Ok(_) => return Ok(self.owner),
                 Err(KvError::Conflict { .. }) => {}
                 Err(error) => return Err(error.into()),
@@ -79,7 +99,7 @@ impl Store {
 
     pub(crate) async fn get<T: Versioned>(&self, key: Bytes) -> Result<Option<Stored<T>>, MetaError> {
         self.ours()?;
-        let entry = self.kv.get(&key).await?;
+        let entry = self.kv()?.get(&key).await?;
         entry.map(|entry| self.open_entry(entry)).transpose()
     }
 
@@ -91,7 +111,7 @@ impl Store {
         limit: usize,
     ) -> Result<Vec<Stored<T>>, MetaError> {
         self.ours()?;
-        let entries = self.kv.scan(Scan { prefix, after, limit }).await?;
+        let entries = self.kv()?.scan(Scan { prefix, after, limit }).await?;
         entries.into_iter().map(|entry| self.open_entry(entry)).collect()
     }
 
@@ -107,7 +127,7 @@ impl Store {
         mutations: Vec<Mutation>,
     ) -> Result<Revision, MetaError> {
         self.ours()?;
-        Ok(self.kv.commit(conditions, mutations).await?)
+        Ok(self.kv()?.commit(conditions, mutations).await?)
     }
 
     fn open_entry<T: Versioned>(&self, entry: Entry) -> Result<Stored<T>, MetaError> {

@@ -29,8 +29,12 @@ pub(crate) struct Unreadable;
 
 impl Vault {
     pub(crate) fn new(owner: &OwnerKey) -> Self {
-        let secret = owner.derive_secret(CONTEXT);
-        let key = RandomizedNonceKey::new(&AES_256_GCM_SIV, &secret[..]).expect("32 bytes are a key of AES-256");
+        Self::with_key(&owner.derive_secret(CONTEXT))
+    }
+
+    /// A vault under a key that was derived for it alone.
+    pub(crate) fn with_key(key: &[u8; 32]) -> Self {
+        let key = RandomizedNonceKey::new(&AES_256_GCM_SIV, key).expect("32 bytes are a key of AES-256");
         Self { key }
     }
 

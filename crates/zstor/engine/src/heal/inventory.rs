@@ -23,7 +23,7 @@ const PAGE: usize = 4096;
 
 /// What became of one shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Finding {
+pub(crate) enum Finding {
     /// It is there, and sound as far as was asked.
     Present,
     /// The node does not have it.
@@ -55,13 +55,13 @@ enum Contents {
 }
 
 /// The nodes and what they have.
-pub(super) struct Inventory {
+pub(crate) struct Inventory {
     nodes: HashMap<NodeId, Contents>,
 }
 
 impl Inventory {
     /// Asks all nodes that are up.
-    pub(super) async fn take(inner: &Arc<Inner>) -> Self {
+    pub(crate) async fn take(inner: &Arc<Inner>) -> Self {
         let homes = inner.homes.list();
         let share = LISTED_MAX / homes.len().max(1);
         let ask = homes.into_iter().map(|info| async move {
@@ -77,7 +77,7 @@ impl Inventory {
     }
 
     /// The nodes that did not answer.
-    pub(super) fn away(&self) -> Vec<NodeFault> {
+    pub(crate) fn away(&self) -> Vec<NodeFault> {
         let away = self.nodes.iter().filter_map(|(&node, contents)| match contents {
             Contents::Away(why) => Some(NodeFault { node, why: why.clone() }),
             Contents::Listed(_) | Contents::Many => None,
@@ -88,12 +88,12 @@ impl Inventory {
     }
 
     /// Whether the node answered.
-    pub(super) fn answers(&self, node: NodeId) -> bool {
+    pub(crate) fn answers(&self, node: NodeId) -> bool {
         matches!(self.nodes.get(&node), Some(Contents::Listed(_) | Contents::Many))
     }
 
     /// What became of a shard on a node.
-    pub(super) async fn find(&self, inner: &Inner, node: NodeId, id: ShardId, deep: bool) -> Finding {
+    pub(crate) async fn find(&self, inner: &Inner, node: NodeId, id: ShardId, deep: bool) -> Finding {
         match self.nodes.get(&node) {
             None => Finding::Away("is no longer known".to_owned()),
             Some(Contents::Away(why)) => Finding::Away(why.clone()),

@@ -55,13 +55,21 @@ pub(crate) struct WritePlan {
     tries: Vec<Vec<usize>>,
     /// Seats that may have stored a shard that is recorded elsewhere: they acknowledged second, or broke off without a clear answer.
     doubtful: Vec<(usize, usize)>,
+    /// With how many stored shards the plan is complete when the others have nowhere to go.
+    least: usize,
 }
 
 impl WritePlan {
-    /// A plan for `shards` shards over `seats` in the order of their ranking.
+    /// A plan for all of `shards` shards over `seats` in the order of their ranking.
+    #[cfg(test)]
     pub(crate) fn new(shards: usize, seats: Vec<Seat>) -> Self {
+        Self::with_least(shards, shards, seats)
+    }
+
+    /// A plan that is complete with `least` shards stored, once the others have nowhere left to go.
+    pub(crate) fn with_least(shards: usize, least: usize, seats: Vec<Seat>) -> Self {
         let uses = vec![Use::Free; seats.len()];
-        Self { seats, uses, homes: vec![None; shards], tries: vec![Vec::new(); shards], doubtful: Vec::new() }
+        Self { seats, uses, homes: vec![None; shards], tries: vec![Vec::new(); shards], doubtful: Vec::new(), least }
     }
 
     /// The first orders. Shards whose own seat is good go there; then the others find a spare.
@@ -103,13 +111,25 @@ impl WritePlan {
     }
 
     pub(crate) fn standing(&self) -> Standing {
-        if self.homes.iter().all(Option::is_some) {
-            Standing::Complete
-        } else if (0..self.homes.len()).any(|i| self.homes[i].is_none() && self.tries[i].is_empty()) {
+        let stored = self.homes.iter().filter(|home| home.is_some()).count();
+        let open = (0..self.homes.len()).filter(|&i| self.homes[i].is_none() && !self.tries[i].is_empty()).count();
+        if stored + open < self.least {
             Standing::Hopeless
-        } else {
+        } else if open > 0 {
             Standing::Pending
+        } else {
+            Standing::Complete
         }
+    }
+
+    /// Whether every shard must be stored.
+    pub(crate) fn wants_all(&self) -> bool {
+        self.least >= self.homes.len()
+    }
+
+    /// Per shard, the node that acknowledged it.
+    pub(crate) fn holders(&self) -> Vec<Option<NodeId>> {
+        self.homes.iter().map(|home| home.map(|seat| self.seats[seat].node)).collect()
     }
 
     /// The shards that are not on their own seat: index and the node that has it.
