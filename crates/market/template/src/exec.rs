@@ -157,7 +157,10 @@ impl<'e> Run<'e> {
         out: &mut String,
     ) -> Result<Flow, Failure> {
         let outer = frame.variables.len();
-        let value = self.pipe(frame, dot, &branch.pipe)?;
+        let value = match self.pipe(frame, dot, &branch.pipe)? {
+            Value::Object(object) => object.plain(),
+            plain => plain,
+        };
         let items: Box<dyn Iterator<Item = (Value, Value)>> = match &value {
             Value::Nil => Box::new(std::iter::empty()),
             Value::List(items) => {
@@ -168,14 +171,14 @@ impl<'e> Run<'e> {
             Value::Int(count) | Value::Int64(count) => {
                 if branch.pipe.variables.len() > 1 {
                     let message = format!("can't use {count} to iterate over more than one variable");
-                    return frame.fail(branch.at, &shown(branch), message);
+                    return fail_range(frame, branch, message);
                 }
                 let wide = matches!(value, Value::Int64(_));
                 Box::new((0..*count).map(move |it| (Value::Nil, if wide { Value::Int64(it) } else { Value::Int(it) })))
             }
             other => {
                 let message = format!("range can't iterate over {}", crate::gofmt::plain(other));
-                return frame.fail(branch.at, &shown(branch), message);
+                return fail_range(frame, branch, message);
             }
         };
         let flow = self.iterate(frame, dot, branch, items, out)?;
@@ -503,8 +506,13 @@ fn assign<'t>(frame: &mut Frame<'t>, name: &'t str, value: Value) {
     }
 }
 
-fn shown(branch: &Branch) -> String {
-    format!("{{{{range {}}}}}", branch.pipe)
+/// Go names what was evaluated last.
+fn fail_range<T>(frame: &Frame<'_>, branch: &Branch, message: String) -> Result<T, Failure> {
+    match branch.pipe.commands.last() {
+        Some(Command { words, .. }) if words.len() == 1 => frame.fail(words[0].at, &words[0], message),
+        Some(command) => frame.fail(command.at, command, message),
+        None => frame.fail(branch.at, &branch.pipe, message),
+    }
 }
 
 fn no_field(name: &str, receiver: &Value) -> String {

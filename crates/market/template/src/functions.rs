@@ -168,3 +168,8 @@ fn measured(value: Value) -> Outcome {
     value.measure()?;
     Ok(value)
 }
+
+/// Whether a version meets a constraint.
+pub(crate) fn version_matches(constraint: &str, version: &str) -> Result<bool, Failure> {
+    semver::compare(constraint, version)
+}

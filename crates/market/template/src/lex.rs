@@ -36,6 +36,8 @@ pub(crate) enum Kind {
     Declare,
     Comma,
     Dot,
+    /// A character that no action has.
+    Other,
     End,
 }
 
@@ -168,6 +170,7 @@ impl Lexer<'_> {
                 }
                 it if it.is_ascii_digit() || matches!(it, '.' | '+' | '-') => self.number()?,
                 it if it == '_' || it.is_alphanumeric() => self.word(Kind::Word, 0, 0)?,
+                it if it.is_ascii_graphic() => self.emit(Kind::Other, 1, 0)?,
                 it => return Err((self.line, format!("unrecognized character in action: {}", code_point(it)))),
             }
         }

@@ -45,3 +45,11 @@ pub fn on_big_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, Templ
         thread.join().map_err(|_| TemplateError("the renderer panicked: this is a defect of Atoll, please report it".into()))
     })
 }
+
+/// Whether a version meets a constraint, as `semverCompare` has it.
+///
+/// # Errors
+/// The constraint or the version cannot be read.
+pub fn version_matches(constraint: &str, version: &str) -> Result<bool, TemplateError> {
+    functions::version_matches(constraint, version).map_err(TemplateError)
+}

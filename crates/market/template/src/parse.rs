@@ -79,6 +79,7 @@ impl Parser {
             Kind::End => "EOF".into(),
             Kind::Word if functions::KEYWORDS.contains(&token.text.as_str()) => format!("<{}>", token.text),
             Kind::Field => format!("\".{}\"", token.text),
+            Kind::Dot => "<.>".into(),
             _ => crate::gofmt::quote(&token.text),
         };
         Err((token.line, format!("unexpected {shown} in {context}")))
@@ -204,18 +205,17 @@ impl Parser {
 
     /// What stands in an action, its opening delimiter taken: nodes, or the end of the list.
     fn action(&mut self) -> Result<Result<Option<Node>, End>, Bad> {
-        let at = self.tokens[self.next.saturating_sub(1)].at;
         self.skip_space();
         let token = self.peek().clone();
         if token.kind != Kind::Word {
-            return self.plain_action(at);
+            return self.plain_action();
         }
         let keyword = token.text.as_str();
         if !matches!(
             keyword,
             "block" | "break" | "continue" | "define" | "else" | "end" | "if" | "range" | "template" | "with"
         ) {
-            return self.plain_action(at);
+            return self.plain_action();
         }
         self.take();
         let node = match keyword {
@@ -235,13 +235,13 @@ impl Parser {
             "if" => Node::If(self.branch("if", token.at)?),
             "with" => Node::With(self.branch("with", token.at)?),
             "range" => Node::Range(self.branch("range", token.at)?),
-            "template" => self.template(token.at)?,
+            "template" => self.template()?,
             _ => return self.unexpected(&token, "command"),
         };
         Ok(Ok(Some(node)))
     }
 
-    fn plain_action(&mut self, _at: usize) -> Result<Result<Option<Node>, End>, Bad> {
+    fn plain_action(&mut self) -> Result<Result<Option<Node>, End>, Bad> {
         // Variables declared here live to the end of the enclosing block.
         Ok(Ok(Some(Node::Action(self.pipe("command", Kind::Right)?))))
     }
@@ -291,7 +291,9 @@ impl Parser {
         }
     }
 
-    fn template(&mut self, at: usize) -> Result<Node, Bad> {
+    fn template(&mut self) -> Result<Node, Bad> {
+        self.skip_space();
+        let at = self.peek().at;
         let name = self.name("template clause")?;
         self.skip_space();
         let pipe = if self.peek().kind == Kind::Right {
@@ -406,13 +408,7 @@ impl Parser {
             match token.kind {
                 Kind::Space => continue,
                 Kind::Right | Kind::Close => self.next -= 1,
-                Kind::Pipe => {
-                    // `a |` with nothing behind is an empty command.
-                    self.skip_space();
-                    if matches!(self.peek().kind, Kind::Right | Kind::Close) {
-                        return self.fail("missing value for command");
-                    }
-                }
+                Kind::Pipe => {}
                 _ => return self.unexpected(&token, "operand"),
             }
             break;

@@ -10,8 +10,27 @@ use crate::value::Value;
 
 /// What went wrong, in Go's words with Go's position (`template: FILE:LINE:COLUMN: …`).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct TemplateError(pub String);
+#[error("{}", .0.replace(SAID, ""))]
+pub struct TemplateError(pub(crate) String);
+
+/// What surrounds the message of `fail` and `required` within an error: private characters, which `Display` leaves out.
+pub(crate) const SAID: [char; 2] = ['\u{f0001}', '\u{f0002}'];
+
+impl TemplateError {
+    /// The error as Helm tells it: what the chart's author says stands alone, and errors of parsing are marked as such.
+    #[must_use]
+    pub fn as_helm(&self) -> String {
+        let mut parts = self.0.splitn(3, ": ");
+        let (Some("template"), Some(place), Some(rest)) = (parts.next(), parts.next(), parts.next()) else {
+            return self.to_string();
+        };
+        if let Some((_, said)) = rest.split_once(SAID[0]) {
+            let said = said.split_once(SAID[1]).map_or(said, |(said, _)| said);
+            return format!("execution error at ({place}): {said}");
+        }
+        if rest.starts_with("executing ") { self.to_string() } else { format!("parse error at ({place}): {rest}") }
+    }
+}
 
 /// Templates by name. A clone shares what was parsed.
 #[derive(Clone, Default)]

@@ -203,7 +203,7 @@ fn printable(text: &str) -> bool {
 }
 
 fn plain_or_quoted(text: &str) -> String {
-    if !printable(text) {
+    if !printable(text) || text.contains('\t') {
         return double_quoted(text);
     }
     if resolves_otherwise(text) {
@@ -223,7 +223,7 @@ fn resolves_otherwise(text: &str) -> bool {
     let usual = text == lower
         || text == text.to_uppercase()
         || text.chars().skip(1).all(|it| !it.is_uppercase());
-    if (usual && WORDS.contains(&lower.as_str())) || matches!(text, "" | "~" | "<<" | "=") {
+    if (usual && WORDS.contains(&lower.as_str())) || matches!(text, "" | "~") {
         return true;
     }
     if usual && matches!(lower.trim_start_matches(['+', '-']), ".inf" | ".nan") {

@@ -1,4 +1,4 @@
-//! Go's own functions: comparison, logic, `len`, `index`, `slice`, printing, escaping.
+//! Go's own functions: comparison, logic, `len`, `index`, printing, escaping.
 
 use super::{Function, Outcome, row, text};
 use crate::exec::{Run, int};
@@ -17,7 +17,6 @@ pub(super) const TABLE: &[Function] = &[
     row("ge", "aa", |_, a| Ok(Value::Bool(!less(&a[0], &a[1])?))),
     row("len", "a", |_, a| len(&a[0])),
     row("index", "aa*", |_, a| index(a)),
-    row("slice", "aa*", |_, a| slice(a)),
     row("print", "a*", |_, a| Ok(Value::str(print(a)))),
     row("println", "a*", |_, a| {
         Ok(Value::str(a.iter().map(gofmt::plain).collect::<Vec<_>>().join(" ") + "\n"))
@@ -65,7 +64,9 @@ fn basic(value: &Value) -> Basic {
     }
 }
 
-const INCOMPATIBLE: &str = "incompatible types for comparison";
+fn incompatible(a: &Value, b: &Value) -> Failure {
+    format!("incompatible types for comparison: {} and {}", a.type_name(), b.type_name())
+}
 
 fn equal_to_any(arguments: &[Value]) -> Result<bool, Failure> {
     let [first, others @ ..] = arguments else { return Ok(false) };
@@ -83,6 +84,7 @@ fn equal_to_any(arguments: &[Value]) -> Result<bool, Failure> {
 fn equal(a: &Value, b: &Value) -> Result<bool, Failure> {
     for side in [a, b] {
         if let Value::List(_) | Value::Map(_) = side
+            && basic(a) == basic(b)
             && !matches!((a, b), (Value::Nil, _) | (_, Value::Nil))
         {
             return Err(format!("non-comparable type {}: {}", gofmt::plain(side), side.type_name()));
@@ -96,7 +98,7 @@ fn equal(a: &Value, b: &Value) -> Result<bool, Failure> {
         #[expect(clippy::float_cmp, reason = "Go compares floats exactly too")]
         (Value::Float(a), Value::Float(b)) => a == b,
         (Value::Str(a), Value::Str(b)) => a == b,
-        _ => return Err(INCOMPATIBLE.into()),
+        _ => return Err(incompatible(a, b)),
     })
 }
 
@@ -110,7 +112,7 @@ fn less(a: &Value, b: &Value) -> Result<bool, Failure> {
         (Value::Float(a), Value::Float(b)) => Ok(a < b),
         (Value::Str(a), Value::Str(b)) => Ok(a < b),
         (Value::Bool(_), Value::Bool(_)) => Err("invalid type for comparison".into()),
-        _ => Err(INCOMPATIBLE.into()),
+        _ => Err(incompatible(a, b)),
     }
 }
 
@@ -143,50 +145,23 @@ fn index(arguments: &[Value]) -> Outcome {
             (Value::Map(_), other) => {
                 return Err(format!("value has type {}; should be string", other.type_name()));
             }
-            (Value::List(items), key) => items[position(key, items.len(), false)?].clone(),
-            (Value::Str(it), key) => Value::Int(i64::from(it.as_bytes()[position(key, it.len(), false)?])),
+            (Value::List(items), key) => items[position(key, items.len())?].clone(),
+            (Value::Str(it), key) => Value::Int(i64::from(it.as_bytes()[position(key, it.len())?])),
             (other, _) => return Err(format!("can't index item of type {}", other.type_name())),
         };
     }
     Ok(value)
 }
 
-/// An index into `len` things; the end itself only for a slice.
-fn position(key: &Value, len: usize, or_end: bool) -> Result<usize, Failure> {
+/// An index into `len` things.
+fn position(key: &Value, len: usize) -> Result<usize, Failure> {
     let at = match key {
         Value::Int(it) | Value::Int64(it) => *it,
         Value::Nil => return Err("cannot index slice/array with nil".into()),
         other => return Err(format!("cannot index slice/array with type {}", other.type_name())),
     };
-    let found = usize::try_from(at).ok().filter(|it| *it < len || (or_end && *it == len));
+    let found = usize::try_from(at).ok().filter(|it| *it < len);
     found.ok_or_else(|| format!("index out of range: {at}"))
-}
-
-fn slice(arguments: &[Value]) -> Outcome {
-    let [value, bounds @ ..] = arguments else { return Ok(Value::Nil) };
-    if bounds.len() > 3 {
-        return Err(format!("too many slice indexes: {}", bounds.len()));
-    }
-    let (len, is_text) = match value {
-        Value::Nil => return Err("slice of untyped nil".into()),
-        Value::Str(_) if bounds.len() == 3 => return Err("cannot 3-index slice a string".into()),
-        Value::Str(it) => (it.len(), true),
-        Value::List(it) => (it.len(), false),
-        other => return Err(format!("can't slice item of type {}", other.type_name())),
-    };
-    let from = bounds.first().map_or(Ok(0), |it| position(it, len, true))?;
-    let to = bounds.get(1).map_or(Ok(len), |it| position(it, len, true))?;
-    if from > to {
-        return Err(format!("invalid slice index: {from} > {to}"));
-    }
-    match value {
-        Value::Str(it) if is_text => match it.get(from..to) {
-            Some(part) => Ok(Value::str(part)),
-            None => Err("slice cuts a character in two".into()),
-        },
-        Value::List(items) => Ok(Value::list(items[from..to].to_vec())),
-        _ => Ok(Value::Nil),
-    }
 }
 
 fn escape(text: &str, one: fn(char) -> Option<String>) -> String {

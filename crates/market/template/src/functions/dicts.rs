@@ -78,7 +78,7 @@ fn merge(arguments: &[Value], overwrite: bool) -> Outcome {
     measured(arguments[0].clone())
 }
 
-/// As `mergo`: what is empty in the target is filled; with `overwrite`, what is not empty in the source wins; maps merge deeply.
+/// As `mergo`: what is empty in the target is filled; with `overwrite` the source wins; maps merge deeply.
 fn merge_into(target: &MapRef, source: &MapRef, overwrite: bool, depth: usize) -> Result<(), Failure> {
     if depth > DEPTH_MAX {
         return Err(format!("maps to merge nest deeper than {DEPTH_MAX} levels"));
@@ -86,12 +86,9 @@ fn merge_into(target: &MapRef, source: &MapRef, overwrite: bool, depth: usize) -
     for (key, value) in source.entries() {
         match (target.get(&key), value) {
             (Some(Value::Map(inner)), Value::Map(value)) => merge_into(&inner, &value, overwrite, depth + 1)?,
-            (Some(present), value) if present.truth() => {
-                if overwrite && value.truth() {
-                    target.insert(key, value);
-                }
-            }
-            (Some(_), value) if !value.truth() => {}
+            (_, value) if overwrite => target.insert(key, value),
+            (Some(present), _) if present.truth() => {}
+            (_, Value::Nil) => {}
             (_, value) => target.insert(key, value),
         }
     }

@@ -25,9 +25,9 @@ pub(super) const TABLE: &[Function] = &[
     row("mustFromJson", "s", |_, a| read_json(text(a, 0))),
     row("fromJsonArray", "s", |_, a| Ok(read_json(text(a, 0)).unwrap_or_else(|it| Value::list(vec![Value::str(it)])))),
     row("b64enc", "s", |_, a| Ok(Value::str(BASE64.encode(text(a, 0).as_bytes())))),
-    row("b64dec", "s", |_, a| Ok(Value::str(decoded(BASE64.decode(text(a, 0).as_bytes()))))),
+    row("b64dec", "s", |_, a| Ok(Value::str(decoded(64, BASE64.decode(text(a, 0).as_bytes()))))),
     row("b32enc", "s", |_, a| Ok(Value::str(BASE32.encode(text(a, 0).as_bytes())))),
-    row("b32dec", "s", |_, a| Ok(Value::str(decoded(BASE32.decode(text(a, 0).as_bytes()))))),
+    row("b32dec", "s", |_, a| Ok(Value::str(decoded(32, BASE32.decode(text(a, 0).as_bytes()))))),
     row("sha256sum", "s", |_, a| Ok(Value::str(HEXLOWER.encode(&Sha256::digest(text(a, 0).as_bytes()))))),
 ];
 
@@ -86,9 +86,9 @@ fn pretty(value: &Value) -> Result<String, Failure> {
 }
 
 /// Sprig answers with the text of the error; bytes that are no text cannot be a value here.
-fn decoded(bytes: Result<Vec<u8>, data_encoding::DecodeError>) -> String {
+fn decoded(base: u8, bytes: Result<Vec<u8>, data_encoding::DecodeError>) -> String {
     match bytes {
         Ok(bytes) => String::from_utf8(bytes).unwrap_or_else(|it| String::from_utf8_lossy(it.as_bytes()).into_owned()),
-        Err(it) => it.to_string(),
+        Err(it) => format!("illegal base{base} data at input byte {}", it.position),
     }
 }

@@ -17,7 +17,7 @@ pub(super) const TABLE: &[Function] = &[
     row("all", "a*", |_, a| Ok(Value::Bool(!a.iter().any(is_empty)))),
     row("any", "a*", |_, a| Ok(Value::Bool(!a.iter().all(is_empty)))),
     row("ternary", "aab", |_, a| Ok(if a[2].truth() { a[0].clone() } else { a[1].clone() })),
-    row("fail", "s", |_, a| Err(text(a, 0).to_owned())),
+    row("fail", "s", |_, a| Err(said(text(a, 0)))),
     row("required", "sa", |_, a| required(text(a, 0), &a[1])),
     row("include", "sa", |run, a| run.include(text(a, 0), &a[1])),
     row("tpl", "sa", |run, a| run.tpl(text(a, 0), &a[1])),
@@ -38,10 +38,15 @@ pub(super) const TABLE: &[Function] = &[
     row("randAscii", "i", |run, a| random(run, whole(a, 0), |it| (b' '..=b'~').contains(it))),
 ];
 
+/// A message of the chart's author, marked so that [`crate::TemplateError::as_helm`] finds it.
+fn said(message: &str) -> Failure {
+    format!("{}{message}{}", crate::set::SAID[0], crate::set::SAID[1])
+}
+
 fn required(warning: &str, value: &Value) -> Outcome {
     match value {
-        Value::Nil => Err(warning.to_owned()),
-        Value::Str(it) if it.is_empty() => Err(warning.to_owned()),
+        Value::Nil => Err(said(warning)),
+        Value::Str(it) if it.is_empty() => Err(said(warning)),
         other => Ok(other.clone()),
     }
 }

@@ -34,6 +34,7 @@ pub(super) const TABLE: &[Function] = &[
     row("mustHas", "aa", |_, a| has(&a[1], &a[0]).map(Value::Bool)),
     row("compact", "a", |_, a| compact(&a[0])),
     row("mustCompact", "a", |_, a| compact(&a[0])),
+    row("slice", "aa*", |_, a| slice(a)),
     row("mustSlice", "aa*", |_, a| slice(a)),
     row("chunk", "ia", |_, a| chunk(whole(a, 0), &a[1])),
     row("sortAlpha", "a", |_, a| Ok(sorted(&a[0]))),
@@ -105,7 +106,9 @@ fn compact(list: &Value) -> Outcome {
 }
 
 fn slice(arguments: &[Value]) -> Outcome {
-    let all = items(&arguments[0], "slice")?;
+    let Value::List(all) = &arguments[0] else {
+        return Err(format!("list should be type of slice or array but {}", arguments[0].kind()));
+    };
     let bound = |at: usize, default: usize| match arguments.get(at) {
         None => Ok(default),
         Some(Value::Int(it) | Value::Int64(it)) => match usize::try_from(*it) {

@@ -94,7 +94,7 @@ fn pre_order(a: &str, b: &str) -> Ordering {
     }
 }
 
-fn compare(constraint: &str, version: &str) -> Result<bool, Failure> {
+pub(super) fn compare(constraint: &str, version: &str) -> Result<bool, Failure> {
     let version = parse(version)?;
     let mut matched = false;
     for alternative in constraint.split("||") {
@@ -108,7 +108,7 @@ fn compare(constraint: &str, version: &str) -> Result<bool, Failure> {
 }
 
 fn improper(constraint: &str) -> Failure {
-    format!("improper constraint: {constraint}")
+    format!("improper constraint: {}", crate::gofmt::quote(constraint))
 }
 
 /// The conditions of one alternative: operator and operand.
