@@ -132,6 +132,9 @@ pub struct Dependency {
     /// Values taken from it: not supported.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub import_values: Vec<Json>,
+    /// Everything else.
+    #[serde(flatten)]
+    pub other: serde_json::Map<String, Json>,
 }
 
 /// A chart.

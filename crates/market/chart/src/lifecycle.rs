@@ -336,6 +336,8 @@ impl Plan {
 
     async fn run_hooks<C: Cluster>(&self, cluster: &C, event: HookEvent) -> Result<(), LifecycleError> {
         let hooks = self.release.hooks.iter().flatten().filter(|it| it.events.contains(&event));
+        let mut hooks: Vec<&Hook> = hooks.collect();
+        hooks.sort_by_key(|it| (it.weight, &it.name));
         for hook in hooks {
             self.run_hook(cluster, hook).await?;
         }

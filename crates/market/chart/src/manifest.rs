@@ -138,7 +138,7 @@ pub(crate) fn sort(files: &BTreeMap<String, String>) -> Result<(Vec<Manifest>, V
         }
     }
     manifests.sort_by_cached_key(|it| order(it.object["kind"].as_str().unwrap_or_default()));
-    hooks.sort_by_cached_key(|it: &Hook| (it.weight, order(&it.kind), it.name.clone()));
+    hooks.sort_by_cached_key(|it: &Hook| order(&it.kind));
     Ok((manifests, hooks))
 }
 

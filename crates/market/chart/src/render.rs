@@ -48,7 +48,7 @@ pub struct RenderOptions<'a> {
 pub struct Rendered {
     /// Objects in the order of installation.
     pub manifests: Vec<Manifest>,
-    /// Hooks in the order in which they run.
+    /// Hooks by kind, as a record keeps them; they run by weight and name.
     pub hooks: Vec<Hook>,
     /// `NOTES.txt`, rendered.
     pub notes: String,
