@@ -19,6 +19,11 @@ use crate::args::Cli;
 const BLOCKING_THREADS: usize = 24;
 
 fn main() -> ExitCode {
+    // A container's supervisor is this program again: single-threaded, so before anything else.
+    let arguments: Vec<_> = std::env::args_os().collect();
+    if atoll_runtime::is_helper(&arguments) {
+        return atoll_runtime::helper_main(&arguments);
+    }
     let cli = Cli::parse();
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().max_blocking_threads(BLOCKING_THREADS).build();

@@ -8,7 +8,6 @@ use atoll_control::{
     Kubeconfig, LoadRequest, MemberStatus, OfferStatus,
 };
 use atoll_gateway::PathKind;
-use atoll_ids::ByteCount;
 use atoll_images::{Image, ImageError, Reference, Store};
 use atoll_lease::Capacity;
 use axum::extract::{Path, Query, State};
@@ -172,7 +171,7 @@ fn reference(name: &str) -> Result<Reference, Refused> {
 }
 
 fn image(image: &Image) -> ImageStatus {
-    ImageStatus { name: image.reference.to_string(), id: image.id.to_string(), size: ByteCount(image.size) }
+    ImageStatus { name: image.reference.to_string(), id: image.id.to_string(), size: image.size }
 }
 
 pub(super) async fn images(State(parts): Shared) -> Answer<Vec<ImageStatus>> {

@@ -14,9 +14,8 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use tokio_util::io::StreamReader;
 
-use crate::daemon::Parts;
-
 use super::{Answer, Refused, Shared};
+use crate::daemon::Parts;
 use crate::failure::told;
 
 #[derive(Deserialize)]
