@@ -30,6 +30,15 @@ struct World {
     dir: tempfile::TempDir,
 }
 
+/// A test that fails leaves no mountpoint behind either.
+impl Drop for World {
+    fn drop(&mut self) {
+        for name in ["one", "two"] {
+            let _ = unmount(&self.dir.path().join(name));
+        }
+    }
+}
+
 impl World {
     async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();

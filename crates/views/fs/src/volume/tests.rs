@@ -312,7 +312,7 @@ async fn limits_hold() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn flushing_all_the_time_changes_nothing() {
     let seed: u64 = now().nanoseconds.into();
-    println!("seed {seed}");
+    eprintln!("seed {seed}");
     let mut world = World::new(6).await;
     world.options.flush_every = Duration::from_millis(1);
     world.options.dirty_bytes_max = 4 << 20;
