@@ -91,6 +91,10 @@ fn launch(host: &Host, data_dir: &Path, settings: &[String]) -> (Child, Value) {
     (child, serde_json::from_str(&line).unwrap_or_else(|_| panic!("the node did not come up: {line}{said}")))
 }
 
+fn ip(host: &Host, arguments: &[&str]) {
+    assert!(host.command("ip").args(arguments).status().unwrap().success(), "ip {arguments:?}");
+}
+
 fn pings(from: &Host, to: &str) -> bool {
     let mut command = from.command("ping");
     command.args(["-6", "-c", "1", "-W", "2", to]).stdout(Stdio::null()).stderr(Stdio::null());
@@ -187,6 +191,9 @@ fn nodes_reach_each_other_by_planetary_address_and_nobody_else_does() {
 
     nobody_else(&lab, &one, &two, &stranger);
 
+    let dropped = one.net()["interface"]["packets_dropped"].to_string();
+    assert!(!dropped.contains("underlay"), "a connection was tried through the interface: {dropped}");
+
     two.kill();
     assert!(!pings(&one.host, two.address()));
     two.start_again();
@@ -199,7 +206,6 @@ fn nobody_else(lab: &Lab, one: &LabNode, two: &LabNode, stranger: &LabNode) {
     assert!(!pings(&stranger.host, one.address()), "a node that is no peer");
     // Another address than one's own.
     let before = received(two);
-    let ip = |host: &Host, arguments: &[&str]| assert!(host.command("ip").args(arguments).status().unwrap().success());
     ip(&one.host, &["-6", "address", "add", "600::bad/128", "dev", "atoll0", "nodad"]);
     let mut spoofed = one.host.command("ping");
     spoofed.args(["-6", "-c", "1", "-W", "1", "-I", "600::bad", two.address()]).stdout(Stdio::null());
@@ -221,11 +227,26 @@ fn received(node: &LabNode) -> u64 {
     node.net()["interface"]["packets_received"].as_u64().unwrap()
 }
 
+/// Neither is where the other knows it to be; they hear each other by multicast.
+#[test]
+fn peers_that_both_moved_find_each_other_on_the_local_network() {
+    let (lab, folder) = (Lab::new(2).unwrap(), tempfile::tempdir().unwrap());
+    let mut nodes = [0, 1].map(|number| LabNode::start(lab.host(number), folder.path(), &[]));
+    nodes[0].joins(&nodes[1]);
+    eventually("ping", || pings(&nodes[0].host, nodes[1].address()));
+    nodes.iter_mut().for_each(LabNode::kill);
+    for (number, node) in nodes.iter_mut().enumerate() {
+        ip(&node.host, &["address", "flush", "dev", "eth0", "scope", "global"]);
+        ip(&node.host, &["address", "add", &format!("10.57.71.{}/24", 100 + number), "dev", "eth0"]);
+        node.start_again();
+    }
+    eventually("ping from where they are now", || pings(&nodes[0].host, nodes[1].address()));
+}
+
 #[test]
 fn a_node_without_an_interface_says_why_and_works() {
     let (lab, folder) = (Lab::new(1).unwrap(), tempfile::tempdir().unwrap());
-    let add = ["link", "add", "atoll0", "type", "bridge"];
-    assert!(lab.host(0).command("ip").args(add).status().unwrap().success());
+    ip(lab.host(0), &["link", "add", "atoll0", "type", "bridge"]);
     let node = LabNode::start(lab.host(0), folder.path(), &[]);
     let status = node.atoll(&["status"]);
     assert!(status.contains("no interface: the interface atoll0 is there already"), "{status}");

@@ -281,6 +281,11 @@ async fn outward(tun: Arc<AsyncDevice>, link: Arc<dyn PacketLink>, shared: Arc<S
     loop {
         let count = match tun.recv_multiple(&mut read, &mut packets, &mut sizes, 0).await {
             Ok(count) => count,
+            // Not the device's word but tun-rs': a packet larger than our MTU, because somebody changed that of the interface.
+            Err(error) if error.raw_os_error().is_none() => {
+                tracing::debug!(%error, "a packet from the interface makes no sense");
+                continue;
+            }
             Err(error) if errors < READ_ERRORS_MAX => {
                 errors += 1;
                 tracing::debug!(%error, "cannot read from the interface");
