@@ -79,13 +79,12 @@ pub(crate) async fn read(inner: &Arc<Inner>, wanted: &[Wanted]) -> Vec<Result<By
     };
     let mut plains = Vec::with_capacity(wanted.len());
     for (mut gather, filled) in gathers.into_iter().zip(filled) {
-        plains.push(match (filled, opened.as_slice().is_empty()) {
-            (Ok(()), false) => {
-                let opened = opened.next().expect("looked at above");
-                gather.settle(opened).await
-            }
-            (Ok(()), true) => Err(gather.wanted.tampered()),
-            (Err(error), _) => Err(error),
+        plains.push(match filled {
+            Ok(()) => match opened.next() {
+                Some(opened) => gather.settle(opened).await,
+                None => Err(gather.wanted.tampered()),
+            },
+            Err(error) => Err(error),
         });
     }
     plains

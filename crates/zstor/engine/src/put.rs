@@ -335,8 +335,7 @@ impl Cut {
     fn seal(self, inner: &Inner, sealer: &Sealer) -> Result<SealedCut, PutError> {
         let Self { stripe, slot, piece } = self;
         let plain = piece.len() as u64;
-        let (leaf, sealed) =
-            piece.with(&inner.plain, |bytes| (Leaf::of(stripe, bytes), sealer.seal(slot, bytes)))?;
+        let (leaf, sealed) = piece.with(&inner.plain, |bytes| (Leaf::of(stripe, bytes), sealer.seal(slot, bytes)))?;
         Ok(SealedCut { stripe, plain, leaf, sealed: sealed.map_err(stopped)? })
     }
 }

@@ -11,13 +11,13 @@
 //! No segment is ever appended to again after recovery: the next record opens a new one. So what the crash left behind
 //! the tail cannot be taken for something written later.
 
+use crate::aligned::Recycled;
 use crate::catalog::{Catalog, Location, SegmentEntry, SegmentFile};
 use crate::config::SegmentsConfig;
 use crate::disk::Disk;
 use crate::error::{DiskError, OpenError};
 use crate::format::scan::{Found, Walk, walk};
 use crate::format::{DATA_START, HeaderError, PreviousSegment, RecordKind, SegmentHeader};
-use crate::aligned::Recycled;
 use crate::keeper::Spare;
 use crate::log::Resume;
 use crate::names;

@@ -30,7 +30,8 @@ use crate::dial::Stream;
 use crate::frame::{Fault, FrameReader, FrameWriter, Progress};
 use crate::home::{HomeStat, PutOutcome, ShardEntry};
 use crate::limits::{
-    ANSWER_BYTES_MAX, IN_FLIGHT_MAX, LIST_ENTRIES_MAX, PUT_BYTES_MAX, READS_MAX, SERVER_IDLE_LIMIT, STALL_LIMIT, TAKE_IN_BYTES,
+    ANSWER_BYTES_MAX, IN_FLIGHT_MAX, LIST_ENTRIES_MAX, PUT_BYTES_MAX, READS_MAX, SERVER_IDLE_LIMIT, STALL_LIMIT,
+    TAKE_IN_BYTES,
 };
 use crate::protocol::{Answer, Code, ENTRY_BYTES, Kind, ProtocolError, Request};
 
@@ -154,8 +155,7 @@ async fn perform_all(session: &Session, mut incoming: mpsc::Receiver<Incoming>) 
     while open || !under_way.is_empty() {
         tokio::select! {
             biased;
-            next = incoming.recv(), if open => {
-                let mut next = next;
+            mut next = incoming.recv(), if open => {
                 open = next.is_some();
                 while let Some(first) = next.take() {
                     let mut together = vec![first];
