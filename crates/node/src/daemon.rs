@@ -33,9 +33,8 @@ use crate::{api, dashboard, metrics, ports, storage};
 /// Requests under way get this long to end once the node is told to stop; then it ends all the same. systemd kills after 90 s.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
 
-/// What stripes on their way may hold in memory, each way: nine stripes of 4+2. With it a node that moves one object of 4 GiB peaks at 57 MiB; many small
-/// objects take more (`docs/benchmarks.md`).
-const STRIPE_BYTES_IN_FLIGHT: usize = 24 << 20;
+/// What stripes on their way may hold in memory, each way: three groups of four stripes of 4+2.
+const STRIPE_BYTES_IN_FLIGHT: usize = 30 << 20;
 
 /// Why a node does not start, or does not go on.
 #[derive(Debug, thiserror::Error)]

@@ -3,9 +3,9 @@
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use atoll_control::{Event, PutRequest, Source};
+use atoll_control::{Event, GetRequest, PutRequest, Source};
 use atoll_grid::NodeProcess;
 
 use crate::common::{TestGrid, run, run_bytes};
@@ -86,6 +86,75 @@ async fn an_upload_that_was_killed_goes_on_where_it_was() {
     assert!(stored < begun_anew * 9 / 10, "{stored} of {begun_anew}");
     test.run(&["get", "data/object", &test.text("back")]);
     assert!(same(&source, &test.path("back")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_download_that_was_killed_goes_on_where_it_was() {
+    const SIZE: usize = 200 << 20;
+    const KILLED_AT: u64 = 120 << 20;
+    let mut test = TestGrid::raise(3).await;
+    test.run(&["bucket", "create", "data", "--policy", "2+1"]);
+    let source = test.path("source");
+    std::fs::write(&source, noise(6, SIZE)).unwrap();
+    test.run(&["put", source.to_str().unwrap(), "data/object"]);
+    let destination = test.path("back");
+    let request = GetRequest {
+        bucket: "data".parse().unwrap(),
+        key: "object".into(),
+        destination: destination.clone(),
+        force: false,
+    };
+    let mut events = test.grid.client().get(&request).await.unwrap();
+    loop {
+        match events.next().await.unwrap() {
+            Some(Event::Progress { bytes, .. }) if bytes >= KILLED_AT => break,
+            Some(Event::Progress { .. }) => {}
+            other => panic!("the download was over before it was killed: {other:?}"),
+        }
+    }
+    test.grid.home.kill().await.unwrap();
+    assert!(!destination.exists(), "a file has its name only when it is whole");
+    let part = part_beside(&destination).expect("what was read so far stays");
+    let kept = part.metadata().unwrap().len();
+    assert!(kept >= KILLED_AT, "{kept}");
+
+    let before = read_from_nodes(&test).await;
+    test.grid.home.start_again().await.unwrap();
+    test.run(&["get", "data/object", &test.text("back")]);
+    assert!(same(&source, &destination));
+    assert_eq!(part_beside(&destination), None);
+    // Only the rest is fetched, and shards that were asked for twice because one was late.
+    let fetched = read_from_nodes(&test).await - before;
+    assert!(fetched < SIZE as u64 * 9 / 10, "{fetched} of {SIZE} bytes were fetched again");
+
+    // A part that is not what was written is found out, and not continued a second time.
+    let damaged = part.clone();
+    let mut bytes = std::fs::read(&source).unwrap();
+    bytes.truncate(64 << 20);
+    bytes[1000] ^= 1;
+    std::fs::remove_file(&destination).unwrap();
+    std::fs::write(&damaged, bytes).unwrap();
+    let said = test.fail(&["get", "data/object", &test.text("back")]);
+    assert!(said.contains("damaged"), "{said}");
+    assert!(!destination.exists() && !damaged.exists());
+    test.run(&["get", "data/object", &test.text("back")]);
+    assert!(same(&source, &destination));
+}
+
+/// The unfinished file beside `destination`.
+fn part_beside(destination: &Path) -> Option<PathBuf> {
+    let entries = std::fs::read_dir(destination.parent().unwrap()).unwrap();
+    let mut paths = entries.map(|entry| entry.unwrap().path());
+    paths.find(|path| path.extension().is_some_and(|extension| extension == "atoll-part"))
+}
+
+/// Bytes of shards that all nodes together have given out.
+async fn read_from_nodes(test: &TestGrid) -> u64 {
+    let mut read = 0;
+    for node in &test.grid.nodes {
+        read += metric(node, "atoll_shard_read_bytes_total").await;
+    }
+    read
 }
 
 fn same(one: &Path, other: &Path) -> bool {

@@ -5,8 +5,8 @@
 //! object's BLAKE3, that what is there is right.
 
 use std::fs::{self, File, FileTimes, OpenOptions, Permissions};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::io::{self, IoSlice, Read as _};
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -14,6 +14,7 @@ use std::time::SystemTime;
 use atoll_control::{ApiError, Event, GetRequest, Kind, TransferSummary};
 use atoll_engine::{Engine, LIST_MAX, ListQuery, ObjectInfo, ObjectKind};
 use atoll_ids::BucketName;
+use rustix::io::{Errno, ReadWriteFlags, pwritev2};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -24,6 +25,14 @@ use crate::failure::{told, told_of};
 
 /// A part is continued at the start of a stripe.
 const STRIPE_BYTES: u64 = atoll_codec::STRIPE_BYTES as u64;
+
+/// Objects from this size on are written past the page cache where the kernel can (Linux 6.14): each block goes to the disk at once and gives its memory to those after
+/// it. A gigabyte would otherwise push a gigabyte out of the cache, for a file that is likely to be read once; and where memory that lay free has to be fetched
+/// from a hypervisor first, filling the cache is several times slower than the disk. Smaller ones are left to the cache, which is faster.
+const UNCACHED_FROM_BYTES: u64 = 64 << 20;
+
+/// `RWF_DONTCACHE`: see pwritev2(2).
+const DONT_CACHE: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x80);
 
 /// Read at once when a part is checked.
 const CHECK_BYTES: usize = 1 << 20;
@@ -238,6 +247,8 @@ struct Part {
     path: PathBuf,
     written: u64,
     continued: bool,
+    /// Written past the page cache, until the kernel says that it cannot.
+    uncached: bool,
 }
 
 impl Part {
@@ -253,18 +264,31 @@ impl Part {
         // The longest file name is 255 bytes; a version's id tells parts apart without the name.
         let short: String = name.chars().take(32).collect();
         let part = path.with_file_name(format!(".{short}.{}.atoll-part", info.id));
-        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&part)?;
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&part)?;
         let length = file.metadata()?.len();
         // Only a whole number of stripes can be continued, and the end of the object must still be read.
         let keep = if length < info.size { length / STRIPE_BYTES * STRIPE_BYTES } else { 0 };
         file.set_len(keep)?;
-        io::Seek::seek(&mut file, io::SeekFrom::End(0))?;
-        Ok(Self { file, part, path, written: keep, continued: keep > 0 })
+        let uncached = info.size >= UNCACHED_FROM_BYTES;
+        Ok(Self { file, part, path, written: keep, continued: keep > 0, uncached })
     }
 
     fn append(mut self, chunk: &[u8]) -> io::Result<Self> {
-        self.file.write_all(chunk)?;
-        self.written += chunk.len() as u64;
+        let mut rest = chunk;
+        while self.uncached && !rest.is_empty() {
+            match pwritev2(&self.file, &[IoSlice::new(rest)], self.written, DONT_CACHE) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => {
+                    self.written += count as u64;
+                    rest = &rest[count..];
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => self.uncached = false,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.file.write_all_at(rest, self.written)?;
+        self.written += rest.len() as u64;
         Ok(self)
     }
 

@@ -63,6 +63,10 @@ pub(crate) async fn run(
             Some(ended) = tasks.join_next(), if !tasks.is_empty() => { flatten(ended)?; continue }
             () = tracker.cancelled() => return Err(cancelled()),
         };
+        // All that ended, each time: a task holds its memory until it is joined, and of the branches above chance takes one.
+        while let Some(ended) = tasks.try_join_next() {
+            flatten(ended)?;
+        }
         match next {
             None => break,
             Some(Found::Left(message)) => tracker.skipped(message).await,

@@ -1,11 +1,12 @@
-//! zstd, at its fastest level, into and out of buffers whose size is the limit. Contexts are kept per thread.
+//! zstd, at its fastest level, into and out of buffers whose size is the limit. Contexts, a megabyte and more each, go round: a runtime has
+//! many threads that block now and then, and few that compress at the same time.
 //!
 //! Compression is always tried, but on random data zstd itself passes over a stripe at 10 GB/s, which would be the most expensive
 //! step of sealing. So a few pieces of a long stripe are compressed first, and the whole only if one of them shrinks. Every
 //! compressible stretch longer than the distance of two pieces is seen that way. What is not seen is a stripe of noise that
 //! repeats itself over more than a piece. Compression cannot fail, it can only not help.
 
-use std::cell::RefCell;
+use std::sync::{Mutex, PoisonError};
 
 use zstd::bulk::{Compressor, Decompressor};
 
@@ -25,9 +26,28 @@ const PROBE_FROM_BYTES: usize = 4 * PIECES * PIECE_BYTES;
 /// Below this a zstd frame's own header eats what little there is to gain.
 const TRY_FROM_BYTES: usize = 64;
 
-thread_local! {
-    static COMPRESSOR: RefCell<Option<Compressor<'static>>> = const { RefCell::new(None) };
-    static DECOMPRESSOR: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
+/// Idle contexts of a kind that are kept: as many as stripes are worked on at the same moment on a machine of some size.
+const IDLE_CONTEXTS_MAX: usize = 8;
+
+static COMPRESSORS: Idle<Compressor<'static>> = Idle(Mutex::new(Vec::new()));
+static DECOMPRESSORS: Idle<Decompressor<'static>> = Idle(Mutex::new(Vec::new()));
+
+/// Contexts that nobody uses at the moment.
+struct Idle<T>(Mutex<Vec<T>>);
+
+impl<T> Idle<T> {
+    /// Calls `with` on an idle context or a new one; `None` if none can be made.
+    fn with<R>(&self, make: impl FnOnce() -> std::io::Result<T>, with: impl FnOnce(&mut T) -> R) -> Option<R> {
+        let idle = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = idle().pop();
+        let mut context = found.or_else(|| make().ok())?;
+        let done = with(&mut context);
+        let mut idle = idle();
+        if idle.len() < IDLE_CONTEXTS_MAX {
+            idle.push(context);
+        }
+        Some(done)
+    }
 }
 
 /// Compresses `plain` to the start of `out`, which must be as long as `plain`. Gives the compressed length, or nothing unless at least
@@ -37,16 +57,13 @@ pub(crate) fn compress(plain: &[u8], out: &mut [u8]) -> Option<usize> {
         return None;
     }
     let limit = plain.len() - plain.len().div_ceil(GAIN);
-    COMPRESSOR.with_borrow_mut(|slot| {
-        if slot.is_none() {
-            *slot = Compressor::new(LEVEL).ok();
-        }
-        let compressor = slot.as_mut()?;
+    let work = |compressor: &mut Compressor<'static>| {
         if plain.len() >= PROBE_FROM_BYTES && !any_piece_shrinks(compressor, plain, out) {
             return None;
         }
         compressor.compress_to_buffer(plain, &mut out[..limit]).ok()
-    })
+    };
+    COMPRESSORS.with(|| Compressor::new(LEVEL), work).flatten()
 }
 
 /// Whether one of the pieces of `plain` compresses, with `out` as scratch space.
@@ -58,13 +75,10 @@ fn any_piece_shrinks(compressor: &mut Compressor<'_>, plain: &[u8], out: &mut [u
 
 /// Decompresses `sealed` to exactly the whole of `out`. False if it is not a zstd frame of exactly that length.
 pub(crate) fn decompress(sealed: &[u8], out: &mut [u8]) -> bool {
-    DECOMPRESSOR.with_borrow_mut(|slot| {
-        if slot.is_none() {
-            *slot = Decompressor::new().ok();
-        }
-        let Some(decompressor) = slot.as_mut() else { return false };
+    let work = |decompressor: &mut Decompressor<'static>| {
         decompressor.decompress_to_buffer(sealed, out).is_ok_and(|written| written == out.len())
-    })
+    };
+    DECOMPRESSORS.with(Decompressor::new, work).unwrap_or(false)
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Fetches shards of one stripe until it opens: carries out a [`ReadPlan`] against the homes.
+//! Fetches shards of stripes until they open: carries out a [`ReadPlan`] for each against the homes.
 //!
 //! *k* shards are asked for at once; one that is late, missing or forged is made up for by the next. Nothing leaves here that did not pass the
 //! stripe's tag (or, for shards that are rebuilt, their own). Dropping the future drops what is still outstanding.
@@ -6,11 +6,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use atoll_codec::{OpenError, Opener, RebuildError};
+use atoll_codec::{OpenError, Opener, RebuildError, StripeRecord};
 use atoll_ids::NodeId;
 use atoll_shard::HomeError;
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, join_all};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use tokio::time::timeout;
@@ -49,29 +49,57 @@ struct Gather<'a> {
     events: FuturesUnordered<BoxFuture<'static, Event>>,
 }
 
-/// The plaintext of a stripe.
-///
-/// # Errors
-/// [`ReadError::TooFewShards`], [`ReadError::Tampered`], [`ReadError::Stopped`].
-pub(crate) async fn read(inner: &Arc<Inner>, wanted: &Wanted) -> Result<Bytes, ReadError> {
-    read_without(inner, wanted, &[]).await
+/// What is needed to open a stripe, apart from the gathering.
+struct Opening {
+    opener: Arc<Opener>,
+    record: StripeRecord,
+    shards: Vec<(usize, Bytes)>,
 }
 
-/// The same; the shards `absent` are known to be nowhere and not asked for.
+impl Opening {
+    fn open(self) -> Result<Bytes, OpenError> {
+        self.opener.open(&self.record, &self.shards)
+    }
+}
+
+/// The plaintexts of some stripes, each with its own outcome. Their shards are fetched together and opened in one turn at the processor, because waking
+/// threads for each costs as much as the work.
 ///
 /// # Errors
-/// As [`read`].
+/// For each stripe [`ReadError::TooFewShards`], [`ReadError::Tampered`], [`ReadError::Stopped`].
+pub(crate) async fn read(inner: &Arc<Inner>, wanted: &[Wanted]) -> Vec<Result<Bytes, ReadError>> {
+    let mut gathers: Vec<Gather<'_>> = wanted.iter().map(|wanted| Gather::start(inner, wanted, &[])).collect();
+    let filled = join_all(gathers.iter_mut().map(Gather::fill)).await;
+    let openings: Vec<Opening> =
+        gathers.iter().zip(&filled).filter(|(_, filled)| filled.is_ok()).map(|(gather, _)| gather.opening()).collect();
+    let open = move || openings.into_iter().map(Opening::open).collect::<Vec<_>>();
+    let mut opened = match inner.compute(open).await {
+        Ok(opened) => opened.into_iter(),
+        Err(error) => return wanted.iter().map(|_| Err(ReadError::Stopped { why: error.to_string() })).collect(),
+    };
+    let mut plains = Vec::with_capacity(wanted.len());
+    for (mut gather, filled) in gathers.into_iter().zip(filled) {
+        plains.push(match filled {
+            Ok(()) => match opened.next() {
+                Some(opened) => gather.settle(opened).await,
+                None => Err(gather.wanted.tampered()),
+            },
+            Err(error) => Err(error),
+        });
+    }
+    plains
+}
+
+/// The plaintext of one stripe, whose shards `absent` are known to be nowhere and are not asked for.
+///
+/// # Errors
+/// As [`read`] for each stripe.
 pub(crate) async fn read_without(inner: &Arc<Inner>, wanted: &Wanted, absent: &[usize]) -> Result<Bytes, ReadError> {
     let mut gather = Gather::start(inner, wanted, absent);
-    loop {
-        gather.fill().await?;
-        let (opener, record, shards) = (wanted.opener.clone(), wanted.entry.record.clone(), gather.shards.clone());
-        match inner.compute(move || opener.open(&record, &shards)).await.map_err(stopped)? {
-            Ok(plain) if plain.len() == wanted.entry.record.plain_len() as usize => return Ok(plain),
-            Err(OpenError::BadStripe { bad, .. }) if !bad.is_empty() => gather.discard(&bad),
-            Ok(_) | Err(_) => return Err(wanted.tampered()),
-        }
-    }
+    gather.fill().await?;
+    let opening = gather.opening();
+    let opened = inner.compute(move || opening.open()).await.map_err(stopped)?;
+    gather.settle(opened).await
 }
 
 /// The shards `missing` of a stripe, made from others; none of `missing` is asked for.
@@ -135,6 +163,25 @@ impl<'a> Gather<'a> {
                     None => return Err(self.shortage()),
                 },
             }
+        }
+    }
+
+    fn opening(&self) -> Opening {
+        let (opener, record) = (self.wanted.opener.clone(), self.wanted.entry.record.clone());
+        Opening { opener, record, shards: self.shards.clone() }
+    }
+
+    /// The plaintext if the stripe opened; otherwise asks for further shards in place of forged ones until it does.
+    async fn settle(&mut self, mut opened: Result<Bytes, OpenError>) -> Result<Bytes, ReadError> {
+        loop {
+            match opened {
+                Ok(plain) if plain.len() == self.wanted.entry.record.plain_len() as usize => return Ok(plain),
+                Err(OpenError::BadStripe { bad, .. }) if !bad.is_empty() => self.discard(&bad),
+                Ok(_) | Err(_) => return Err(self.wanted.tampered()),
+            }
+            self.fill().await?;
+            let opening = self.opening();
+            opened = self.inner.compute(move || opening.open()).await.map_err(stopped)?;
         }
     }
 

@@ -24,6 +24,7 @@ use crate::gather::{self, Wanted};
 use crate::info::ObjectInfo;
 use crate::inner::{Inner, lock};
 use crate::keyspace;
+use crate::pipeline::together;
 use crate::pool::stripe_bytes;
 use crate::record::{Body, BucketRecord, ManifestPage, ObjectRecord, PAGE_STRIPES, StripeEntry};
 use crate::store::Stored;
@@ -32,7 +33,11 @@ use crate::store::Stored;
 /// whose consumers take what they ask for.
 const BUDGET_GRACE: Duration = Duration::from_secs(1);
 
-type Fetched = (Result<Bytes, ReadError>, Option<OwnedSemaphorePermit>);
+/// A few stripes, and the memory they hold until they are handed on.
+struct Fetched {
+    stripes: VecDeque<Result<Bytes, ReadError>>,
+    _permit: Option<OwnedSemaphorePermit>,
+}
 
 /// Gives an object's content, stripe by stripe.
 pub struct ObjectReader {
@@ -43,8 +48,10 @@ pub struct ObjectReader {
     next: u64,
     end: u64,
     page: Option<(u32, ManifestPage)>,
+    /// What has come and was not handed on.
+    fetched: Option<Fetched>,
     flights: VecDeque<AbortOnDropHandle<Fetched>>,
-    /// The number of the first stripe in `flights`.
+    /// The number of the stripe that is handed on next.
     front: u64,
     failed: bool,
 }
@@ -126,7 +133,7 @@ impl ObjectReader {
             (range.start / STRIPE_BYTES as u64, range.end.div_ceil(STRIPE_BYTES as u64))
         };
         let (version, flights) = (Arc::new(version), VecDeque::new());
-        Ok(Self { info, version, range, next, end, page: None, flights, front: next, failed: false })
+        Ok(Self { info, version, range, next, end, page: None, fetched: None, flights, front: next, failed: false })
     }
 
     /// What is being read.
@@ -152,6 +159,7 @@ impl ObjectReader {
         let outcome = self.advance().await;
         self.failed = matches!(outcome, Some(Err(_)));
         if self.failed {
+            self.fetched = None;
             self.flights.clear();
         }
         outcome
@@ -161,15 +169,22 @@ impl ObjectReader {
         if let Err(error) = self.fetch_ahead().await {
             return Some(Err(error));
         }
-        let fetched = self.flights.front_mut()?.await;
-        self.flights.pop_front();
+        if self.fetched.is_none() {
+            let fetched = self.flights.front_mut()?.await;
+            self.flights.pop_front();
+            match fetched {
+                Ok(fetched) => self.fetched = Some(fetched),
+                Err(error) => return Some(Err(ReadError::Stopped { why: error.to_string() })),
+            }
+        }
+        let stripes = &mut self.fetched.as_mut()?.stripes;
+        let outcome = stripes.pop_front()?;
+        if stripes.is_empty() {
+            self.fetched = None;
+        }
         let stripe = self.front;
         self.front += 1;
-        Some(match fetched {
-            Ok((Ok(plain), _permit)) => Ok(self.cut(stripe, plain)),
-            Ok((Err(error), _)) => Err(error),
-            Err(error) => Err(ReadError::Stopped { why: error.to_string() }),
-        })
+        Some(outcome.map(|plain| self.cut(stripe, plain)))
     }
 
     /// The part of a stripe that lies in the range.
@@ -180,23 +195,38 @@ impl ObjectReader {
     }
 
     async fn fetch_ahead(&mut self) -> Result<(), ReadError> {
-        while self.next < self.end && self.flights.len() < self.version.inner.config.stripes_in_flight {
-            let wanted = self.wanted(self.next).await?;
+        let in_flight = self.version.inner.config.stripes_in_flight;
+        let together = together(in_flight) as u64;
+        while self.next < self.end {
+            let begun = usize::try_from(self.next - self.front).unwrap_or(usize::MAX);
+            let mut stripes = self.next..self.end.min(self.next + together);
+            if begun > 0 && begun + together as usize > in_flight {
+                break;
+            }
+            let budget = self.version.inner.clone();
+            let mut permit = budget.get_budget.try_take(self.bytes(stripes.clone()));
+            if permit.is_none() && begun > 0 {
+                break;
+            }
+            if permit.is_none() {
+                stripes.end = stripes.start + 1;
+                permit = budget.get_budget.take_or_go_on(self.bytes(stripes.clone()), BUDGET_GRACE).await;
+            }
+            let mut wanted = Vec::new();
+            for stripe in stripes.clone() {
+                wanted.push(self.wanted(stripe).await?);
+            }
             let inner = self.version.inner.clone();
-            let bytes = stripe_bytes(self.version.body.policy, self.expected_len(self.next));
-            let permit = if self.flights.is_empty() {
-                inner.get_budget.take_or_go_on(bytes, BUDGET_GRACE).await
-            } else {
-                match inner.get_budget.try_take(bytes) {
-                    Some(permit) => Some(permit),
-                    None => break,
-                }
-            };
-            let task = tokio::spawn(async move { (gather::read(&inner, &wanted).await, permit) });
-            self.flights.push_back(AbortOnDropHandle::new(task));
-            self.next += 1;
+            let fetch = async move { Fetched { stripes: gather::read(&inner, &wanted).await.into(), _permit: permit } };
+            self.flights.push_back(AbortOnDropHandle::new(tokio::spawn(fetch)));
+            self.next = stripes.end;
         }
         Ok(())
+    }
+
+    /// The memory that some stripes take.
+    fn bytes(&self, stripes: Range<u64>) -> usize {
+        stripes.map(|stripe| stripe_bytes(self.version.body.policy, self.expected_len(stripe))).sum()
     }
 
     /// The bytes that a stripe at this place has.

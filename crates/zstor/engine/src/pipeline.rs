@@ -1,4 +1,4 @@
-//! The pipeline of a large upload: one half cuts stripes and starts a task for each, the other collects them in order, writes manifest pages and keeps the
+//! The pipeline of a large upload: one half cuts stripes and starts a task for a few of them, the other collects them in order, writes manifest pages and keeps the
 //! journal.
 //!
 //! The byte budget and the bounded channel between the halves limit what is in flight. Pages are committed beside the pipeline, one commit at a time: only
@@ -18,7 +18,7 @@ use crate::feed::{Feed, Piece};
 use crate::inner::Inner;
 use crate::keyspace;
 use crate::pool::stripe_bytes;
-use crate::put::{Job, PutOptions, StoredStripe, stopped};
+use crate::put::{Cut, Job, PutOptions, StoredStripe, stopped};
 use crate::record::{INLINE_STRIPES_MAX, ManifestPage, ObjectRecord, PAGE_STRIPES, StripeEntry, UploadRecord};
 use crate::store::present;
 
@@ -26,7 +26,15 @@ use crate::store::present;
 /// times that.
 pub(crate) const UNSAVED_PAGES_MAX: usize = 4;
 
-type Flight = AbortOnDropHandle<Result<StoredStripe, PutError>>;
+/// Stripes that are stored together, at most (see [`Job::store`]): with 256 KiB shards, a mebibyte for each node.
+const STRIPES_TOGETHER: usize = 4;
+
+type Flight = AbortOnDropHandle<Result<Vec<StoredStripe>, PutError>>;
+
+/// How many stripes go together when so many may be in flight: three groups, one being sealed, one on its way, one waiting for disks.
+pub(crate) fn together(stripes_in_flight: usize) -> usize {
+    (stripes_in_flight / 3).clamp(1, STRIPES_TOGETHER)
+}
 
 /// The second half of the pipeline.
 pub(crate) struct Journal<'a> {
@@ -52,7 +60,8 @@ pub(crate) async fn pump(
     first: Option<(Piece, OwnedSemaphorePermit)>,
     journal: &mut Journal<'_>,
 ) -> Result<(), PutError> {
-    let in_flight = job.inner.config.stripes_in_flight.saturating_sub(1).max(1);
+    let stripes_in_flight = job.inner.config.stripes_in_flight;
+    let in_flight = (stripes_in_flight / together(stripes_in_flight)).saturating_sub(1).max(1);
     let (sender, flights) = mpsc::channel(in_flight);
     let from = journal.record.body.stripes;
     let ((), ()) = tokio::try_join!(produce(job, feed, first, from, sender), journal.collect(flights))?;
@@ -67,31 +76,48 @@ async fn produce(
     from: u64,
     flights: mpsc::Sender<Flight>,
 ) -> Result<(), PutError> {
-    for stripe in from.. {
+    let together = together(job.inner.config.stripes_in_flight);
+    let mut stripe = from;
+    loop {
         // Wait for a place in the channel first, so that what is begun is bounded by it.
         let Ok(place) = flights.reserve().await else { return Ok(()) };
-        let (piece, permit) = match first.take() {
-            Some(first) => first,
-            None => {
-                let len = feed.next_len_max();
-                if len == 0 {
-                    break;
-                }
-                let permit = job.inner.put_budget.take(stripe_bytes(job.policy, len)).await;
-                let Some(piece) = feed.next(&job.inner.plain).await? else { break };
-                (piece, permit)
-            }
-        };
-        let slot = job.sealer.next().map_err(|_| PutError::TooLarge)?;
+        let (mut cuts, mut permits) = (Vec::with_capacity(together), Vec::with_capacity(together));
+        while cuts.len() < together {
+            let next = match first.take() {
+                Some(first) => Some(first),
+                None => cut(job, feed, cuts.is_empty()).await?,
+            };
+            let Some((piece, permit)) = next else { break };
+            let slot = job.sealer.next().map_err(|_| PutError::TooLarge)?;
+            cuts.push(Cut { stripe, slot, piece });
+            permits.push(permit);
+            stripe += 1;
+        }
+        if cuts.is_empty() {
+            return Ok(());
+        }
         let job = job.clone();
         let task = tokio::spawn(async move {
-            let stored = job.store(stripe, slot, piece).await;
-            drop(permit);
+            let stored = job.store(cuts).await;
+            drop(permits);
             stored
         });
         place.send(AbortOnDropHandle::new(task));
     }
-    Ok(())
+}
+
+/// The next stripe and its share of the memory; `None` at the end. For a stripe that is not the first of its group also `None` if it would have to be
+/// waited for: whoever holds memory must not wait for more, and what came slowly from a stream need not wait for what follows.
+async fn cut(job: &Job, feed: &mut Feed, first: bool) -> Result<Option<(Piece, OwnedSemaphorePermit)>, PutError> {
+    let len = feed.next_len_max();
+    if len == 0 || (!first && matches!(feed, Feed::Stream { .. })) {
+        return Ok(None);
+    }
+    let bytes = stripe_bytes(job.policy, len);
+    let budget = &job.inner.put_budget;
+    let permit = if first { Some(budget.take(bytes).await) } else { budget.try_take(bytes) };
+    let Some(permit) = permit else { return Ok(None) };
+    Ok(feed.next(&job.inner.plain).await?.map(|piece| (piece, permit)))
 }
 
 impl<'a> Journal<'a> {
@@ -105,13 +131,14 @@ impl<'a> Journal<'a> {
     /// Takes stored stripes in order until the other half is done.
     async fn collect(&mut self, mut flights: mpsc::Receiver<Flight>) -> Result<(), PutError> {
         while let Some(flight) = flights.recv().await {
-            let stripe = flight.await.map_err(stopped)??;
-            self.record.digest.push(stripe.leaf);
-            self.record.body.stored += stripe.shards;
-            self.size += stripe.plain;
-            self.page.push(stripe.entry);
-            if self.page.len() == PAGE_STRIPES {
-                self.turn_page().await?;
+            for stripe in flight.await.map_err(stopped)?? {
+                self.record.digest.push(stripe.leaf);
+                self.record.body.stored += stripe.shards;
+                self.size += stripe.plain;
+                self.page.push(stripe.entry);
+                if self.page.len() == PAGE_STRIPES {
+                    self.turn_page().await?;
+                }
             }
             self.options.report(self.size, self.total, self.resumed);
         }

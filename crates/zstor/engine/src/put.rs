@@ -14,6 +14,7 @@ use atoll_ids::{BucketName, ObjectId};
 use atoll_kv::{Condition, Mutation};
 use atoll_placement::DomainLevel;
 use bytes::Bytes;
+use futures_util::future::try_join_all;
 use jiff::Timestamp;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -85,6 +86,22 @@ pub(crate) struct Job {
     pub(crate) map: u16,
     /// Goes with the last task of the upload: only then can nothing be stored any more.
     pub(crate) guard: Mutex<Guard>,
+}
+
+/// A stripe cut from its source.
+pub(crate) struct Cut {
+    /// Its number in the object.
+    pub(crate) stripe: u64,
+    pub(crate) slot: Slot,
+    pub(crate) piece: Piece,
+}
+
+/// A stripe ready to be sent.
+struct SealedCut {
+    stripe: u64,
+    plain: u64,
+    leaf: Leaf,
+    sealed: SealedStripe,
 }
 
 /// A stripe whose shards are durable.
@@ -187,7 +204,8 @@ impl Inner {
         let (id, sealer) = (reservation.id, reservation.sealer.clone());
         let job = Job { inner: self.clone(), id, sealer, chart: chart.clone(), policy, level, run: 0, map: 0, guard };
         let slot = job.sealer.next().map_err(|_| PutError::TooLarge)?;
-        let stripe = job.store(0, slot, piece).await?;
+        let mut stored = job.store(vec![Cut { stripe: 0, slot, piece }]).await?;
+        let stripe = stored.pop().expect("one stripe was given");
         drop(permit);
         feed.verify_unchanged()?;
 
@@ -292,19 +310,33 @@ impl Job {
         lock(&self.guard).abandon = what;
     }
 
-    /// Reads, hashes and seals a stripe on a thread of its own, then stores its shards.
-    pub(crate) async fn store(&self, stripe: u64, slot: Slot, piece: Piece) -> Result<StoredStripe, PutError> {
-        let plain = piece.len() as u64;
+    /// Reads, hashes and seals stripes on a thread of its own, then stores their shards.
+    ///
+    /// Stripes that follow each other are stored together because waking threads costs as much as the work on one: they share the turn at the
+    /// processor, and what they have for a node reaches it together and shares its next commit.
+    pub(crate) async fn store(&self, cuts: Vec<Cut>) -> Result<Vec<StoredStripe>, PutError> {
         let (inner, sealer) = (self.inner.clone(), self.sealer.clone());
-        let work = move || piece.with(&inner.plain, |bytes| (Leaf::of(stripe, bytes), sealer.seal(slot, bytes)));
-        let (leaf, sealed) = self.inner.compute(work).await.map_err(stopped)??;
-        let sealed = sealed.map_err(stopped)?;
-        let seed = seed(self.id, stripe);
-        let scattered = scatter(&self.inner, &self.chart, self.level, &seed, self.policy, &sealed).await?;
-        let shards = shard_bytes(&sealed);
-        let (run, map) = (self.run, self.map);
-        let entry = StripeEntry { run, map, record: sealed.record, moved: scattered.moved, strays: scattered.strays };
-        Ok(StoredStripe { entry, leaf, plain, shards })
+        let work = move || cuts.into_iter().map(|cut| cut.seal(&inner, &sealer)).collect::<Result<Vec<_>, PutError>>();
+        let sealed = self.inner.compute(work).await.map_err(stopped)??;
+        try_join_all(sealed.iter().map(|sealed| self.scatter(sealed))).await
+    }
+
+    async fn scatter(&self, from: &SealedCut) -> Result<StoredStripe, PutError> {
+        let SealedCut { stripe, plain, leaf, sealed } = from;
+        let seed = seed(self.id, *stripe);
+        let scattered = scatter(&self.inner, &self.chart, self.level, &seed, self.policy, sealed).await?;
+        let (run, map, record) = (self.run, self.map, sealed.record.clone());
+        let entry = StripeEntry { run, map, record, moved: scattered.moved, strays: scattered.strays };
+        Ok(StoredStripe { entry, leaf: *leaf, plain: *plain, shards: shard_bytes(sealed) })
+    }
+}
+
+impl Cut {
+    fn seal(self, inner: &Inner, sealer: &Sealer) -> Result<SealedCut, PutError> {
+        let Self { stripe, slot, piece } = self;
+        let plain = piece.len() as u64;
+        let (leaf, sealed) = piece.with(&inner.plain, |bytes| (Leaf::of(stripe, bytes), sealer.seal(slot, bytes)))?;
+        Ok(SealedCut { stripe, plain, leaf, sealed: sealed.map_err(stopped)? })
     }
 }
 

@@ -28,7 +28,7 @@ use crate::garbage::Abandoned;
 use crate::info::ObjectInfo;
 use crate::inner::{Inner, lock};
 use crate::keyspace;
-use crate::pipeline::{Journal, UNSAVED_PAGES_MAX, pump};
+use crate::pipeline::{Journal, UNSAVED_PAGES_MAX, pump, together};
 use crate::put::{Guard, Job, PutOptions, Target, stopped};
 use crate::record::{Body, Garbage, PAGE_STRIPES, SourceIdentity, Tail, UploadRecord};
 use crate::store::{Stored, delete, is_conflict};
@@ -45,10 +45,11 @@ const WIND_DOWN_CHECKS: usize = 500;
 const REHASH_AT_ONCE: usize = 4;
 
 /// Stripes that may have been begun beyond the durable ones: the pages being committed, those that wait, the one being collected, the stripes in
-/// flight, and two between the halves of the pipeline.
+/// flight, and two groups between the halves of the pipeline.
 pub(crate) fn window(config: &EngineConfig) -> u32 {
     let pages = 2 * UNSAVED_PAGES_MAX + 1;
-    u32::try_from(pages * PAGE_STRIPES + config.stripes_in_flight + 2).unwrap_or(u32::MAX)
+    let together = together(config.stripes_in_flight);
+    u32::try_from(pages * PAGE_STRIPES + config.stripes_in_flight + 2 * together).unwrap_or(u32::MAX)
 }
 
 /// Marks an upload as stopped when whoever stores it stops, though some of its tasks may not have ended yet.

@@ -10,7 +10,7 @@
 //! write everything twice, and that halves the rate of a long load. So
 //!
 //! - a segment never waits for zeros: fallocate is enough to begin;
-//! - while nobody writes, the spare is filled with zeros, so that a burst after a pause meets written extents;
+//! - while nobody writes or reads, the spare is filled with zeros, so that a burst after a pause meets written extents;
 //! - a dead segment's file becomes the next spare: its extents are written already.
 //!
 //! Failures here cost no data: a segment that could not be cut or removed stays and is tried again at the next
@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 /// to wait for.
 const ZERO_BYTES: usize = 1 << 20;
 
-/// Zeros are written when there was no batch for this long. Shorter than the pauses between a person's commands, longer
+/// Zeros are written when no batch was written and nothing read for this long. Shorter than the pauses between a person's commands, longer
 /// than those within one.
 const IDLE: Duration = Duration::from_millis(100);
 
@@ -67,7 +67,8 @@ pub(crate) struct Keeper {
     /// durable.
     sweeping: Mutex<()>,
     next_spare: AtomicU64,
-    batches: AtomicU64,
+    /// Batches and reads so far.
+    works: AtomicU64,
 }
 
 impl Keeper {
@@ -89,7 +90,7 @@ impl Keeper {
             changed: Condvar::new(),
             sweeping: Mutex::new(()),
             next_spare: AtomicU64::new(next_spare),
-            batches: AtomicU64::new(0),
+            works: AtomicU64::new(0),
         }
     }
 
@@ -99,9 +100,9 @@ impl Keeper {
         self.changed.notify_all();
     }
 
-    /// A batch was written: this is no time to write zeros.
-    pub(crate) fn batch_written(&self) {
-        self.batches.fetch_add(1, Ordering::Relaxed);
+    /// Something is written or read: this is no time to write zeros.
+    pub(crate) fn at_work(&self) {
+        self.works.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Ends the thread at the next occasion.
@@ -197,7 +198,7 @@ impl Keeper {
     }
 
     fn is_idle(&self, seen: &mut (u64, Instant)) -> bool {
-        let batches = self.batches.load(Ordering::Relaxed);
+        let batches = self.works.load(Ordering::Relaxed);
         if seen.0 != batches {
             *seen = (batches, Instant::now());
         }

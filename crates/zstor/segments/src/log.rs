@@ -177,7 +177,7 @@ impl Log {
                 Ok(()) => batch.segment.file.sync().map_err(|e| DiskError::new("syncing a segment", e)),
                 Err(e) => Err(DiskError::new("writing a segment", e)),
             };
-            self.keeper.batch_written();
+            self.keeper.at_work();
             self.settle(batch, packed as u64, result);
         }
     }

@@ -11,6 +11,7 @@
 //! No segment is ever appended to again after recovery: the next record opens a new one. So what the crash left behind
 //! the tail cannot be taken for something written later.
 
+use crate::aligned::Recycled;
 use crate::catalog::{Catalog, Location, SegmentEntry, SegmentFile};
 use crate::config::SegmentsConfig;
 use crate::disk::Disk;
@@ -20,7 +21,7 @@ use crate::format::{DATA_START, HeaderError, PreviousSegment, RecordKind, Segmen
 use crate::keeper::Spare;
 use crate::log::Resume;
 use crate::names;
-use crate::read::{ReadError, read_shard};
+use crate::read::{ReadError, Wanted, read_shards};
 use crate::sync::lock;
 use std::collections::VecDeque;
 use std::io;
@@ -207,14 +208,16 @@ fn scan(opened: &Opened, next: Option<PreviousSegment>, out: &SyncSender<Message
 
 /// Whether a record that may be torn is not. One that cannot be read is kept: who asks for it learns why it is not to
 /// be had.
-fn is_whole(segment: &SegmentFile, found: &Found, unreadable: &mut u64) -> bool {
+fn is_whole(segment: &Arc<SegmentFile>, found: &Found, unreadable: &mut u64) -> bool {
     if found.header.kind == RecordKind::Tombstone {
         return true;
     }
-    match read_shard(segment, location(segment, found), &found.header.owner, &found.header.shard) {
-        Ok(_) => true,
-        Err(ReadError::Rotten) => false,
-        Err(ReadError::Disk(_)) => {
+    let (owner, shard) = (found.header.owner, found.header.shard);
+    let wanted = Wanted { segment: segment.clone(), at: location(segment, found), owner, shard };
+    match read_shards(&[wanted], &Recycled::default()).pop() {
+        Some(Ok(_)) => true,
+        Some(Err(ReadError::Rotten)) | None => false,
+        Some(Err(ReadError::Disk(_))) => {
             *unreadable += 1;
             true
         }

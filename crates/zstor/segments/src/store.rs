@@ -1,13 +1,14 @@
 //! The store's handle: puts, gets, deletes and questions, from any number of tasks.
 
-use crate::catalog::{BeginDelete, BeginPut, Catalog, Location, NamespaceStat, SegmentFile, Totals};
+use crate::aligned::Recycled;
+use crate::catalog::{BeginDelete, BeginPut, Catalog, Location, NamespaceStat, Totals};
 use crate::config::{QUEUE_RECORD_COST, SegmentsConfig};
 use crate::disk::{Disk, FileDisk};
 use crate::error::{DeleteError, DiskError, GetError, OpenError, PutError};
 use crate::format::{RecordKind, crc64};
 use crate::keeper::Keeper;
 use crate::log::{COMMITTERS, Job, Log, LogError};
-use crate::read::{ReadError, read_shard};
+use crate::read::{ReadError, Wanted, read_shards};
 use crate::recover::{OpenReport, recover};
 use crate::sync::{lock, read, write};
 use atoll_ids::{OwnerId, ShardId};
@@ -43,6 +44,7 @@ struct Inner {
     queue: Arc<Semaphore>,
     queue_bytes: usize,
     reads: Arc<Semaphore>,
+    buffers: Recycled,
     shard_bytes_max: usize,
     report: OpenReport,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -92,6 +94,7 @@ impl Segments {
             queue: Arc::new(Semaphore::new(config.queue_bytes)),
             queue_bytes: config.queue_bytes,
             reads: Arc::new(Semaphore::new(config.reads_in_flight)),
+            buffers: Recycled::default(),
             shard_bytes_max: config.shard_bytes_max(),
             report: recovered.report,
             threads: Mutex::new(Vec::new()),
@@ -152,7 +155,8 @@ impl Segments {
                 }
                 BeginPut::Present { at, segment, doubtful } => {
                     drop(permit);
-                    match self.read(segment, at, owner, shard).await {
+                    let mut outcome = self.read(vec![Wanted { segment, at, owner, shard }]).await;
+                    match outcome.pop().unwrap_or(Err(ReadError::Rotten)) {
                         Ok(stored) if stored == data && !doubtful => return Ok(PutOutcome::AlreadyThere),
                         Ok(stored) if stored == data => replace = Some(at),
                         Ok(_) => return Err(PutError::DifferentContent),
@@ -170,20 +174,40 @@ impl Segments {
     /// # Errors
     /// See [`GetError`].
     pub async fn get(&self, owner: OwnerId, shard: ShardId) -> Result<Bytes, GetError> {
-        let mut rotten_at = None;
-        loop {
-            let found = read(&self.inner.catalog).find(&owner, &shard);
-            let Some((at, segment)) = found else { return Err(GetError::NotFound) };
-            // Its segment may have gone while we read: then it stands elsewhere now, or nowhere.
-            if rotten_at == Some(at) {
-                return Err(GetError::Rotten);
+        let mut got = self.get_all(owner, &[shard]).await;
+        got.pop().unwrap_or(Err(GetError::NotFound))
+    }
+
+    /// Reads several shards, each with its own outcome, in the order asked for. Those that were written together are read together. They hold their
+    /// memory together, too: ask for a few at a time.
+    pub async fn get_all(&self, owner: OwnerId, shards: &[ShardId]) -> Vec<Result<Bytes, GetError>> {
+        let mut results: Vec<Result<Bytes, GetError>> = shards.iter().map(|_| Err(GetError::NotFound)).collect();
+        // Whose copy was rotten, and where: its segment may have gone while we read, and then it stands elsewhere now, or nowhere.
+        let mut open: Vec<(usize, Option<Location>)> = (0..shards.len()).map(|index| (index, None)).collect();
+        while !open.is_empty() {
+            let (mut asked, mut wanted) = (Vec::with_capacity(open.len()), Vec::with_capacity(open.len()));
+            for (index, rotten_at) in open {
+                let shard = shards[index];
+                let found = read(&self.inner.catalog).find(&owner, &shard);
+                match found {
+                    None => results[index] = Err(GetError::NotFound),
+                    Some((at, _)) if rotten_at == Some(at) => results[index] = Err(GetError::Rotten),
+                    Some((at, segment)) => {
+                        asked.push((index, at));
+                        wanted.push(Wanted { segment, at, owner, shard });
+                    }
+                }
             }
-            match self.read(segment, at, owner, shard).await {
-                Ok(data) => return Ok(data),
-                Err(ReadError::Rotten) => rotten_at = Some(at),
-                Err(ReadError::Disk(e)) => return Err(GetError::Disk(e)),
+            open = Vec::new();
+            for ((index, at), outcome) in asked.into_iter().zip(self.read(wanted).await) {
+                match outcome {
+                    Ok(data) => results[index] = Ok(data),
+                    Err(ReadError::Rotten) => open.push((index, Some(at))),
+                    Err(ReadError::Disk(e)) => results[index] = Err(GetError::Disk(e)),
+                }
             }
         }
+        results
     }
 
     /// Reads a shard from the disk and checks it, without handing it out.
@@ -262,21 +286,24 @@ impl Segments {
         settled.await.unwrap_or_else(|_| Err(LogError::Disk(DiskError::closed())))
     }
 
-    async fn read(
-        &self,
-        segment: Arc<SegmentFile>,
-        at: Location,
-        owner: OwnerId,
-        shard: ShardId,
-    ) -> Result<Bytes, ReadError> {
-        let failed = |e: &str| ReadError::Disk(DiskError::new("reading a segment", io::Error::other(e.to_owned())));
-        let permit = self.inner.reads.clone().acquire_owned().await.map_err(|_| failed("the store is closed"))?;
+    async fn read(&self, wanted: Vec<Wanted>) -> Vec<Result<Bytes, ReadError>> {
+        if wanted.is_empty() {
+            return Vec::new();
+        }
+        self.inner.keeper.at_work();
+        let count = wanted.len();
+        let failed = |e: &str| {
+            let failed = || ReadError::Disk(DiskError::new("reading a segment", io::Error::other(e.to_owned())));
+            (0..count).map(|_| Err(failed())).collect()
+        };
+        let Ok(permit) = self.inner.reads.clone().acquire_owned().await else { return failed("the store is closed") };
+        let buffers = self.inner.buffers.clone();
         let read = tokio::task::spawn_blocking(move || {
-            let result = read_shard(&segment, at, &owner, &shard);
+            let results = read_shards(&wanted, &buffers);
             drop(permit);
-            result
+            results
         });
-        read.await.unwrap_or_else(|_| Err(failed("the reading task was cancelled")))
+        read.await.unwrap_or_else(|_| failed("the reading task was cancelled"))
     }
 
     fn put_error(&self, error: LogError) -> PutError {

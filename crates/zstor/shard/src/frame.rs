@@ -1,7 +1,7 @@
 //! Moves frames between a stream and memory with as few copies and system calls as the sizes allow.
 //!
 //! Reading: a small buffer in front of the stream serves headers and small bodies; a large body is read straight into
-//! an allocation of exactly its size, which then is the payload. Writing: heads and small payloads are gathered; a
+//! memory of its own (`bodies.rs`), which then is the payload. Writing: heads and small payloads are gathered; a
 //! large payload is written from where it lies, together with what was gathered before it.
 //!
 //! Invariants: memory per direction is the buffer plus one frame; nothing is allocated for a body before its header was
@@ -11,11 +11,12 @@ use std::io::{self, IoSlice};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use thiserror::Error;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::time::{Instant, timeout};
 
+use crate::bodies::Body;
 use crate::limits::{BYPASS_BYTES, GATHER_BYTES, READ_BUFFER_BYTES};
 use crate::protocol::{HEADER_BYTES, Header, ProtocolError};
 
@@ -93,14 +94,13 @@ impl<'a, R: AsyncRead + Unpin> FrameReader<'a, R> {
         Ok(Some(Header::decode(&bytes)?))
     }
 
-    /// The body that follows `header`, in an allocation of its own.
+    /// The body that follows `header`.
     pub(crate) async fn body(&mut self, header: Header) -> Result<Bytes, Fault> {
-        let length = header.length as usize;
-        let mut body = BytesMut::with_capacity(length);
-        while body.len() < length {
-            let missing = length - body.len();
-            let mut rest = (&mut body).limit(missing);
-            Self::some(step(self.stall, self.inner.read_buf(&mut rest)).await?)?;
+        let mut body = Body::take(header.length as usize);
+        let mut rest = body.bytes_mut();
+        while !rest.is_empty() {
+            let read = Self::some(step(self.stall, self.inner.read(rest)).await?)?;
+            rest = &mut rest[read..];
             self.progress.touch();
         }
         Ok(body.freeze())

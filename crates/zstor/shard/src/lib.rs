@@ -9,6 +9,7 @@
 //! What it is not: it knows nothing of stripes, placement or owners' encryption keys, and it neither dials nor
 //! authenticates: both ends of a stream know each other's `NodeId` before the first byte here.
 
+mod bodies;
 mod client;
 pub mod dial;
 mod frame;

@@ -25,6 +25,10 @@ pub const IN_FLIGHT_MAX: usize = 256;
 /// Most payload bytes of unfinished puts a server holds per stream: at 3 GB/s, over 5 ms of writing, several group commits.
 pub const PUT_BYTES_MAX: usize = 16 << 20;
 
+/// Payload bytes of puts that a server takes in before it begins them, if so many have arrived: then they share a commit. A commit of this size is
+/// cheap for its bytes, and the disk is not kept waiting for longer.
+pub const TAKE_IN_BYTES: usize = 1 << 20;
+
 /// Most reads (get, verify, list) a server executes at once per stream. Eight reads of 256 KiB saturate an NVMe disk,
 /// and bound the memory of shards read but not yet admitted to the answer queue (8 × [`SHARD_BYTES_MAX`] at the very
 /// worst).

@@ -1,4 +1,8 @@
-//! One welcomed stream: a reader that starts requests, a task for each request, a writer that sends answers.
+//! One welcomed stream: a reader that takes requests, those under way, a writer that sends answers, all in one task.
+//!
+//! One task because what it does between waits is short (a checksum at most), and a task per request would wake another thread for
+//! each. It also makes batches: the reader takes in what has arrived before any of it is begun, so puts that came together
+//! reach the log together and share its next commit.
 //!
 //! What bounds memory: a request holds one of [`IN_FLIGHT_MAX`] places from before its header is read until its answer
 //! is written; a put holds its payload's bytes of [`PUT_BYTES_MAX`] from before the body is read until it is done; a
@@ -7,14 +11,16 @@
 //! never waits for reading.
 
 use std::io;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use atoll_ids::{ByteCount, OwnerId, ShardId};
 use atoll_segments::{DeleteError, GetError, PutError, Segments};
 use bytes::Bytes;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -25,8 +31,12 @@ use crate::frame::{Fault, FrameReader, FrameWriter, Progress};
 use crate::home::{HomeStat, PutOutcome, ShardEntry};
 use crate::limits::{
     ANSWER_BYTES_MAX, IN_FLIGHT_MAX, LIST_ENTRIES_MAX, PUT_BYTES_MAX, READS_MAX, SERVER_IDLE_LIMIT, STALL_LIMIT,
+    TAKE_IN_BYTES,
 };
 use crate::protocol::{Answer, Code, ENTRY_BYTES, Kind, ProtocolError, Request};
+
+/// Gets that are read with one another, at most: with 256 KiB shards, a mebibyte. It has to be less than [`READS_MAX`], of which each takes its share.
+const GETS_TOGETHER: usize = READS_MAX / 2;
 
 /// What the requests of a stream share.
 struct Session {
@@ -51,9 +61,20 @@ enum Stop {
     Closed,
     Shutdown,
     Failed(ServeError),
-    /// The writer failed; it has the reason.
-    Unwritable,
+    /// Writing or performing failed; they have the reason.
+    Broken,
 }
+
+/// A request that was read, with what it holds.
+struct Incoming {
+    id: u64,
+    request: Request,
+    place: OwnedSemaphorePermit,
+    put_bytes: Option<OwnedSemaphorePermit>,
+}
+
+/// A request failed by a panic.
+struct Panicked;
 
 /// Serves requests until the stream ends.
 ///
@@ -66,38 +87,50 @@ pub(super) async fn run<S: Stream>(
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
     let (read, write) = tokio::io::split(stream);
-    // Every answer but the last word holds a place, so sending to the writer never waits.
+    // Every answer but the last word holds a place, so sending to the writer never waits. Neither does handing on a request.
     let (answers, outgoing) = mpsc::channel(IN_FLIGHT_MAX + 1);
-    let session = Arc::new(Session {
+    let (requests, incoming) = mpsc::channel(IN_FLIGHT_MAX);
+    let session = Session {
         owner: admitted.owner,
         segments: server.segments.clone(),
         stats: server.stats(),
         reads: Semaphore::new(READS_MAX),
         answer_bytes: Arc::new(Semaphore::new(ANSWER_BYTES_MAX)),
         answers,
-    });
-    let unwritable = CancellationToken::new();
+    };
+    let broken = CancellationToken::new();
     let reading = async {
-        let mut tasks = JoinSet::new();
-        let stop = tokio::select! {
-            stop = read_requests(&session, read, &mut tasks) => stop,
+        tokio::select! {
+            stop = read_requests(requests, read) => stop,
             () = shutdown.cancelled() => Stop::Shutdown,
             () = sleep(admitted.expires_in) => Stop::Failed(ServeError::GrantEnded),
-            () = unwritable.cancelled() => Stop::Unwritable,
-        };
+            () = broken.cancelled() => Stop::Broken,
+        }
+    };
+    let serving = async {
+        let (stop, performed) = tokio::join!(reading, async {
+            let performed = perform_all(&session, incoming).await;
+            if performed.is_err() {
+                broken.cancel();
+            }
+            performed
+        });
+        let stop = if performed.is_err() { Stop::Failed(ServeError::Panicked) } else { stop };
+        say_last_word(&session, &stop).await;
         // The end of the session closes the channel, and so ends the writer when it has written everything.
-        finish(session, tasks, stop).await
+        drop(session);
+        stop
     };
     let writing = async {
         let written = write_answers(write, outgoing).await;
-        unwritable.cancel();
+        broken.cancel();
         written
     };
-    let (stop, written) = tokio::join!(reading, writing);
+    let (stop, written) = tokio::join!(serving, writing);
     let result = match stop {
         // The reason outweighs what became of the last word.
         Stop::Failed(error) => Err(error),
-        Stop::Closed | Stop::Shutdown | Stop::Unwritable => written.map_err(ServeError::from),
+        Stop::Closed | Stop::Shutdown | Stop::Broken => written.map_err(ServeError::from),
     };
     match &result {
         Err(ServeError::Protocol(_)) => server.stats.protocol_error(),
@@ -107,19 +140,60 @@ pub(super) async fn run<S: Stream>(
     result
 }
 
-/// Completes what was read; only then says the last word.
-async fn finish(session: Arc<Session>, mut tasks: JoinSet<()>, mut stop: Stop) -> Stop {
-    while let Some(done) = tasks.join_next().await {
-        if done.is_err() {
-            stop = Stop::Failed(ServeError::Panicked);
-        }
-    }
-    if let Some(text) = last_word(&stop) {
+async fn say_last_word(session: &Session, stop: &Stop) {
+    if let Some(text) = last_word(stop) {
         let outgoing = Outgoing { request: 0, answer: Answer::End { text }, _place: None, _bytes: None };
         // A writer that is gone has failed on its own.
         let _ = session.answers.send(outgoing).await;
     }
-    stop
+}
+
+/// Performs requests until no more come and all are done, or one panics.
+async fn perform_all(session: &Session, mut incoming: mpsc::Receiver<Incoming>) -> Result<(), Panicked> {
+    let mut under_way = FuturesUnordered::new();
+    let mut open = true;
+    while open || !under_way.is_empty() {
+        tokio::select! {
+            biased;
+            mut next = incoming.recv(), if open => {
+                open = next.is_some();
+                while let Some(first) = next.take() {
+                    let mut together = vec![first];
+                    next = take_gets(&mut together, &mut incoming);
+                    under_way.push(AssertUnwindSafe(perform_together(session, together)).catch_unwind());
+                }
+            }
+            Some(done) = under_way.next(), if !under_way.is_empty() => match done {
+                Ok(()) => {}
+                Err(_) => return Err(Panicked),
+            },
+        }
+    }
+    Ok(())
+}
+
+/// If the first request is a get, adds those that follow it, up to [`GETS_TOGETHER`]. Gives back the first that does not belong to them.
+fn take_gets(together: &mut Vec<Incoming>, incoming: &mut mpsc::Receiver<Incoming>) -> Option<Incoming> {
+    let is_get = |incoming: &Incoming| incoming.request.kind() == Kind::Get;
+    while together.iter().all(is_get) && together.len() < GETS_TOGETHER {
+        let next = incoming.try_recv().ok()?;
+        if !is_get(&next) {
+            return Some(next);
+        }
+        together.push(next);
+    }
+    None
+}
+
+async fn perform_together(session: &Session, mut together: Vec<Incoming>) {
+    match together.pop() {
+        Some(one) if together.is_empty() => perform(session, one).await,
+        Some(last) => {
+            together.push(last);
+            perform_gets(session, together).await;
+        }
+        None => {}
+    }
 }
 
 impl From<Fault> for ServeError {
@@ -137,17 +211,18 @@ impl From<Fault> for ServeError {
 fn last_word(stop: &Stop) -> Option<String> {
     match stop {
         Stop::Shutdown => Some("the node is shutting down".to_owned()),
-        Stop::Closed | Stop::Unwritable | Stop::Failed(ServeError::Io(_)) => None,
+        Stop::Closed | Stop::Broken | Stop::Failed(ServeError::Io(_)) => None,
         Stop::Failed(error) => Some(error.to_string()),
     }
 }
 
-/// Reads requests and starts a task for each, as the limits allow.
-async fn read_requests<R: AsyncRead + Unpin>(session: &Arc<Session>, read: R, tasks: &mut JoinSet<()>) -> Stop {
+/// Reads requests and hands them on, as the limits allow.
+async fn read_requests<R: AsyncRead + Unpin>(requests: mpsc::Sender<Incoming>, read: R) -> Stop {
     let progress = Progress::new();
     let mut reader = FrameReader::new(read, &progress, Some(STALL_LIMIT));
     let places = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
     let put_bytes = Arc::new(Semaphore::new(PUT_BYTES_MAX));
+    let mut taken_in = 0;
     loop {
         let place = permits(&places, 1).await;
         match timeout(SERVER_IDLE_LIMIT, reader.ready()).await {
@@ -157,15 +232,18 @@ async fn read_requests<R: AsyncRead + Unpin>(session: &Arc<Session>, read: R, ta
             Err(_) => return Stop::Failed(ServeError::Stalled(SERVER_IDLE_LIMIT)),
         }
         match read_request(&mut reader, &put_bytes).await {
-            Ok((id, request, bytes)) => {
-                tasks.spawn(perform(Arc::clone(session), id, request, place, bytes));
+            Ok((id, request, put_bytes)) => {
+                taken_in += request.payload().len();
+                let incoming = Incoming { id, request, place, put_bytes };
+                if requests.send(incoming).await.is_err() {
+                    return Stop::Broken;
+                }
             }
             Err(fault) => return Stop::Failed(fault.into()),
         }
-        while let Some(done) = tasks.try_join_next() {
-            if done.is_err() {
-                return Stop::Failed(ServeError::Panicked);
-            }
+        if taken_in >= TAKE_IN_BYTES {
+            taken_in = 0;
+            tokio::task::yield_now().await;
         }
     }
 }
@@ -194,13 +272,8 @@ async fn permits(semaphore: &Arc<Semaphore>, n: usize) -> OwnedSemaphorePermit {
 }
 
 /// Does what a request asks and sends the answer on its way.
-async fn perform(
-    session: Arc<Session>,
-    id: u64,
-    request: Request,
-    place: OwnedSemaphorePermit,
-    put_bytes: Option<OwnedSemaphorePermit>,
-) {
+async fn perform(session: &Session, incoming: Incoming) {
+    let Incoming { id, request, place, put_bytes } = incoming;
     let _in_flight = session.stats.request(request.kind());
     let reading = match request.kind() {
         Kind::Get | Kind::Verify | Kind::List => session.reads.acquire().await.ok(),
@@ -208,19 +281,20 @@ async fn perform(
     };
     let answer = session.answer(request).await;
     drop(put_bytes);
-    if matches!(answer, Answer::Failed { .. }) {
-        session.stats.failed();
-    }
-    let bytes = match &answer {
-        Answer::Shard(payload) => payload.len(),
-        Answer::Listing(entries) => entries.len() * ENTRY_BYTES,
-        _ => 0,
-    };
-    let bytes = permits(&session.answer_bytes, bytes).await;
+    session.send(id, answer, place).await;
     drop(reading);
-    let outgoing = Outgoing { request: id, answer, _place: Some(place), _bytes: Some(bytes) };
-    // If the writer is gone, so is the stream, and nobody waits for the answer.
-    let _ = session.answers.send(outgoing).await;
+}
+
+/// Answers several gets, which are read together. They were taken from the stream together, so they have waited for each other anyway.
+async fn perform_gets(session: &Session, gets: Vec<Incoming>) {
+    let _in_flight: Vec<_> = gets.iter().map(|get| session.stats.request(get.request.kind())).collect();
+    let reading = session.reads.acquire_many(GETS_TOGETHER as u32).await.ok();
+    let shards: Vec<ShardId> = gets.iter().filter_map(|get| get.request.shard()).collect();
+    let read = session.segments.get_all(session.owner, &shards).await;
+    for (get, read) in gets.into_iter().zip(read) {
+        session.send(get.id, session.read(read), get.place).await;
+    }
+    drop(reading);
 }
 
 /// Writes answers as they come; several that are ready go out together.
@@ -241,16 +315,37 @@ async fn write_answers<W: AsyncWrite + Unpin>(write: W, mut outgoing: mpsc::Rece
 }
 
 impl Session {
+    /// Sends an answer on its way once there is room for its bytes.
+    async fn send(&self, request: u64, answer: Answer, place: OwnedSemaphorePermit) {
+        if matches!(answer, Answer::Failed { .. }) {
+            self.stats.failed();
+        }
+        let bytes = match &answer {
+            Answer::Shard(payload) => payload.len(),
+            Answer::Listing(entries) => entries.len() * ENTRY_BYTES,
+            _ => 0,
+        };
+        let bytes = permits(&self.answer_bytes, bytes).await;
+        let outgoing = Outgoing { request, answer, _place: Some(place), _bytes: Some(bytes) };
+        // If the writer is gone, so is the stream, and nobody waits for the answer.
+        let _ = self.answers.send(outgoing).await;
+    }
+
+    /// The answer to a get.
+    fn read(&self, read: Result<Bytes, GetError>) -> Answer {
+        match read {
+            Ok(data) => {
+                self.stats.read(data.len());
+                Answer::Shard(data)
+            }
+            Err(error) => unread(&error),
+        }
+    }
+
     async fn answer(&self, request: Request) -> Answer {
         match request {
             Request::Put { id, crc, payload } => self.put(id, crc, payload).await,
-            Request::Get(id) => match self.segments.get(self.owner, id).await {
-                Ok(data) => {
-                    self.stats.read(data.len());
-                    Answer::Shard(data)
-                }
-                Err(error) => unread(&error),
-            },
+            Request::Get(id) => self.read(self.segments.get(self.owner, id).await),
             Request::Verify(id) => match self.segments.verify(self.owner, id).await {
                 Ok(_) => Answer::Verified,
                 Err(error) => unread(&error),
