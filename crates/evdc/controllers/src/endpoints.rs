@@ -13,7 +13,7 @@ use k8s_openapi::{
     apimachinery::pkg::{apis::meta::v1::ObjectMeta, util::intstr::IntOrString},
 };
 use kube::api::DeleteParams;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::{
     driver::Again,
@@ -72,15 +72,18 @@ pub(crate) fn selects(service: &Service, pod: &Pod) -> bool {
         })
 }
 
+/// Endpoints with the same ports.
+type Group = (Vec<EndpointPort>, Vec<Endpoint>);
+
 /// The slices of a Service: by address family, by what its ports are in the pods, and by number.
 fn slices(service: &Service, pods: &[&Pod]) -> Vec<EndpointSlice> {
     let ports = service.spec.as_ref().and_then(|spec| spec.ports.as_deref()).unwrap_or_default();
-    let mut groups: BTreeMap<(&'static str, String), (Vec<EndpointPort>, Vec<Endpoint>)> = BTreeMap::new();
+    let mut groups: BTreeMap<(&'static str, String), Group> = BTreeMap::new();
     for pod in pods.iter().filter(|pod| !has_ended(pod)) {
         let resolved: Vec<EndpointPort> = ports.iter().filter_map(|port| resolve(port, pod)).collect();
         for address in addresses(pod) {
             let family = if address.is_ipv4() { "ipv4" } else { "ipv6" };
-            let group = groups.entry((family, Value::from(json!(resolved)).to_string())).or_default();
+            let group = groups.entry((family, json!(resolved).to_string())).or_default();
             group.0.clone_from(&resolved);
             group.1.push(endpoint(service, pod, address));
         }
@@ -194,6 +197,8 @@ fn endpoint(service: &Service, pod: &Pod, address: IpAddr) -> Endpoint {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use serde_json::Value;
 
     use super::*;
 

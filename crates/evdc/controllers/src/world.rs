@@ -210,7 +210,9 @@ impl Kind for Pod {
         if let Some(owner) = owner_key(meta, "ReplicaSet") {
             // A Deployment that recreates waits for the last pod of the old sets.
             let set = world.replica_sets.get(&owner).filter(|_| is_gone);
-            set.and_then(|set| owner_key(&set.metadata, "Deployment")).map(|key| queues.deployments.push(key));
+            if let Some(deployment) = set.and_then(|set| owner_key(&set.metadata, "Deployment")) {
+                queues.deployments.push(deployment);
+            }
             queues.replica_sets.push(owner);
         }
         owner_key(meta, "StatefulSet").into_iter().for_each(|owner| queues.stateful_sets.push(owner));
@@ -229,12 +231,11 @@ impl Kind for Pod {
         match node_of(pod) {
             None if !is_gone => queues.scheduling.push(Key::of(meta)),
             None => {}
-            Some(node) => {
-                if is_leaving(meta) || is_gone || has_ended(pod) {
-                    queues.nodes.push(Key::new("", node));
-                    crate::scheduling::retry_all(world);
-                }
+            Some(node) if is_leaving(meta) || is_gone || has_ended(pod) => {
+                queues.nodes.push(Key::new("", node));
+                crate::scheduling::retry_all(world);
             }
+            Some(_) => {}
         }
     }
 }
