@@ -1,23 +1,21 @@
 //! Request bodies: read with a limit, decoded from JSON, YAML or Kubernetes' protobuf.
 
+use futures_util::future::BoxFuture;
 use http::HeaderMap;
-use http_body::Body;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Bytes;
 use serde_json::Value;
 
-use crate::{error::ApiError, protobuf};
+use crate::{error::ApiError, protobuf, server::RequestBody};
 
 /// Largest body. etcd takes 1.5 MiB and Kubernetes' own server 3 MiB; what is stored must fit the store's values.
 pub(crate) const BODY_BYTES_MAX: usize = 3 << 20;
 
 /// Reads a body to its end.
-pub(crate) async fn read<B>(body: B) -> Result<Bytes, ApiError>
-where
-    B: Body<Data = Bytes>,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    match Limited::new(body, BODY_BYTES_MAX).collect().await {
+pub(crate) async fn read(body: RequestBody) -> Result<Bytes, ApiError> {
+    // Boxed here, where its type is known, so that the futures around it stay simple.
+    let collecting: BoxFuture<'static, _> = Box::pin(Limited::new(body, BODY_BYTES_MAX).collect());
+    match collecting.await {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => {
             let message = format!("Request entity too large: limit is {BODY_BYTES_MAX}");

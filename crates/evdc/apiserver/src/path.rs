@@ -139,6 +139,17 @@ impl Target {
         if fits { Ok(found) } else { Err(ApiError::no_route()) }
     }
 
+    /// Whether this is a namespace or one of its subresources.
+    pub(crate) fn is_namespace(&self) -> bool {
+        self.group.is_empty() && self.plural == "namespaces" && self.namespace.is_empty()
+    }
+
+    /// Whether this is a stream to a pod on its node that changes the connection's protocol or has no end.
+    pub(crate) fn is_stream(&self) -> bool {
+        let streams = ["attach", "exec", "log", "portforward"];
+        self.group.is_empty() && self.plural == "pods" && streams.contains(&self.subresource.as_str())
+    }
+
     /// Kubernetes' verb for a method on this target.
     pub(crate) fn verb(&self, method: &Method, query: &Query) -> Result<&'static str, ApiError> {
         let named = !self.name.is_empty();
