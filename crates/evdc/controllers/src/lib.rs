@@ -54,7 +54,8 @@ pub struct Config {
     pub elect_leader: bool,
     /// How long a node may not renew its Lease before it counts as gone.
     pub node_grace: Duration,
-    /// How long a pod stays on a node that is gone if it states no `tolerationSeconds` itself.
+    /// How long a pod stays on a node that is gone or not ready if it states no `tolerationSeconds` itself. The 300 that Kubernetes' admission writes
+    /// into every pod that states nothing count as nothing stated.
     pub evict_after: Duration,
     /// How long after its deletion a pod on a node that is gone is deleted without anyone's confirmation. See the crate's page on dead nodes.
     pub force_delete_after: Duration,
@@ -81,14 +82,19 @@ impl Default for Config {
     }
 }
 
+/// What Kubernetes' admission plugin `DefaultTolerationSeconds` writes into pods.
+const ADMITTED_SECONDS: i64 = 300;
+
 impl Config {
     /// How long the tolerations let a pod stay under a taint of effect NoExecute; `None` for ever.
     pub(crate) fn stay(&self, tolerations: &[&Toleration]) -> Option<Duration> {
         if tolerations.is_empty() {
             return Some(self.evict_after);
         }
-        let seconds = tolerations.iter().filter_map(|it| it.toleration_seconds).min()?;
-        Some(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
+        match tolerations.iter().filter_map(|it| it.toleration_seconds).min()? {
+            ADMITTED_SECONDS => Some(self.evict_after),
+            seconds => Some(Duration::from_secs(u64::try_from(seconds).unwrap_or(0))),
+        }
     }
 }
 
