@@ -28,9 +28,10 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::{
-    COMMIT_BYTES_MAX, Condition, Entry, KEY_BYTES_MAX, KeyValue, KvError, Mutation, OpenError, Revision,
-    SCAN_ENTRIES_MAX, Scan, VALUE_BYTES_MAX,
+    COMMIT_BYTES_MAX, Condition, Entry, KEY_BYTES_MAX, KeyValue, KvError, Mutation, OpenError, Page, Revision,
+    SCAN_ENTRIES_MAX, Scan, VALUE_BYTES_MAX, Watch, WatchError,
     error::{engine_reason, within},
+    watch::{ChangeStream, History},
 };
 
 mod commit;
@@ -76,13 +77,26 @@ pub struct EmbeddedConfig {
     /// Bytes that must be free on the file system for new data to be accepted. Below this, puts are refused with [`KvError::DiskFull`] while
     /// nothing is broken yet; deletes still go through.
     pub free_bytes_min: u64,
+    /// Bytes of the last changes kept in memory for [`Watch`], counting old and new values. 0 keeps none, and watching is refused: whoever
+    /// does not watch does not pay for reading the old value at every write.
+    pub history_bytes_max: usize,
+}
+
+/// History that fits the objects of a cluster: tens of thousands of changes of objects of a few kilobytes, minutes of a busy one.
+const HISTORY_BYTES: usize = 64 << 20;
+
+impl EmbeddedConfig {
+    /// The default, with a history to watch.
+    pub fn watched() -> Self {
+        Self { history_bytes_max: HISTORY_BYTES, ..Self::default() }
+    }
 }
 
 impl Default for EmbeddedConfig {
     /// 8 MiB of cache holds the index blocks of millions of keys; 256 MiB of free space is both journals, a round of write buffers and
     /// the copy a compaction makes, with a margin.
     fn default() -> Self {
-        Self { cache_bytes: 8 << 20, free_bytes_min: 256 << 20 }
+        Self { cache_bytes: 8 << 20, free_bytes_min: 256 << 20, history_bytes_max: 0 }
     }
 }
 
@@ -175,6 +189,27 @@ impl KeyValue for Embedded {
     }
 }
 
+impl Watch for Embedded {
+    fn revision(&self) -> BoxFuture<'_, Result<Revision, KvError>> {
+        Box::pin(std::future::ready(Ok(Embedded::revision(self))))
+    }
+
+    fn scan_at(&self, scan: Scan, at: Option<Revision>) -> BoxFuture<'_, Result<Page, WatchError>> {
+        Box::pin(async move {
+            within("a scan's limit in entries", 1..=SCAN_ENTRIES_MAX, scan.limit)?;
+            let read = tokio::task::spawn_blocking({
+                let store = Arc::clone(&self.store);
+                move || store.scan_at(&scan, at)
+            });
+            read.await.map_err(|stopped| self.store.unavailable("read", stopped.to_string()))?
+        })
+    }
+
+    fn watch(&self, prefix: Bytes, after: Revision) -> Result<ChangeStream, WatchError> {
+        crate::watch::stream(Arc::clone(&self.store.history), prefix, after)
+    }
+}
+
 impl Drop for Embedded {
     fn drop(&mut self) {
         drop(self.requests.take());
@@ -183,6 +218,7 @@ impl Drop for Embedded {
         {
             tracing::error!(path = %self.store.path.display(), "the commit thread of the key-value store panicked");
         }
+        self.store.history.close();
     }
 }
 
@@ -196,6 +232,7 @@ struct Store {
     meta: Keyspace,
     /// Last durable revision.
     revision: AtomicU64,
+    history: Arc<History>,
 }
 
 impl std::fmt::Debug for Store {
@@ -211,16 +248,49 @@ impl Store {
     }
 
     fn scan(&self, scan: &Scan) -> Result<Vec<Entry>, KvError> {
+        self.scan_snapshot(&self.database.snapshot(), scan, |_| true)
+    }
+
+    /// The entries of the present, with what changed since `at` taken back.
+    fn scan_at(&self, scan: &Scan, at: Option<Revision>) -> Result<Page, WatchError> {
+        let snapshot = self.database.snapshot();
+        let found = snapshot.get(&self.meta, META_REVISION).map_err(|error| self.read_error(&error))?;
+        let now = found.and_then(|bytes| Some(Revision::from_le_bytes((*bytes).try_into().ok()?)));
+        let now = now.ok_or_else(|| self.unavailable("read", "its revision is missing".to_owned()))?;
+        let Some(at) = at.filter(|at| *at != now) else {
+            return Ok(Page { entries: self.scan_snapshot(&snapshot, scan, |_| true)?, revision: now });
+        };
+        let undone = self.history.undo(&scan.prefix, at, now)?;
+        let mut entries = self.scan_snapshot(&snapshot, scan, |key| !undone.contains_key(key))?;
+        let wanted = |key: &Bytes| scan.after.as_ref().is_none_or(|after| key > after);
+        entries.extend(undone.into_iter().filter(|(key, _)| wanted(key)).filter_map(|(key, version)| {
+            let version = version?;
+            Some(Entry { key, value: version.value, revision: version.revision })
+        }));
+        entries.sort_by(|a, b| a.key.cmp(&b.key));
+        entries.truncate(scan.limit);
+        Ok(Page { entries, revision: at })
+    }
+
+    fn scan_snapshot(
+        &self,
+        snapshot: &fjall::Snapshot,
+        scan: &Scan,
+        wanted: impl Fn(&[u8]) -> bool,
+    ) -> Result<Vec<Entry>, KvError> {
         let start = match &scan.after {
             Some(after) if *after >= scan.prefix => Bound::Excluded(&after[..]),
             _ => Bound::Included(&scan.prefix[..]),
         };
         let mut entries = Vec::new();
         let range = (start, Bound::Unbounded);
-        for guard in self.database.snapshot().range::<&[u8], _>(&self.records, range) {
+        for guard in snapshot.range::<&[u8], _>(&self.records, range) {
             let (key, record) = guard.into_inner().map_err(|error| self.read_error(&error))?;
             if !key.starts_with(&scan.prefix) {
                 break;
+            }
+            if !wanted(&key) {
+                continue;
             }
             entries.push(record::decode(Bytes::from_owner(key), Bytes::from_owner(record))?);
             if entries.len() == scan.limit {

@@ -7,7 +7,7 @@
 //! exactly one, and every value remembers the revision that last wrote it. A commit carries conditions ("this key is still at
 //! revision 7", "this key does not exist") and mutations; either all conditions hold and all mutations happen, or nothing
 //! does and the answer names a key that stood in the way. That is enough to build read-modify-write, locks and queues without
-//! transactions that stay open.
+//! transactions that stay open. A store that is also [`Watch`] tells of every change after a revision.
 //!
 //! **Invariants.**
 //! - A commit that was answered with a revision is on the disk; a crash at any moment keeps it.
@@ -23,10 +23,12 @@ use futures_util::future::BoxFuture;
 pub use crate::{
     embedded::{Embedded, EmbeddedConfig},
     error::{KvError, OpenError},
+    watch::{Batch, Change, ChangeStream, Page, Version, Watch, WatchError},
 };
 
 mod embedded;
 mod error;
+mod watch;
 
 /// A point in the history of a store; the empty store is at 0, each commit that writes adds 1.
 pub type Revision = u64;

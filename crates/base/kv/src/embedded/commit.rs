@@ -17,7 +17,7 @@ use fjall::PersistMode;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::{META_REVISION, QUEUE_COMMITS_MAX, Store, WRITE_BUFFER_BYTES, record};
-use crate::{Condition, KvError, Mutation, Revision, error::conflict_unless, error::engine_reason};
+use crate::{Change, Condition, KvError, Mutation, Revision, Version, error::conflict_unless, error::engine_reason};
 
 /// All write buffers together, before a group is written: four, so that one can fill while others are flushed.
 const WRITE_BUFFERS_BYTES_MAX: u64 = 4 * WRITE_BUFFER_BYTES;
@@ -82,13 +82,23 @@ impl Committer {
         let mut revision = self.durable;
         let mut overlay = Overlay::new();
         let mut verdicts = Vec::with_capacity(group.len());
+        let watched = self.store.history.is_on();
+        let mut changes = Vec::new();
         for Request { conditions, mutations, answer, room } in group {
-            let outcome = self
-                .admit(&conditions, &mutations, full.as_ref(), &overlay)
-                .map(|()| apply(mutations, &mut revision, &mut overlay));
+            let outcome = self.admit(&conditions, &mutations, full.as_ref(), &overlay).and_then(|()| {
+                if watched {
+                    changes.extend(self.changes(&mutations, revision + 1, &overlay)?);
+                }
+                Ok(apply(mutations, &mut revision, &mut overlay))
+            });
             verdicts.push(Verdict { outcome, answer, room });
         }
+        self.store.history.stage(changes);
         let written = self.write(revision, overlay);
+        match written {
+            Ok(()) => self.store.history.publish(self.durable),
+            Err(_) => self.store.history.retract(self.durable),
+        }
         for Verdict { outcome, answer, room } in verdicts {
             let outcome = written.clone().and(outcome);
             // Whoever dropped the future does not want to know.
@@ -124,6 +134,34 @@ impl Committer {
             conflict_unless(holds, key)?;
         }
         Ok(())
+    }
+
+    /// What these mutations change, for the history: the last one of each key, where something was or is.
+    fn changes(
+        &self,
+        mutations: &[Mutation],
+        revision: Revision,
+        overlay: &Overlay,
+    ) -> Result<Vec<Change>, KvError> {
+        let last: BTreeMap<&Bytes, &Mutation> = mutations.iter().map(|mutation| (mutation.key(), mutation)).collect();
+        let mut changes = Vec::with_capacity(last.len());
+        for (key, mutation) in last {
+            let old = match overlay.get(key) {
+                Some(state) => state.clone().map(|(revision, value)| Version { revision, value }),
+                None => {
+                    let entry = self.store.lookup(&self.store.database.snapshot(), key.clone())?;
+                    entry.map(|entry| Version { revision: entry.revision, value: entry.value })
+                }
+            };
+            let new = match mutation {
+                Mutation::Put { value, .. } => Some(value.clone()),
+                Mutation::Delete { .. } => None,
+            };
+            if old.is_some() || new.is_some() {
+                changes.push(Change { revision, key: key.clone(), old, new });
+            }
+        }
+        Ok(changes)
     }
 
     fn revision_of(&self, key: &Bytes, overlay: &Overlay) -> Result<Option<Revision>, KvError> {

@@ -7,7 +7,7 @@ use std::{
     fs::{self, File, TryLockError},
     io,
     path::{Path, PathBuf},
-    sync::atomic::AtomicU64,
+    sync::{Arc, atomic::AtomicU64},
 };
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
@@ -15,7 +15,7 @@ use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use super::{
     ENGINE_THREADS, EmbeddedConfig, FORMAT, JOURNAL_BYTES_MAX, META_REVISION, OPEN_FILES_MAX, Store, WRITE_BUFFER_BYTES,
 };
-use crate::{OpenError, Revision, error::open_error};
+use crate::{OpenError, Revision, error::open_error, watch::History};
 
 /// Keyspace of the callers' keys.
 const RECORDS: &str = "records";
@@ -43,7 +43,7 @@ pub(super) fn open_or_create(path: &Path, config: &EmbeddedConfig) -> Result<Sto
         create(&path, config)?;
     }
     let database = open_engine(&path, config).map_err(|error| open_error(path.clone(), error))?;
-    load(path, database)
+    load(path, database, config.history_bytes_max)
 }
 
 fn is_absent_or_empty(path: &Path) -> io::Result<bool> {
@@ -106,7 +106,7 @@ fn open_engine(path: &Path, config: &EmbeddedConfig) -> fjall::Result<Database> 
 }
 
 /// Takes up an engine that has been opened: checks what it is and reads where it stands.
-fn load(path: PathBuf, database: Database) -> Result<Store, OpenError> {
+fn load(path: PathBuf, database: Database, history_bytes_max: usize) -> Result<Store, OpenError> {
     let engine = |error| open_error(path.clone(), error);
     let (Some(records), Some(meta)) =
         (existing(&database, RECORDS).map_err(engine)?, existing(&database, META).map_err(engine)?)
@@ -123,8 +123,9 @@ fn load(path: PathBuf, database: Database) -> Result<Store, OpenError> {
     }
     let revision = meta.get(META_REVISION).map_err(engine)?.ok_or_else(|| corrupt("it has no revision"))?;
     let revision: [u8; 8] = (*revision).try_into().map_err(|_| corrupt("its revision is not eight bytes long"))?;
-    let revision = AtomicU64::new(Revision::from_le_bytes(revision));
-    Ok(Store { path, database, records, meta, revision })
+    let revision = Revision::from_le_bytes(revision);
+    let history = Arc::new(History::new(revision, history_bytes_max));
+    Ok(Store { path, database, records, meta, revision: AtomicU64::new(revision), history })
 }
 
 fn existing(database: &Database, name: &str) -> fjall::Result<Option<Keyspace>> {
