@@ -13,8 +13,10 @@ use crate::{
 };
 
 /// Media types of the protobuf form; older clients write the first.
-const PROTOBUF: [&str; 2] =
-    ["application/com.github.proto-openapi.spec.v2@v1.0+protobuf", "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"];
+const PROTOBUF: [&str; 2] = [
+    "application/com.github.proto-openapi.spec.v2@v1.0+protobuf",
+    "application/com.github.proto-openapi.spec.v2.v1.0+protobuf",
+];
 
 pub(super) fn serve(registry: &Registry, parts: &Parts) -> Result<Response<ResponseBody>, ApiError> {
     let accept = parts.headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
