@@ -219,7 +219,9 @@ impl FieldSelector {
             let equal = match found {
                 None | Some(Value::Null) => value.is_empty() || value == "false",
                 Some(Value::String(found)) => found == value,
-                Some(other) => other.to_string() == *value,
+                Some(Value::Bool(found)) => value.parse() == Ok(*found),
+                Some(Value::Number(found)) => found.to_string() == *value,
+                Some(_) => false,
             };
             equal == *wanted
         })
