@@ -343,7 +343,10 @@ mod tests {
     #[test]
     fn a_watcher_far_behind_gets_batches_without_gaps() {
         let history = History::new(0, 1 << 24);
-        add(&history, (1..=2000).map(|revision| change(revision, if revision % 2 == 0 { "a/x" } else { "b" })).collect());
+        add(
+            &history,
+            (1..=2000).map(|revision| change(revision, if revision % 2 == 0 { "a/x" } else { "b" })).collect(),
+        );
         let (mut at, mut seen) = (0, Vec::new());
         while let Some(batch) = history.next(b"a/", at).unwrap() {
             assert!(batch.changes.len() <= BATCH_CHANGES_MAX && batch.revision > at);

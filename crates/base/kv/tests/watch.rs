@@ -113,7 +113,8 @@ async fn past(commits: Vec<Vec<(u8, Option<u8>)>>, limit: usize) -> Result<(), T
     for (revision, state) in states.iter().enumerate() {
         let page = store.scan_at(Scan::new("", limit), Some(revision as u64)).await.unwrap();
         let found: Vec<_> = page.entries.iter().map(|entry| (entry.key.to_vec(), entry.value.to_vec())).collect();
-        let expected = state.iter().take(limit).map(|(key, value)| (key.clone().into_bytes(), value.clone().into_bytes()));
+        let expected =
+            state.iter().take(limit).map(|(key, value)| (key.clone().into_bytes(), value.clone().into_bytes()));
         prop_assert_eq!(found, expected.collect::<Vec<_>>());
     }
     Ok(())

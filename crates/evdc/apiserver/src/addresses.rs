@@ -91,7 +91,8 @@ async fn take_address(
     };
     let parsed: IpAddr = address.parse().map_err(|_| invalid("must be a valid IP address"))?;
     let (network, bits) = server.config.service_range;
-    let inside = matches!(parsed, IpAddr::V6(parsed) if parsed.to_bits() >> (128 - bits) == network.to_bits() >> (128 - bits));
+    let inside =
+        matches!(parsed, IpAddr::V6(parsed) if parsed.to_bits() >> (128 - bits) == network.to_bits() >> (128 - bits));
     if !inside {
         return Err(invalid(&format!(
             "failed to allocate IP {address}: the provided IP is not in the valid range {network}/{bits}"
@@ -167,7 +168,9 @@ async fn assign_port(
 ) -> Result<(), ApiError> {
     let asked = object["spec"]["ports"][index]["nodePort"].as_i64().filter(|port| *port != 0);
     // A port that does not say keeps what the same port had.
-    let same = |old: &Value| list(old, &["spec", "ports"]).iter().find(|it| it["port"] == object["spec"]["ports"][index]["port"]).cloned();
+    let same = |old: &Value| {
+        list(old, &["spec", "ports"]).iter().find(|it| it["port"] == object["spec"]["ports"][index]["port"]).cloned()
+    };
     let kept = asked.or_else(|| old.and_then(same).and_then(|port| port["nodePort"].as_i64()));
     let port = match kept {
         Some(port) => port,
@@ -176,7 +179,11 @@ async fn assign_port(
     if !held.contains(&port) {
         let taken = server.store.side(&port_key(port)).await?.is_some();
         if taken || !NODE_PORTS.contains(&port) {
-            let detail = if taken { "provided port is already allocated" } else { "provided port is not in the valid range. The range of valid ports is 30000-32767" };
+            let detail = if taken {
+                "provided port is already allocated"
+            } else {
+                "provided port is not in the valid range. The range of valid ports is 30000-32767"
+            };
             let cause = Cause::invalid(format!("spec.ports[{index}].nodePort"), &port.into(), detail);
             return Err(ApiError::invalid(context.resource.about(), name(object), &[cause]));
         }

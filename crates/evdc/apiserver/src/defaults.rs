@@ -206,9 +206,7 @@ fn definition(object: &mut Value, old: Option<&Value>) {
     kept.extend(stored.filter(|stored| !kept.contains(stored)));
     let since = old.and_then(|old| at(old, &["status", "conditions"])?.get(0)?.get("lastTransitionTime").cloned());
     let since = since.unwrap_or_else(|| now().into());
-    let condition = |kind: &str, reason: &str, message: &str| {
-        json!({"type": kind, "status": "True", "reason": reason, "message": message, "lastTransitionTime": since})
-    };
+    let condition = |kind: &str, reason: &str, message: &str| json!({"type": kind, "status": "True", "reason": reason, "message": message, "lastTransitionTime": since});
     object["status"] = json!({
         "acceptedNames": names, "storedVersions": kept,
         "conditions": [
@@ -232,18 +230,26 @@ mod tests {
 
     #[test]
     fn workloads_are_filled_in() {
-        let found = applied("apps", "deployments", json!({"spec": {"template": {"spec": {"containers": [{"name": "a", "image": "x"}]}}}}));
+        let found = applied(
+            "apps",
+            "deployments",
+            json!({"spec": {"template": {"spec": {"containers": [{"name": "a", "image": "x"}]}}}}),
+        );
         assert_eq!((&found["spec"]["replicas"], &found["spec"]["revisionHistoryLimit"]), (&json!(1), &json!(10)));
         assert_eq!(found["spec"]["strategy"]["rollingUpdate"], json!({"maxUnavailable": "25%", "maxSurge": "25%"}));
         let pod = &found["spec"]["template"]["spec"];
-        assert_eq!((&pod["restartPolicy"], &pod["containers"][0]["imagePullPolicy"]), (&json!("Always"), &json!("Always")));
+        assert_eq!(
+            (&pod["restartPolicy"], &pod["containers"][0]["imagePullPolicy"]),
+            (&json!("Always"), &json!("Always"))
+        );
         let again = applied("apps", "deployments", found.clone());
         assert_eq!(again, found, "defaults do not change what is complete");
     }
 
     #[test]
     fn services_and_secrets_are_filled_in() {
-        let found = applied("", "services", json!({"spec": {"ports": [{"port": 80}, {"port": 1, "targetPort": "http"}]}}));
+        let found =
+            applied("", "services", json!({"spec": {"ports": [{"port": 80}, {"port": 1, "targetPort": "http"}]}}));
         assert_eq!(found["spec"]["ports"][0], json!({"port": 80, "protocol": "TCP", "targetPort": 80}));
         assert_eq!(found["spec"]["ports"][1]["targetPort"], "http");
         let found = applied("", "secrets", json!({"stringData": {"a": "b"}, "data": {"c": "ZA=="}}));

@@ -49,7 +49,9 @@ pub(crate) fn serve(registry: &Registry, path: &str, parts: &Parts) -> Result<Re
             document
         }
         ["apis", group, version] => resource_list(registry, group, version)?,
-        [] => json!({"paths": ["/api", "/api/v1", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]}),
+        [] => {
+            json!({"paths": ["/api", "/api/v1", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]})
+        }
         _ => return Err(ApiError::no_route()),
     };
     Ok(respond::json(200, &document))
@@ -134,7 +136,11 @@ fn aggregate(registry: &Registry, core: bool, version: &'static str) -> Response
                 let resources: Vec<Value> = resources.into_iter().map(|it| discovered(it)).collect();
                 json!({"version": version, "resources": resources, "freshness": "Current"})
             });
-            let metadata = if group.is_empty() { json!({"creationTimestamp": null}) } else { json!({"name": group, "creationTimestamp": null}) };
+            let metadata = if group.is_empty() {
+                json!({"creationTimestamp": null})
+            } else {
+                json!({"name": group, "creationTimestamp": null})
+            };
             json!({"metadata": metadata, "versions": versions.collect::<Vec<_>>()})
         })
         .collect();
@@ -187,7 +193,10 @@ mod tests {
             "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList,application/json",
             Some("v2"),
         );
-        check("application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList,application/json", Some("v2beta1"));
+        check(
+            "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList,application/json",
+            Some("v2beta1"),
+        );
         check("application/json;g=apidiscovery.k8s.io;v=v3;as=APIGroupDiscoveryList,application/json", None);
     }
 }

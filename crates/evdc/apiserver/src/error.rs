@@ -162,7 +162,8 @@ impl ApiError {
             [one] => one.clone(),
             many => format!("[{}]", many.join(", ")),
         };
-        let kind = if about.group.is_empty() { about.kind.to_owned() } else { format!("{}.{}", about.kind, about.group) };
+        let kind =
+            if about.group.is_empty() { about.kind.to_owned() } else { format!("{}.{}", about.kind, about.group) };
         let mut details = About { plural: about.kind, ..about }.details(name);
         let cause = |cause: &Cause| json!({"reason": cause.reason, "message": cause.message, "field": cause.field});
         details.insert("causes".to_owned(), causes.iter().map(cause).collect());
@@ -253,7 +254,8 @@ mod tests {
         };
         check(ApiError::not_found(DEPLOYMENTS, "web"), 404, "deployments.apps \"web\" not found");
         check(ApiError::already_exists(DEPLOYMENTS, "web"), 409, "deployments.apps \"web\" already exists");
-        let causes = [Cause::required("spec.selector", ""), Cause::invalid("spec.replicas", &json!(-1), "must be positive")];
+        let causes =
+            [Cause::required("spec.selector", ""), Cause::invalid("spec.replicas", &json!(-1), "must be positive")];
         check(
             ApiError::invalid(DEPLOYMENTS, "web", &causes),
             422,

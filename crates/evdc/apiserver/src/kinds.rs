@@ -92,7 +92,8 @@ impl Resource {
 
     /// Whether `spec` changes count in `metadata.generation`.
     pub(crate) fn has_generation(&self) -> bool {
-        self.custom.is_some() || !matches!(self.kind.as_str(), "Namespace" | "Node" | "Event" | "Lease" | "PersistentVolume")
+        self.custom.is_some()
+            || !matches!(self.kind.as_str(), "Namespace" | "Node" | "Event" | "Lease" | "PersistentVolume")
     }
 
     /// The verbs it answers to.

@@ -57,7 +57,11 @@ fn document(
     let accept = parts.headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let json_accepted = accept.is_empty() || accept.contains("application/json") || accept.contains("*/*");
     if !json_accepted {
-        return Err(ApiError::new(406, "NotAcceptable", "the OpenAPI v3 documents are served as application/json only"));
+        return Err(ApiError::new(
+            406,
+            "NotAcceptable",
+            "the OpenAPI v3 documents are served as application/json only",
+        ));
     }
     let resources = registry.in_version(group, version);
     if resources.is_empty() {
@@ -105,7 +109,8 @@ fn add_paths(resource: &Resource, paths: &mut Map<String, Value>) {
     let with_body = |action: &str, media_types: &[&str], parameters: &[&str]| {
         let mut operation = operation(action, parameters);
         let schema = json!({"schema": {"$ref": format!("#/components/schemas/{}", schema_name(resource))}});
-        let content: Map<String, Value> = media_types.iter().map(|&media_type| (media_type.to_owned(), schema.clone())).collect();
+        let content: Map<String, Value> =
+            media_types.iter().map(|&media_type| (media_type.to_owned(), schema.clone())).collect();
         operation["requestBody"] = json!({"content": content});
         operation
     };
@@ -116,9 +121,11 @@ fn add_paths(resource: &Resource, paths: &mut Map<String, Value>) {
         paths.insert(collection, on_collection);
         return;
     }
-    on_collection["get"] = operation("list", &["labelSelector", "fieldSelector", "limit", "continue", "watch", "resourceVersion"]);
+    on_collection["get"] =
+        operation("list", &["labelSelector", "fieldSelector", "limit", "continue", "watch", "resourceVersion"]);
     on_collection["delete"] = operation("deletecollection", &["dryRun", "labelSelector", "propagationPolicy"]);
-    let mut patches = vec!["application/apply-patch+yaml", "application/json-patch+json", "application/merge-patch+json"];
+    let mut patches =
+        vec!["application/apply-patch+yaml", "application/json-patch+json", "application/merge-patch+json"];
     if resource.custom.is_none() {
         patches.push("application/strategic-merge-patch+json");
     }
@@ -172,7 +179,8 @@ impl Schemas {
             }
             (None, Some(custom)) => {
                 self.add_message("meta.v1.ObjectMeta");
-                let mut schema = if custom.schema.is_object() { custom.schema.clone() } else { json!({"type": "object"}) };
+                let mut schema =
+                    if custom.schema.is_object() { custom.schema.clone() } else { json!({"type": "object"}) };
                 schema["properties"]["metadata"] = self.reference("meta.v1.ObjectMeta");
                 schema
             }

@@ -177,7 +177,8 @@ mod tests {
     fn paths_are_taken_apart() {
         let check = |path: &str, expected: [&str; 6]| {
             let found = Target::parse(path).unwrap();
-            let found = [&found.group, &found.version, &found.namespace, &found.plural, &found.name, &found.subresource];
+            let found =
+                [&found.group, &found.version, &found.namespace, &found.plural, &found.name, &found.subresource];
             assert_eq!(found.map(String::as_str), expected, "{path}");
         };
         check("/api/v1/pods", ["", "v1", "", "pods", "", ""]);
@@ -186,7 +187,10 @@ mod tests {
         check("/api/v1/namespaces/a/status", ["", "v1", "", "namespaces", "a", "status"]);
         check("/api/v1/namespaces/a/pods/p/log", ["", "v1", "a", "pods", "p", "log"]);
         check("/apis/apps/v1/namespaces/a/deployments", ["apps", "v1", "a", "deployments", "", ""]);
-        check("/apis/rbac.authorization.k8s.io/v1/clusterroles/system%3Anode", ["rbac.authorization.k8s.io", "v1", "", "clusterroles", "system:node", ""]);
+        check(
+            "/apis/rbac.authorization.k8s.io/v1/clusterroles/system%3Anode",
+            ["rbac.authorization.k8s.io", "v1", "", "clusterroles", "system:node", ""],
+        );
         assert!(Target::parse("/apis/apps/v1").is_none());
         assert!(Target::parse("/healthz").is_none());
     }

@@ -46,13 +46,12 @@ fn is_event(resource: &Resource) -> bool {
 
 /// `columnDefinitions` of a table.
 pub(crate) fn columns(resource: &Resource) -> Value {
-    let column = |name: &str, kind: &str, format: &str, description: &str, priority: i64| {
-        json!({"name": name, "type": kind, "format": format, "description": description, "priority": priority})
-    };
+    let column = |name: &str, kind: &str, format: &str, description: &str, priority: i64| json!({"name": name, "type": kind, "format": format, "description": description, "priority": priority});
     let name_column = column("Name", "string", "name", "Name of the object.", 0);
     let age = column("Age", "string", "", "Time since the object was created.", 0);
     if is_event(resource) {
-        let columns = cells::EVENT.iter().map(|(name, kind, priority, _)| column(name, kind, "", "", i64::from(*priority)));
+        let columns =
+            cells::EVENT.iter().map(|(name, kind, priority, _)| column(name, kind, "", "", i64::from(*priority)));
         return columns.collect();
     }
     let mut columns = vec![name_column];
@@ -65,7 +64,9 @@ pub(crate) fn columns(resource: &Resource) -> Value {
         Some(_) => columns.push(age),
         None => {
             // The age stands where Kubernetes has it: after the columns that are always shown.
-            let own = builtin(resource).iter().map(|(name, kind, priority, _)| column(name, kind, "", "", i64::from(*priority)));
+            let own = builtin(resource)
+                .iter()
+                .map(|(name, kind, priority, _)| column(name, kind, "", "", i64::from(*priority)));
             let (always, wide): (Vec<_>, Vec<_>) = own.partition(|column| column["priority"] == 0);
             columns.extend(always);
             columns.push(age);
@@ -83,7 +84,9 @@ pub(crate) fn row(resource: &Resource, object: &Value) -> Vec<Value> {
     let mut row = vec![name(object).into()];
     let age = || Value::from(age(text(object, &["metadata", "creationTimestamp"])));
     match &resource.custom {
-        Some(custom) if !custom.columns.is_empty() => row.extend(custom.columns.iter().map(|it| custom_cell(it, object))),
+        Some(custom) if !custom.columns.is_empty() => {
+            row.extend(custom.columns.iter().map(|it| custom_cell(it, object)))
+        }
         Some(_) => row.push(age()),
         None => {
             let own = builtin(resource);
@@ -163,12 +166,12 @@ fn duration(seconds: i64) -> String {
     };
     match seconds {
         ..120 => format!("{seconds}s"),
-        ..600 => pair(minutes, 'm', seconds % 60, 's'),
-        ..10_800 => format!("{minutes}m"),
-        ..28_800 => pair(hours, 'h', minutes % 60, 'm'),
-        ..172_800 => format!("{hours}h"),
-        ..691_200 => pair(days, 'd', hours % 24, 'h'),
-        ..63_072_000 => format!("{days}d"),
+        120..600 => pair(minutes, 'm', seconds % 60, 's'),
+        600..10_800 => format!("{minutes}m"),
+        10_800..28_800 => pair(hours, 'h', minutes % 60, 'm'),
+        28_800..172_800 => format!("{hours}h"),
+        172_800..691_200 => pair(days, 'd', hours % 24, 'h'),
+        691_200..63_072_000 => format!("{days}d"),
         _ => pair(days / 365, 'y', days % 365, 'd'),
     }
 }
@@ -207,7 +210,9 @@ mod tests {
     #[test]
     fn paths_find_their_values() {
         let object = json!({"spec": {"a.b": 1, "list": [{"type": "Ready", "status": "True"}]}, "metadata": {"annotations": {"x/y": "z"}}});
-        let check = |path: &str, expected: Value| assert_eq!(json_path(&object, path).cloned().unwrap_or_default(), expected, "{path}");
+        let check = |path: &str, expected: Value| {
+            assert_eq!(json_path(&object, path).cloned().unwrap_or_default(), expected, "{path}")
+        };
         check(".spec.list[0].status", json!("True"));
         check(".spec.list[?(@.type==\"Ready\")].status", json!("True"));
         check(".spec.a\\.b", json!(1));

@@ -27,7 +27,9 @@ const DEPTH_MAX: usize = 64;
 /// `BadRequest` for bytes that are no such body, or a kind that this server has no table for.
 pub fn decode(body: &[u8]) -> Result<Value, ApiError> {
     let Some(envelope) = body.strip_prefix(MAGIC) else {
-        return Err(ApiError::bad_request("the body is not Kubernetes' protobuf: it does not begin with k8s and a zero"));
+        return Err(ApiError::bad_request(
+            "the body is not Kubernetes' protobuf: it does not begin with k8s and a zero",
+        ));
     };
     let broken = || ApiError::bad_request("the protobuf body is damaged: it ends early, or nests too deep");
     let (mut api_version, mut kind, mut raw) = (String::new(), String::new(), &b""[..]);
@@ -48,7 +50,8 @@ pub fn decode(body: &[u8]) -> Result<Value, ApiError> {
     }
     let (group, version) = api_version.split_once('/').unwrap_or(("", &api_version));
     // Options are sent under whatever group they act on.
-    let known = if kind == "DeleteOptions" { message("meta.v1.DeleteOptions") } else { message_of(group, version, &kind) };
+    let known =
+        if kind == "DeleteOptions" { message("meta.v1.DeleteOptions") } else { message_of(group, version, &kind) };
     let Some(of) = known else {
         let message = format!("no kind \"{kind}\" is registered for version \"{api_version}\" for protobuf; send JSON");
         return Err(ApiError::bad_request(message));
@@ -343,7 +346,9 @@ mod tests {
     fn bytes(number: u8, inner: &[u8]) -> Vec<u8> {
         let length = inner.len();
         let prefix = if length < 128 { vec![length as u8] } else { vec![length as u8 | 0x80, (length >> 7) as u8] };
-        [&[number << 3 | 2][..], &prefix, inner].concat()
+        let tag = u16::from(number) << 3 | 2;
+        let tag = if tag < 128 { vec![tag as u8] } else { vec![tag as u8 | 0x80, (tag >> 7) as u8] };
+        [tag, prefix, inner.to_vec()].concat()
     }
 
     fn body(api_version: &str, kind: &str, object: &[u8]) -> Vec<u8> {
@@ -353,7 +358,9 @@ mod tests {
 
     #[test]
     fn a_deployment_is_decoded_without_what_go_adds() {
-        let metadata = [bytes(1, b"web"), bytes(2, b""), bytes(8, b""), bytes(11, &[bytes(1, b"app"), bytes(2, b"x")].concat())].concat();
+        let metadata =
+            [bytes(1, b"web"), bytes(2, b""), bytes(8, b""), bytes(11, &[bytes(1, b"app"), bytes(2, b"x")].concat())]
+                .concat();
         let port = [bytes(1, b""), vec![2 << 3, 0], vec![3 << 3, 80], bytes(4, b"TCP")].concat();
         let container = [bytes(1, b"c"), bytes(2, b"img"), bytes(6, &port), bytes(8, b"")].concat();
         let probe_free = bytes(2, &bytes(2, &container));

@@ -34,10 +34,15 @@ pub trait NodeProxy: Send + Sync + 'static {
 }
 
 /// Passes a request on to the node of a pod, and its connection too when the protocol is changed.
-pub(crate) async fn to_pod(server: &Arc<Server>, context: Context, parts: Parts) -> Result<Response<ResponseBody>, ApiError> {
+pub(crate) async fn to_pod(
+    server: &Arc<Server>,
+    context: Context,
+    parts: Parts,
+) -> Result<Response<ResponseBody>, ApiError> {
     let target = &context.target;
     let place = Arc::clone(&server.watches).try_acquire_owned();
-    let place = place.map_err(|_| ApiError::new(429, "TooManyRequests", "the server has too many streams; try again later"))?;
+    let place =
+        place.map_err(|_| ApiError::new(429, "TooManyRequests", "the server has too many streams; try again later"))?;
     let pod = server.store.get(&context.resource, &target.namespace, &target.name).await?;
     let pod = pod.ok_or_else(|| context.not_found())?;
     let node = text(&pod, &["spec", "nodeName"]);
@@ -47,7 +52,11 @@ pub(crate) async fn to_pod(server: &Arc<Server>, context: Context, parts: Parts)
     }
     let path = agent_path(&context, &pod)?;
     let proxy = server.proxy().ok_or_else(|| {
-        ApiError::new(501, "NotImplemented", "this API server has no way to its nodes; logs and streams are not available")
+        ApiError::new(
+            501,
+            "NotImplemented",
+            "this API server has no way to its nodes; logs and streams are not available",
+        )
     })?;
     let stream = proxy.open(node).await;
     let stream = stream.map_err(|why| ApiError::new(502, "BadGateway", format!("error dialing node {node}: {why}")))?;
@@ -72,7 +81,8 @@ fn agent_path(context: &Context, pod: &serde_json::Value) -> Result<String, ApiE
         ("", [only]) => text(only, &["name"]),
         ("", _) => {
             let names = all.join(" ");
-            let message = format!("a container name must be specified for pod {}, choose one of: [{names}]", target.name);
+            let message =
+                format!("a container name must be specified for pod {}, choose one of: [{names}]", target.name);
             return Err(ApiError::bad_request(message));
         }
         (asked, _) if all.contains(&asked) => asked,

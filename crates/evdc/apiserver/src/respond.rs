@@ -5,12 +5,7 @@ use http_body_util::{BodyExt as _, Full, combinators::UnsyncBoxBody};
 use hyper::body::Bytes;
 use serde_json::{Value, json};
 
-use crate::{
-    error::ApiError,
-    kinds::Resource,
-    object::at,
-    printers,
-};
+use crate::{error::ApiError, kinds::Resource, object::at, printers};
 
 /// Body of an answer.
 pub type ResponseBody = UnsyncBoxBody<Bytes, std::convert::Infallible>;
@@ -186,12 +181,19 @@ mod tests {
         let check = |header: &str, form: Form| assert_eq!(Accept::parse(header).unwrap().form, form, "{header}");
         check("", Form::Whole);
         check("application/vnd.kubernetes.protobuf, application/json", Form::Whole);
-        check("application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json", Form::Table);
-        check("application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1", Form::Metadata);
+        check(
+            "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json",
+            Form::Table,
+        );
+        check(
+            "application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1",
+            Form::Metadata,
+        );
         assert_eq!(Accept::parse("application/vnd.kubernetes.protobuf").unwrap_err().code(), 406);
         let registry = crate::kinds::Registry::builtin();
         let pods = registry.get("", "v1", "pods").unwrap();
-        let table = Accept { form: Form::Table, version: "v1" }.many(&pods, vec![json!({"metadata": {}})], json!({}), "");
+        let table =
+            Accept { form: Form::Table, version: "v1" }.many(&pods, vec![json!({"metadata": {}})], json!({}), "");
         assert_eq!(table["rows"].as_array().unwrap().len(), 1);
     }
 }

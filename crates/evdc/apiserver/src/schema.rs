@@ -79,6 +79,7 @@ pub(crate) struct Message {
     pub(crate) fields: Vec<Field>,
 }
 
+#[cfg(test)]
 impl Message {
     /// The field of this name, also if it stands in an inlined message.
     pub(crate) fn field(&self, name: &str) -> Option<&'static Field> {
@@ -246,7 +247,7 @@ mod tests {
 
     #[test]
     fn the_table_is_whole() {
-        assert!(TABLES.messages.len() > 300);
+        assert!(TABLES.messages.len() > 200);
         for message in TABLES.messages.values() {
             for field in &message.fields {
                 if let Some(name) = references(&field.kind) {

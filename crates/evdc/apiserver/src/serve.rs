@@ -127,7 +127,11 @@ async fn bearer(server: &Server, header: Option<HeaderValue>) -> Result<User, Ap
 impl Server {
     /// The ServiceAccount that a token stands for, if it is valid now for one of these audiences (none: the server itself) and the account, and the pod it
     /// is bound to, still exist.
-    pub(crate) async fn user_of_token(&self, token: &str, audiences: &[&str]) -> Result<Option<(User, Claims)>, ApiError> {
+    pub(crate) async fn user_of_token(
+        &self,
+        token: &str,
+        audiences: &[&str],
+    ) -> Result<Option<(User, Claims)>, ApiError> {
         let own = [crate::auth::token::ISSUER];
         let audiences = if audiences.is_empty() { &own[..] } else { audiences };
         let Some(claims) = self.tokens.verify(token, Timestamp::now().as_second()) else { return Ok(None) };

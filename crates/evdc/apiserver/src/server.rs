@@ -161,10 +161,10 @@ impl ApiServer {
         Ok(Self { server })
     }
 
-    /// A certificate by which a client is this user in these groups.
+    /// A certificate by which a client is this user, in one group or none (such as [`MASTERS`](crate::MASTERS) or `system:nodes`).
     ///
     /// # Errors
-    /// When a name cannot stand in a certificate.
+    /// When a name cannot stand in a certificate, or more than one group is given.
     pub fn issue_client(&self, user: &str, groups: &[&str], valid: Duration) -> Result<ClientCertificate, CaError> {
         self.server.authority.issue(user, groups, valid)
     }
@@ -308,8 +308,7 @@ impl Server {
 
     /// Paths that name no resource.
     async fn route_path(&self, user: &User, path: &str, parts: &Parts) -> Result<Response<ResponseBody>, ApiError> {
-        let attributes =
-            Attributes { verb: "get".to_owned(), path: Some(path.to_owned()), ..Attributes::default() };
+        let attributes = Attributes { verb: "get".to_owned(), path: Some(path.to_owned()), ..Attributes::default() };
         self.authorize(user, &attributes)?;
         if parts.method != Method::GET && parts.method != Method::HEAD {
             return Err(ApiError::method_not_allowed());

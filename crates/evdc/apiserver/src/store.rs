@@ -5,7 +5,9 @@
 
 use std::sync::Arc;
 
-use atoll_kv::{Bytes, Change, ChangeStream, Condition, Entry, KvError, Mutation, Revision, SCAN_ENTRIES_MAX, Scan, Watch};
+use atoll_kv::{
+    Bytes, Change, ChangeStream, Condition, Entry, KvError, Mutation, Revision, SCAN_ENTRIES_MAX, Scan, Watch,
+};
 use serde_json::Value;
 
 use crate::{
@@ -69,7 +71,12 @@ impl Store {
     }
 
     /// An object by its name.
-    pub(crate) async fn get(&self, resource: &Resource, namespace: &str, name: &str) -> Result<Option<Value>, ApiError> {
+    pub(crate) async fn get(
+        &self,
+        resource: &Resource,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<Value>, ApiError> {
         match self.kv.get(&self.key(resource, namespace, name)).await? {
             Some(entry) => Ok(Some(decode(&entry)?)),
             None => Ok(None),
@@ -123,7 +130,11 @@ impl Store {
         Ok(self.kv.watch(prefix, after)?)
     }
 
-    pub(crate) async fn commit(&self, conditions: Vec<Condition>, mutations: Vec<Mutation>) -> Result<Revision, KvError> {
+    pub(crate) async fn commit(
+        &self,
+        conditions: Vec<Condition>,
+        mutations: Vec<Mutation>,
+    ) -> Result<Revision, KvError> {
         self.kv.commit(conditions, mutations).await
     }
 
@@ -142,9 +153,8 @@ impl Store {
 }
 
 fn parse(key: &Bytes, value: &[u8], revision: Revision) -> Result<Value, ApiError> {
-    let mut object: Value = serde_json::from_slice(value).map_err(|error| {
-        ApiError::internal(format!("the stored object {} is damaged: {error}", key.escape_ascii()))
-    })?;
+    let mut object: Value = serde_json::from_slice(value)
+        .map_err(|error| ApiError::internal(format!("the stored object {} is damaged: {error}", key.escape_ascii())))?;
     set_revision(&mut object, revision);
     Ok(object)
 }

@@ -60,7 +60,11 @@ fn scale_of(context: &Context, paths: &ScalePaths, object: &Value) -> Value {
 }
 
 /// Reads and writes the number of replicas.
-pub(crate) async fn scale(server: &Arc<Server>, context: &Context, body: &Bytes) -> Result<Response<ResponseBody>, ApiError> {
+pub(crate) async fn scale(
+    server: &Arc<Server>,
+    context: &Context,
+    body: &Bytes,
+) -> Result<Response<ResponseBody>, ApiError> {
     let target = &context.target;
     let paths = context.resource.scale.as_ref().ok_or_else(ApiError::no_route)?;
     if context.method == Method::GET {
@@ -101,12 +105,20 @@ fn set_at(object: &mut Value, path: &[String], value: Value) {
 }
 
 /// Assigns a pod to a node, once.
-pub(crate) async fn bind(server: &Arc<Server>, context: &Context, body: &Bytes) -> Result<Response<ResponseBody>, ApiError> {
+pub(crate) async fn bind(
+    server: &Arc<Server>,
+    context: &Context,
+    body: &Bytes,
+) -> Result<Response<ResponseBody>, ApiError> {
     let binding = object_of(context, body)?;
     let node = text(&binding, &["target", "name"]).to_owned();
     if node.is_empty() {
         let causes = [Cause::required("target.name", "")];
-        return Err(ApiError::invalid(crate::error::About { group: "", plural: "bindings", kind: "Binding" }, &context.target.name, &causes));
+        return Err(ApiError::invalid(
+            crate::error::About { group: "", plural: "bindings", kind: "Binding" },
+            &context.target.name,
+            &causes,
+        ));
     }
     let wanted_uid = text(&binding, &["metadata", "uid"]);
     change(server, context, |old| {
@@ -133,11 +145,18 @@ pub(crate) async fn bind(server: &Arc<Server>, context: &Context, body: &Bytes) 
         Ok(Changed { object, keeps_managers: false })
     })
     .await?;
-    Ok(respond::json(201, &json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201})))
+    Ok(respond::json(
+        201,
+        &json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}),
+    ))
 }
 
 /// Deletes a pod as an administrator asks for it. There are no disruption budgets here that could stand in the way.
-pub(crate) async fn evict(server: &Arc<Server>, context: &Context, body: &Bytes) -> Result<Response<ResponseBody>, ApiError> {
+pub(crate) async fn evict(
+    server: &Arc<Server>,
+    context: &Context,
+    body: &Bytes,
+) -> Result<Response<ResponseBody>, ApiError> {
     let eviction = object_of(context, body)?;
     let asked = name(&eviction);
     if !asked.is_empty() && asked != context.target.name {
@@ -145,11 +164,18 @@ pub(crate) async fn evict(server: &Arc<Server>, context: &Context, body: &Bytes)
     }
     let options = Options::of_eviction(context, &eviction)?;
     delete::delete_object(server, context, &context.target.name, &options).await?;
-    Ok(respond::json(201, &json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201})))
+    Ok(respond::json(
+        201,
+        &json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}),
+    ))
 }
 
 /// Takes the finalizers off a namespace; the namespace controller does so when it is empty.
-pub(crate) async fn finalize(server: &Arc<Server>, context: &Context, body: &Bytes) -> Result<Response<ResponseBody>, ApiError> {
+pub(crate) async fn finalize(
+    server: &Arc<Server>,
+    context: &Context,
+    body: &Bytes,
+) -> Result<Response<ResponseBody>, ApiError> {
     let sent = object_of(context, body)?;
     let finalizers = list(&sent, &["spec", "finalizers"]).to_vec();
     let version = text(&sent, &["metadata", "resourceVersion"]).to_owned();
@@ -165,15 +191,21 @@ pub(crate) async fn finalize(server: &Arc<Server>, context: &Context, body: &Byt
 }
 
 /// Signs a token for a ServiceAccount.
-pub(crate) async fn token(server: &Arc<Server>, context: &Context, body: &Bytes) -> Result<Response<ResponseBody>, ApiError> {
+pub(crate) async fn token(
+    server: &Arc<Server>,
+    context: &Context,
+    body: &Bytes,
+) -> Result<Response<ResponseBody>, ApiError> {
     let mut request = object_of(context, body)?;
     let target = &context.target;
     let account = server.store.get(&context.resource, &target.namespace, &target.name).await?;
     let account = account.ok_or_else(|| context.not_found())?;
     let asked = number(&request, &["spec", "expirationSeconds"]).unwrap_or(TOKEN_SECONDS);
     if asked < TOKEN_SECONDS_MIN {
-        let cause = Cause::invalid("spec.expirationSeconds", &asked.into(), "may not specify a duration less than 10 minutes");
-        let about = crate::error::About { group: "authentication.k8s.io", plural: "tokenrequests", kind: "TokenRequest" };
+        let cause =
+            Cause::invalid("spec.expirationSeconds", &asked.into(), "may not specify a duration less than 10 minutes");
+        let about =
+            crate::error::About { group: "authentication.k8s.io", plural: "tokenrequests", kind: "TokenRequest" };
         return Err(ApiError::invalid(about, "", &[cause]));
     }
     let bound = &request["spec"]["boundObjectRef"];
@@ -208,7 +240,12 @@ pub(crate) async fn token(server: &Arc<Server>, context: &Context, body: &Bytes)
     Ok(respond::json(201, &request))
 }
 
-async fn bound_pod(server: &Server, context: &Context, bound: &Value, account: &str) -> Result<(String, String), ApiError> {
+async fn bound_pod(
+    server: &Server,
+    context: &Context,
+    bound: &Value,
+    account: &str,
+) -> Result<(String, String), ApiError> {
     let pods = context.registry.get("", "v1", "pods").ok_or_else(ApiError::no_route)?;
     let pod_name = text(bound, &["name"]);
     let pod = server.store.get(&pods, &context.target.namespace, pod_name).await?;
@@ -219,14 +256,20 @@ async fn bound_pod(server: &Server, context: &Context, bound: &Value, account: &
         return Err(ApiError::conflict(pods.about(), pod_name, &why));
     }
     if text(&pod, &["spec", "serviceAccountName"]) != account {
-        let message = format!("cannot bind token for serviceaccount \"{account}\" to pod running with a different serviceaccount name");
+        let message = format!(
+            "cannot bind token for serviceaccount \"{account}\" to pod running with a different serviceaccount name"
+        );
         return Err(ApiError::bad_request(message));
     }
     Ok((pod_name.to_owned(), uid(&pod).to_owned()))
 }
 
 /// Answers a question.
-pub(crate) async fn review(server: &Arc<Server>, context: &Context, body: &Bytes) -> Result<Response<ResponseBody>, ApiError> {
+pub(crate) async fn review(
+    server: &Arc<Server>,
+    context: &Context,
+    body: &Bytes,
+) -> Result<Response<ResponseBody>, ApiError> {
     if context.verb != "create" || !context.target.name.is_empty() {
         return Err(ApiError::method_not_allowed());
     }
@@ -302,6 +345,7 @@ fn rules_status(server: &Server, user: &User, in_namespace: &str) -> Value {
         found.push(json!({"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}));
         found.push(json!({"nonResourceURLs": ["*"], "verbs": ["*"]}));
     }
-    let (paths, resources): (Vec<_>, Vec<_>) = found.into_iter().partition(|rule| rule.get("nonResourceURLs").is_some());
+    let (paths, resources): (Vec<_>, Vec<_>) =
+        found.into_iter().partition(|rule| rule.get("nonResourceURLs").is_some());
     json!({"resourceRules": resources, "nonResourceRules": paths, "incomplete": false})
 }

@@ -88,7 +88,10 @@ fn content(resource: &Resource, object: &Value, causes: &mut Vec<Cause>) {
         ("rbac.authorization.k8s.io", "Role" | "ClusterRole") => {
             for (index, rule) in list(object, &["rules"]).iter().enumerate() {
                 if list(rule, &["verbs"]).is_empty() {
-                    causes.push(Cause::required(format!("rules[{index}].verbs"), "verbs must contain at least one value"));
+                    causes.push(Cause::required(
+                        format!("rules[{index}].verbs"),
+                        "verbs must contain at least one value",
+                    ));
                 }
             }
         }
@@ -218,7 +221,8 @@ fn workload(resource: &Resource, object: &Value, causes: &mut Vec<Cause>) {
     not_negative(spec, "minReadySeconds", "spec", causes);
     not_negative(spec, "revisionHistoryLimit", "spec", causes);
     let selector = &spec["selector"];
-    let is_empty = list(selector, &["matchExpressions"]).is_empty() && map(selector.get("matchLabels")).next().is_none();
+    let is_empty =
+        list(selector, &["matchExpressions"]).is_empty() && map(selector.get("matchLabels")).next().is_none();
     if selector.is_null() {
         causes.push(Cause::required("spec.selector", ""));
     } else if is_empty {
@@ -279,7 +283,15 @@ fn immutable(resource: &Resource, old: &Value, object: &Value, causes: &mut Vec<
     match (resource.group.as_str(), resource.kind.as_str()) {
         ("apps", "Deployment" | "ReplicaSet") => fixed(&["spec", "selector"]),
         ("apps", "StatefulSet") => {
-            let allowed = ["replicas", "ordinals", "template", "updateStrategy", "persistentVolumeClaimRetentionPolicy", "minReadySeconds", "revisionHistoryLimit"];
+            let allowed = [
+                "replicas",
+                "ordinals",
+                "template",
+                "updateStrategy",
+                "persistentVolumeClaimRetentionPolicy",
+                "minReadySeconds",
+                "revisionHistoryLimit",
+            ];
             let rest = |object: &Value| {
                 let mut spec = object["spec"].as_object().cloned().unwrap_or_default();
                 spec.retain(|name, _| !allowed.contains(&name.as_str()));
@@ -310,7 +322,8 @@ fn immutable(resource: &Resource, old: &Value, object: &Value, causes: &mut Vec<
         }
         _ => {}
     }
-    if matches!(resource.kind.as_str(), "ConfigMap" | "Secret") && resource.group.is_empty() && old["immutable"] == true {
+    if matches!(resource.kind.as_str(), "ConfigMap" | "Secret") && resource.group.is_empty() && old["immutable"] == true
+    {
         for field in ["data", "binaryData", "immutable"] {
             if old.get(field) != object.get(field) {
                 causes.push(Cause::forbidden(field, "field is immutable when `immutable` is set"));

@@ -137,12 +137,7 @@ impl Committer {
     }
 
     /// What these mutations change, for the history: the last one of each key, where something was or is.
-    fn changes(
-        &self,
-        mutations: &[Mutation],
-        revision: Revision,
-        overlay: &Overlay,
-    ) -> Result<Vec<Change>, KvError> {
+    fn changes(&self, mutations: &[Mutation], revision: Revision, overlay: &Overlay) -> Result<Vec<Change>, KvError> {
         let last: BTreeMap<&Bytes, &Mutation> = mutations.iter().map(|mutation| (mutation.key(), mutation)).collect();
         let mut changes = Vec::with_capacity(last.len());
         for (key, mutation) in last {

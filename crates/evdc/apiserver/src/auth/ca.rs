@@ -58,6 +58,9 @@ pub enum CaError {
     /// A file of it does not hold what it should, or a name cannot stand in a certificate.
     #[error("the certificate authority of the Kubernetes API: {0}")]
     Certificate(#[from] rcgen::Error),
+    /// More than one group was asked for: the names that rcgen writes have one organization.
+    #[error("a client certificate names at most one group, not {0}; bind the user by name for further rights")]
+    Groups(usize),
     /// The TLS library refused what was made.
     #[error("the TLS configuration of the Kubernetes API: {0}")]
     Tls(String),
@@ -121,11 +124,13 @@ impl Authority {
         &self.certificate_pem
     }
 
-    /// A certificate for a user in these groups.
+    /// A certificate for a user in this group, if one is given.
     pub(crate) fn issue(&self, user: &str, groups: &[&str], valid: Duration) -> Result<ClientCertificate, CaError> {
         let mut params = leaf_params(user, valid);
-        for group in groups {
-            params.distinguished_name.push(DnType::OrganizationName, *group);
+        match groups {
+            [] => {}
+            [group] => params.distinguished_name.push(DnType::OrganizationName, *group),
+            many => return Err(CaError::Groups(many.len())),
         }
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         let key = KeyPair::generate()?;
@@ -135,7 +140,8 @@ impl Authority {
 
     /// How the server speaks TLS: its own certificate for these names, and clients of this authority or without a certificate.
     pub(crate) fn server_config(&self, names: &[String]) -> Result<Arc<ServerConfig>, CaError> {
-        let names = OWN_NAMES.iter().map(|&name| name.to_owned()).chain(["::1".to_owned()]).chain(names.iter().cloned());
+        let names =
+            OWN_NAMES.iter().map(|&name| name.to_owned()).chain(["::1".to_owned()]).chain(names.iter().cloned());
         let mut params = leaf_params("kube-apiserver", AUTHORITY_DAYS as u32 * DAY / 20);
         params.subject_alt_names = CertificateParams::new(names.collect::<Vec<_>>())?.subject_alt_names;
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
@@ -191,7 +197,8 @@ fn leaf_params(common_name: &str, valid: Duration) -> CertificateParams {
 
 fn der_of(pem: &str) -> Result<CertificateDer<'static>, CaError> {
     use rustls::pki_types::pem::PemObject as _;
-    CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|_| CaError::Certificate(rcgen::Error::CouldNotParseCertificate))
+    CertificateDer::from_pem_slice(pem.as_bytes())
+        .map_err(|_| CaError::Certificate(rcgen::Error::CouldNotParseCertificate))
 }
 
 fn read(path: &Path) -> Result<Option<String>, CaError> {
@@ -231,9 +238,10 @@ mod tests {
         assert_eq!(first.certificate_pem(), again.certificate_pem());
         let mode = fs::metadata(dir.path().join("ca.key")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        let issued = again.issue("jane", &["dev", "ops"], DAY).unwrap();
+        let issued = again.issue("jane", &["dev"], DAY).unwrap();
+        assert!(matches!(again.issue("jane", &["dev", "ops"], DAY), Err(CaError::Groups(2))));
         let user = user_of(&der_of(&issued.certificate_pem).unwrap()).unwrap();
-        assert_eq!(user, User::new("jane", ["dev", "ops"]));
+        assert_eq!(user, User::new("jane", ["dev"]));
         again.server_config(&["api.example".to_owned(), "10.0.0.1".to_owned()]).unwrap();
     }
 }

@@ -90,7 +90,10 @@ impl Rules {
             return None;
         }
         let held = self.rules_of(user, in_namespace);
-        rules.iter().copied().find(|rule| !single_rights(rule).iter().all(|right| held.iter().any(|held| allows(held, right))))
+        rules
+            .iter()
+            .copied()
+            .find(|rule| !single_rights(rule).iter().all(|right| held.iter().any(|held| allows(held, right))))
     }
 }
 
@@ -168,8 +171,10 @@ fn allows(rule: &Value, wanted: &Attributes) -> bool {
 
 /// The roles and bindings that a new server begins with, as objects of rbac.authorization.k8s.io/v1.
 pub(crate) fn bootstrap() -> Vec<Value> {
-    let meta = |name: &str| json!({"name": name, "labels": {"kubernetes.io/bootstrapping": "rbac-defaults"},
-        "annotations": {"rbac.authorization.kubernetes.io/autoupdate": "true"}});
+    let meta = |name: &str| {
+        json!({"name": name, "labels": {"kubernetes.io/bootstrapping": "rbac-defaults"},
+        "annotations": {"rbac.authorization.kubernetes.io/autoupdate": "true"}})
+    };
     let role = |name: &str, rules: Value| json!({"kind": "ClusterRole", "metadata": meta(name), "rules": rules});
     let binding = |name: &str, subjects: Value| {
         json!({"kind": "ClusterRoleBinding", "metadata": meta(name), "subjects": subjects,
@@ -179,8 +184,29 @@ pub(crate) fn bootstrap() -> Vec<Value> {
     let user = |name: &str| json!([{"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": name}]);
     let any = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
     let read = ["get", "list", "watch"];
-    let core = ["configmaps", "endpoints", "events", "persistentvolumeclaims", "pods", "pods/log", "pods/status", "serviceaccounts", "services", "services/status"];
-    let apps = ["controllerrevisions", "deployments", "deployments/scale", "deployments/status", "replicasets", "replicasets/scale", "statefulsets", "statefulsets/scale", "statefulsets/status"];
+    let core = [
+        "configmaps",
+        "endpoints",
+        "events",
+        "persistentvolumeclaims",
+        "pods",
+        "pods/log",
+        "pods/status",
+        "serviceaccounts",
+        "services",
+        "services/status",
+    ];
+    let apps = [
+        "controllerrevisions",
+        "deployments",
+        "deployments/scale",
+        "deployments/status",
+        "replicasets",
+        "replicasets/scale",
+        "statefulsets",
+        "statefulsets/scale",
+        "statefulsets/status",
+    ];
     let workloads = |verbs: &[&str]| {
         json!([{"apiGroups": [""], "resources": core, "verbs": verbs},
             {"apiGroups": ["apps"], "resources": apps, "verbs": verbs},
@@ -191,14 +217,20 @@ pub(crate) fn bootstrap() -> Vec<Value> {
     let with = |base: Value, more: Value| -> Value {
         base.as_array().into_iter().flatten().chain(more.as_array().into_iter().flatten()).cloned().collect()
     };
-    let edit = with(workloads(&any), json!([
+    let edit = with(
+        workloads(&any),
+        json!([
         {"apiGroups": [""], "resources": ["secrets"], "verbs": any},
         {"apiGroups": [""], "resources": ["pods/exec", "pods/attach", "pods/portforward", "pods/eviction"], "verbs": ["create", "get"]},
         {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": any},
-        {"apiGroups": [""], "resources": ["namespaces"], "verbs": ["get", "list", "watch"]}]));
-    let admin = with(edit.clone(), json!([
+        {"apiGroups": [""], "resources": ["namespaces"], "verbs": ["get", "list", "watch"]}]),
+    );
+    let admin = with(
+        edit.clone(),
+        json!([
         {"apiGroups": ["rbac.authorization.k8s.io"], "resources": ["roles", "rolebindings"], "verbs": any},
-        {"apiGroups": [""], "resources": ["serviceaccounts/token"], "verbs": ["create"]}]));
+        {"apiGroups": [""], "resources": ["serviceaccounts/token"], "verbs": ["create"]}]),
+    );
     let view = with(workloads(&read), json!([{"apiGroups": [""], "resources": ["namespaces"], "verbs": read}]));
     let node = json!([
         {"apiGroups": [""], "resources": ["nodes"], "verbs": ["create", "get", "list", "watch", "patch", "update"]},
@@ -210,18 +242,35 @@ pub(crate) fn bootstrap() -> Vec<Value> {
         {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": read},
         {"apiGroups": ["storage.k8s.io"], "resources": ["storageclasses"], "verbs": read},
         {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["create", "get", "list", "watch", "patch", "update"]}]);
-    let paths = ["/api", "/api/*", "/apis", "/apis/*", "/healthz", "/livez", "/openapi", "/openapi/*", "/readyz", "/version", "/version/"];
-    let everything = json!([{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}, {"nonResourceURLs": ["*"], "verbs": ["*"]}]);
+    let paths = [
+        "/api",
+        "/api/*",
+        "/apis",
+        "/apis/*",
+        "/healthz",
+        "/livez",
+        "/openapi",
+        "/openapi/*",
+        "/readyz",
+        "/version",
+        "/version/",
+    ];
+    let everything =
+        json!([{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}, {"nonResourceURLs": ["*"], "verbs": ["*"]}]);
     let own = json!([{"apiGroups": ["authorization.k8s.io"], "resources": ["selfsubjectaccessreviews", "selfsubjectrulesreviews"], "verbs": ["create"]},
         {"apiGroups": ["authentication.k8s.io"], "resources": ["selfsubjectreviews"], "verbs": ["create"]}]);
-    let info = json!([{"nonResourceURLs": ["/healthz", "/livez", "/readyz", "/version", "/version/"], "verbs": ["get"]}]);
-    let scheduler = with(view.clone(), json!([
+    let info =
+        json!([{"nonResourceURLs": ["/healthz", "/livez", "/readyz", "/version", "/version/"], "verbs": ["get"]}]);
+    let scheduler = with(
+        view.clone(),
+        json!([
         {"apiGroups": [""], "resources": ["nodes", "persistentvolumes", "namespaces"], "verbs": read},
         {"apiGroups": [""], "resources": ["pods/binding"], "verbs": ["create"]},
         {"apiGroups": [""], "resources": ["pods/status"], "verbs": ["patch", "update"]},
         {"apiGroups": ["storage.k8s.io"], "resources": ["storageclasses"], "verbs": read},
         {"apiGroups": ["", "events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch", "update"]},
-        {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": any}]));
+        {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": any}]),
+    );
     vec![
         role("cluster-admin", everything.clone()),
         binding("cluster-admin", group(MASTERS)),
@@ -233,9 +282,12 @@ pub(crate) fn bootstrap() -> Vec<Value> {
         role("system:basic-user", own),
         binding("system:basic-user", group("system:authenticated")),
         role("system:public-info-viewer", info),
-        binding("system:public-info-viewer", json!([
+        binding(
+            "system:public-info-viewer",
+            json!([
             {"kind": "Group", "apiGroup": "rbac.authorization.k8s.io", "name": "system:authenticated"},
-            {"kind": "Group", "apiGroup": "rbac.authorization.k8s.io", "name": "system:unauthenticated"}])),
+            {"kind": "Group", "apiGroup": "rbac.authorization.k8s.io", "name": "system:unauthenticated"}]),
+        ),
         role("system:node", node),
         binding("system:node", group("system:nodes")),
         role("system:kube-scheduler", scheduler),
@@ -253,14 +305,19 @@ mod tests {
     fn rules() -> Rules {
         let mut rules = Rules::default();
         for object in bootstrap() {
-            if object["kind"] == "ClusterRole" { &mut rules.cluster_roles } else { &mut rules.cluster_role_bindings }.push(object);
+            if object["kind"] == "ClusterRole" { &mut rules.cluster_roles } else { &mut rules.cluster_role_bindings }
+                .push(object);
         }
         rules.roles.push(json!({"metadata": {"name": "r", "namespace": "a"}, "rules": [
             {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["one"], "verbs": ["get"]}]}));
-        rules.role_bindings.push(json!({"metadata": {"name": "r", "namespace": "a"}, "roleRef": {"kind": "Role", "name": "r"},
+        rules
+            .role_bindings
+            .push(json!({"metadata": {"name": "r", "namespace": "a"}, "roleRef": {"kind": "Role", "name": "r"},
             "subjects": [{"kind": "ServiceAccount", "name": "web"}]}));
-        rules.role_bindings.push(json!({"metadata": {"name": "e", "namespace": "a"}, "roleRef": {"kind": "ClusterRole", "name": "edit"},
-            "subjects": [{"kind": "User", "name": "jane"}]}));
+        rules.role_bindings.push(
+            json!({"metadata": {"name": "e", "namespace": "a"}, "roleRef": {"kind": "ClusterRole", "name": "edit"},
+            "subjects": [{"kind": "User", "name": "jane"}]}),
+        );
         rules
     }
 
@@ -299,7 +356,8 @@ mod tests {
         check(&User::new("system:node:n", ["system:nodes"]), "patch", "nodes/status", "", "n", true);
         check(&User::new("system:node:n", ["system:nodes"]), "delete", "nodes", "", "n", false);
         check(&User::anonymous(), "get", "pods", "a", "p", false);
-        let path = |path: &str| Attributes { verb: "get".to_owned(), path: Some(path.to_owned()), ..Attributes::default() };
+        let path =
+            |path: &str| Attributes { verb: "get".to_owned(), path: Some(path.to_owned()), ..Attributes::default() };
         assert!(rules.allow(&User::anonymous(), &path("/healthz")) && !rules.allow(&User::anonymous(), &path("/api")));
         assert!(rules.allow(&jane, &path("/apis/apps/v1")));
     }

@@ -10,7 +10,8 @@ const SCALE: u8 = 4;
 const REVIEW: u8 = 8;
 
 /// Group, version, kind, plural, short names, categories, flags.
-type Row = (&'static str, &'static str, &'static str, &'static str, &'static [&'static str], &'static [&'static str], u8);
+type Row =
+    (&'static str, &'static str, &'static str, &'static str, &'static [&'static str], &'static [&'static str], u8);
 
 const ALL: &[&str] = &["all"];
 const EXTENSIONS: &[&str] = &["api-extensions"];
@@ -42,13 +43,29 @@ const ROWS: &[Row] = &[
     (RBAC, "v1", "RoleBinding", "rolebindings", &[], &[], NAMESPACED),
     (RBAC, "v1", "ClusterRole", "clusterroles", &[], &[], 0),
     (RBAC, "v1", "ClusterRoleBinding", "clusterrolebindings", &[], &[], 0),
-    ("apiextensions.k8s.io", "v1", "CustomResourceDefinition", "customresourcedefinitions", &["crd", "crds"], EXTENSIONS, STATUS),
+    (
+        "apiextensions.k8s.io",
+        "v1",
+        "CustomResourceDefinition",
+        "customresourcedefinitions",
+        &["crd", "crds"],
+        EXTENSIONS,
+        STATUS,
+    ),
     ("authentication.k8s.io", "v1", "TokenReview", "tokenreviews", &[], &[], REVIEW),
     ("authentication.k8s.io", "v1", "SelfSubjectReview", "selfsubjectreviews", &[], &[], REVIEW),
     ("authorization.k8s.io", "v1", "SelfSubjectAccessReview", "selfsubjectaccessreviews", &[], &[], REVIEW),
     ("authorization.k8s.io", "v1", "SelfSubjectRulesReview", "selfsubjectrulesreviews", &[], &[], REVIEW),
     ("authorization.k8s.io", "v1", "SubjectAccessReview", "subjectaccessreviews", &[], &[], REVIEW),
-    ("authorization.k8s.io", "v1", "LocalSubjectAccessReview", "localsubjectaccessreviews", &[], &[], REVIEW | NAMESPACED),
+    (
+        "authorization.k8s.io",
+        "v1",
+        "LocalSubjectAccessReview",
+        "localsubjectaccessreviews",
+        &[],
+        &[],
+        REVIEW | NAMESPACED,
+    ),
 ];
 
 /// Order of the groups in discovery; custom ones come after, by name.

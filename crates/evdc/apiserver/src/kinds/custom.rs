@@ -262,7 +262,11 @@ pub(crate) fn validate_definition(definition: &Value) -> Vec<Cause> {
     let mut causes = Vec::new();
     let names = &definition["spec"]["names"];
     let group = text(definition, &["spec", "group"]);
-    for (field, value) in [("spec.group", group), ("spec.names.plural", text(names, &["plural"])), ("spec.names.kind", text(names, &["kind"]))] {
+    for (field, value) in [
+        ("spec.group", group),
+        ("spec.names.plural", text(names, &["plural"])),
+        ("spec.names.kind", text(names, &["kind"])),
+    ] {
         if value.is_empty() {
             causes.push(Cause::required(field, ""));
         }
@@ -287,7 +291,10 @@ pub(crate) fn validate_definition(definition: &Value) -> Vec<Cause> {
     }
     for (index, version) in versions.iter().enumerate() {
         if at(version, &["schema", "openAPIV3Schema"]).is_none() {
-            causes.push(Cause::required(format!("spec.versions[{index}].schema.openAPIV3Schema"), "schemas are required"));
+            causes.push(Cause::required(
+                format!("spec.versions[{index}].schema.openAPIV3Schema"),
+                "schemas are required",
+            ));
         }
     }
     if text(definition, &["spec", "conversion", "strategy"]) == "Webhook" {
@@ -325,7 +332,11 @@ mod tests {
     fn faults_are_named() {
         let check = |spec: Value, fields: &[&str]| {
             let causes = validate(&schema(), &json!({"spec": spec}));
-            assert_eq!(causes.iter().map(|cause| cause.field.as_str()).collect::<Vec<_>>(), fields, "{spec}: {causes:?}");
+            assert_eq!(
+                causes.iter().map(|cause| cause.field.as_str()).collect::<Vec<_>>(),
+                fields,
+                "{spec}: {causes:?}"
+            );
         };
         check(json!({"size": 1, "mode": "b", "name": "abc", "port": "http"}), &[]);
         check(json!({}), &["spec.size"]);

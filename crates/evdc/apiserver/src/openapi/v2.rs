@@ -13,14 +13,18 @@ use crate::{
 };
 
 /// Media types of the protobuf form; older clients write the first.
-const PROTOBUF: [&str; 2] =
-    ["application/com.github.proto-openapi.spec.v2@v1.0+protobuf", "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"];
+const PROTOBUF: [&str; 2] = [
+    "application/com.github.proto-openapi.spec.v2@v1.0+protobuf",
+    "application/com.github.proto-openapi.spec.v2.v1.0+protobuf",
+];
 
 pub(super) fn serve(registry: &Registry, parts: &Parts) -> Result<Response<ResponseBody>, ApiError> {
     let accept = parts.headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let mut schemas = Schemas::new("#/definitions/");
     registry.all().for_each(|resource| schemas.add_kind(resource));
-    if let Some(media_type) = PROTOBUF.iter().find(|media_type| accept.contains(**media_type)) {
+    if PROTOBUF.iter().any(|media_type| accept.contains(media_type)) {
+        // Go's parser of media types does not take the older name, though clients ask by it.
+        let [_, media_type] = PROTOBUF;
         return Ok(respond::typed(200, media_type, respond::full(encode_document(&schemas.done))));
     }
     if !accept.is_empty() && !accept.contains("application/json") && !accept.contains("*/*") {

@@ -144,14 +144,16 @@ pub(super) const SERVICE: &[Column] = &[
     ("Port(s)", "string", 0, |it| {
         let port = |port: &Value| {
             let number = number(port, &["port"]).unwrap_or(0);
-            let node = port["nodePort"].as_i64().filter(|node| *node != 0).map_or(String::new(), |node| format!(":{node}"));
+            let node =
+                port["nodePort"].as_i64().filter(|node| *node != 0).map_or(String::new(), |node| format!(":{node}"));
             format!("{number}{node}/{}", text(port, &["protocol"]))
         };
         or_none(&list(it, &["spec", "ports"]).iter().map(port).collect::<Vec<_>>().join(","))
     }),
     ("Selector", "string", 1, |it| {
         let labels = it["spec"]["selector"].as_object().into_iter().flatten();
-        let pairs: Vec<String> = labels.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default())).collect();
+        let pairs: Vec<String> =
+            labels.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default())).collect();
         or_none(&pairs.join(","))
     }),
 ];
@@ -165,7 +167,11 @@ fn external_address(service: &Value) -> Value {
                 "" => text(it, &["hostname"]).to_owned(),
                 ip => ip.to_owned(),
             };
-            if found.is_empty() { "<pending>".into() } else { found.iter().map(address).collect::<Vec<_>>().join(",").into() }
+            if found.is_empty() {
+                "<pending>".into()
+            } else {
+                found.iter().map(address).collect::<Vec<_>>().join(",").into()
+            }
         }
         _ => joined(list(service, &["spec", "externalIPs"]).iter().filter_map(Value::as_str)),
     }
@@ -223,7 +229,12 @@ pub(super) const CLAIM: &[Column] = &[
     }),
     ("Volume", "string", 0, |it| text(it, &["spec", "volumeName"]).into()),
     ("Capacity", "string", 0, |it| text(it, &["status", "capacity", "storage"]).into()),
-    ("Access Modes", "string", 0, |it| if text(it, &["spec", "volumeName"]).is_empty() { "".into() } else { modes(it) }),
+    (
+        "Access Modes",
+        "string",
+        0,
+        |it| if text(it, &["spec", "volumeName"]).is_empty() { "".into() } else { modes(it) },
+    ),
     ("StorageClass", "string", 0, |it| text(it, &["spec", "storageClassName"]).into()),
     ("VolumeAttributesClass", "string", 0, |_| "<unset>".into()),
     ("VolumeMode", "string", 1, |it| text(it, &["spec", "volumeMode"]).into()),
@@ -257,9 +268,11 @@ pub(super) const STATEFUL_SET: &[Column] = &[
 
 fn owner(object: &Value) -> Value {
     let owner = list(object, &["metadata", "ownerReferences"]).iter().find(|owner| owner["controller"] == true);
-    or_none(&owner.map_or(String::new(), |owner| {
-        format!("{}/{}", text(owner, &["kind"]).to_lowercase(), text(owner, &["name"]))
-    }))
+    or_none(
+        &owner.map_or(String::new(), |owner| {
+            format!("{}/{}", text(owner, &["kind"]).to_lowercase(), text(owner, &["name"]))
+        }),
+    )
 }
 
 pub(super) const REVISION: &[Column] =
@@ -282,7 +295,8 @@ pub(super) const ENDPOINT_SLICE: &[Column] = &[
 pub(super) const INGRESS: &[Column] = &[
     ("Class", "string", 0, |it| or_none(text(it, &["spec", "ingressClassName"]))),
     ("Hosts", "string", 0, |it| {
-        let hosts: Vec<&str> = list(it, &["spec", "rules"]).iter().map(|rule| text(rule, &["host"])).filter(|it| !it.is_empty()).collect();
+        let hosts: Vec<&str> =
+            list(it, &["spec", "rules"]).iter().map(|rule| text(rule, &["host"])).filter(|it| !it.is_empty()).collect();
         if hosts.is_empty() { "*".into() } else { hosts.join(",").into() }
     }),
     ("Address", "string", 0, |it| {
@@ -316,7 +330,8 @@ pub(super) const BINDING: &[Column] = &[("Role", "string", 0, |it| {
 pub(super) const EVENT: &[Column] = &[
     ("Last Seen", "string", 0, |it| {
         let times = ["lastTimestamp", "deprecatedLastTimestamp", "eventTime"].map(|field| text(it, &[field]));
-        let seen = times.into_iter().chain([text(it, &["metadata", "creationTimestamp"])]).find(|time| !time.is_empty());
+        let seen =
+            times.into_iter().chain([text(it, &["metadata", "creationTimestamp"])]).find(|time| !time.is_empty());
         age(seen.unwrap_or_default()).into()
     }),
     ("Type", "string", 0, |it| text(it, &["type"]).into()),

@@ -169,8 +169,14 @@ mod tests {
             let found = conform(message_of("apps", "v1", "Deployment").unwrap(), &mut object);
             assert!(found.mistyped.as_deref().unwrap().contains(words), "{found:?}");
         };
-        check(json!({"spec": {"replicas": "3"}}), "string into Go struct field DeploymentSpec.spec.replicas of type int32");
-        check(json!({"metadata": {"labels": {"a": 1}}}), "number into Go struct field ObjectMeta.metadata.labels.a of type string");
+        check(
+            json!({"spec": {"replicas": "3"}}),
+            "string into Go struct field DeploymentSpec.spec.replicas of type int32",
+        );
+        check(
+            json!({"metadata": {"labels": {"a": 1}}}),
+            "number into Go struct field ObjectMeta.metadata.labels.a of type string",
+        );
         check(json!({"spec": []}), "array into");
     }
 }

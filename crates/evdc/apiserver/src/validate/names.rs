@@ -18,7 +18,9 @@ pub(super) fn object_name(resource: &Resource, name: &str) -> Option<&'static st
             (!fits).then_some(PATH_SEGMENT)
         }
         ("", "Namespace") => label(name),
-        ("", "Service") => (label(name).is_some() || name.starts_with(|c: char| c.is_ascii_digit())).then_some(LABEL_1035),
+        ("", "Service") => {
+            (label(name).is_some() || name.starts_with(|c: char| c.is_ascii_digit())).then_some(LABEL_1035)
+        }
         _ => subdomain(name),
     }
 }
@@ -78,7 +80,9 @@ mod tests {
         for (name, fits) in [("a-1", true), ("a.b", false), ("a-", false)] {
             check(label(name), fits, name);
         }
-        for (name, fits) in [("app", true), ("app.kubernetes.io/name", true), ("a b", false), ("/x", false), ("x/", false)] {
+        for (name, fits) in
+            [("app", true), ("app.kubernetes.io/name", true), ("a b", false), ("/x", false), ("x/", false)]
+        {
             check(qualified(name), fits, name);
         }
         for (name, fits) in [("", true), ("v1.2_x", true), ("-x", false), ("a/b", false)] {

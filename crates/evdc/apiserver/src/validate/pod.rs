@@ -111,7 +111,8 @@ fn resources(resources: &Value, path: &str, causes: &mut Vec<Cause>) {
         if let (Some(asked), Some(most)) = (amount(request), amount(limit))
             && asked > most
         {
-            let detail = format!("must be less than or equal to {name} limit of {}", limit.as_str().unwrap_or_default());
+            let detail =
+                format!("must be less than or equal to {name} limit of {}", limit.as_str().unwrap_or_default());
             causes.push(Cause::invalid(format!("{path}.requests"), request, &detail));
         }
     }
@@ -174,7 +175,13 @@ fn probe(probe: &Value, path: &str, causes: &mut Vec<Cause>) {
 pub(super) fn immutable(old: &Value, object: &Value, causes: &mut Vec<Cause>) {
     let rest = |pod: &Value| {
         let mut spec = pod["spec"].as_object().cloned().unwrap_or_default();
-        for field in ["activeDeadlineSeconds", "terminationGracePeriodSeconds", "tolerations", "ephemeralContainers", "schedulingGates"] {
+        for field in [
+            "activeDeadlineSeconds",
+            "terminationGracePeriodSeconds",
+            "tolerations",
+            "ephemeralContainers",
+            "schedulingGates",
+        ] {
             spec.remove(field);
         }
         if text(old, &["spec", "nodeName"]).is_empty() {
@@ -211,7 +218,10 @@ mod tests {
         };
         check(json!({"containers": [{"name": "a", "image": "x"}]}), &[]);
         check(json!({}), &[("spec.containers", "FieldValueRequired")]);
-        check(json!({"containers": [{"name": "A", "image": "x"}]}), &[("spec.containers[0].name", "FieldValueInvalid")]);
+        check(
+            json!({"containers": [{"name": "A", "image": "x"}]}),
+            &[("spec.containers[0].name", "FieldValueInvalid")],
+        );
         check(json!({"containers": [{"name": "a"}]}), &[("spec.containers[0].image", "FieldValueRequired")]);
         check(
             json!({"containers": [{"name": "a", "image": "x"}, {"name": "a", "image": "x"}]}),

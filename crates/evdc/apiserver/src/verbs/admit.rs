@@ -7,8 +7,7 @@ use atoll_merge::{Writer, record_update};
 use serde_json::{Map, Value};
 
 use crate::{
-    convert,
-    defaults,
+    convert, defaults,
     error::{ApiError, Cause},
     kinds::custom,
     object::{at, fields, is_deleting, list, meta, name, name_suffix, namespace, new_uid, now, text},
@@ -174,7 +173,8 @@ fn fix_new_metadata(context: &Context, object: &mut Value) -> Result<(), ApiErro
     }
     let unnamed = name(object).is_empty();
     if !target.name.is_empty() && !unnamed && name(object) != target.name {
-        let message = format!("the name of the object ({}) does not match the name on the URL ({})", name(object), target.name);
+        let message =
+            format!("the name of the object ({}) does not match the name on the URL ({})", name(object), target.name);
         return Err(ApiError::bad_request(message));
     }
     let meta = meta(object);
@@ -233,7 +233,10 @@ pub(crate) async fn admit_change(
     }
     let uid = text(object, &["metadata", "uid"]);
     if !uid.is_empty() && uid != text(old, &["metadata", "uid"]) {
-        let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", text(old, &["metadata", "uid"]));
+        let why = format!(
+            "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+            text(old, &["metadata", "uid"])
+        );
         return Err(ApiError::conflict(about, name(old), &why));
     }
     if context.target.subresource == "status" {
@@ -303,7 +306,17 @@ fn only_status(old: &Value, object: &mut Value) {
 
 /// Metadata that no client changes.
 fn keep_metadata(old: &Value, object: &mut Value) {
-    let fixed = ["name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "resourceVersion", "generation", "generateName"];
+    let fixed = [
+        "name",
+        "namespace",
+        "uid",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "resourceVersion",
+        "generation",
+        "generateName",
+    ];
     for field in fixed {
         let value = at(old, &["metadata", field]).cloned();
         let meta = meta(object);
@@ -338,7 +351,11 @@ fn may_give(server: &Server, context: &Context, object: &Value) -> Result<(), Ap
     let rules = server.rules();
     let scope = &context.target.namespace;
     let is_binding = object.get("roleRef").is_some();
-    let given = if is_binding { rules.rules_of_role(&object["roleRef"], scope) } else { list(object, &["rules"]).iter().collect() };
+    let given = if is_binding {
+        rules.rules_of_role(&object["roleRef"], scope)
+    } else {
+        list(object, &["rules"]).iter().collect()
+    };
     let Some(rule) = rules.escalation(&context.user, scope, &given) else { return Ok(()) };
     let (plural, role) = match (is_binding, text(object, &["roleRef", "kind"])) {
         (true, "Role") => ("roles", text(object, &["roleRef", "name"])),
@@ -356,6 +373,7 @@ fn may_give(server: &Server, context: &Context, object: &Value) -> Result<(), Ap
     if rules.allow(&context.user, &exempt) {
         return Ok(());
     }
-    let why = format!("user \"{}\" is attempting to grant RBAC permissions not currently held: {rule}", context.user.name);
+    let why =
+        format!("user \"{}\" is attempting to grant RBAC permissions not currently held: {rule}", context.user.name);
     Err(ApiError::forbidden(context.resource.about(), name(object), &why))
 }

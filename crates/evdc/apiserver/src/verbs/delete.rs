@@ -8,8 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use crate::{
-    addresses,
-    convert,
+    addresses, convert,
     error::ApiError,
     kinds::{Resource, custom},
     object::{at, has_finalizers, is_deleting, list, meta, name, namespace, number, revision, text, time},
@@ -88,7 +87,11 @@ pub(crate) fn waits(resource: &Resource, object: &Value) -> bool {
     number(object, &["metadata", "deletionGracePeriodSeconds"]).is_some_and(|seconds| seconds > 0)
 }
 
-pub(super) async fn delete(server: &Arc<Server>, context: &Context, body: &Bytes) -> Result<Response<ResponseBody>, ApiError> {
+pub(super) async fn delete(
+    server: &Arc<Server>,
+    context: &Context,
+    body: &Bytes,
+) -> Result<Response<ResponseBody>, ApiError> {
     let options = Options::read(context, body)?;
     let (object, gone) = delete_object(server, context, &context.target.name, &options).await?;
     if !gone || context.resource.is("", "Pod") {

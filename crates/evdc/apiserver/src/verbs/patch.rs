@@ -47,7 +47,11 @@ impl Kind {
     }
 }
 
-pub(super) async fn patch(server: &Arc<Server>, context: &Context, body: &Bytes) -> Result<Response<ResponseBody>, ApiError> {
+pub(super) async fn patch(
+    server: &Arc<Server>,
+    context: &Context,
+    body: &Bytes,
+) -> Result<Response<ResponseBody>, ApiError> {
     let kind = Kind::of(context)?;
     if kind == Kind::Apply {
         return apply(server, context, body).await;
@@ -70,12 +74,17 @@ pub(super) async fn patch(server: &Arc<Server>, context: &Context, body: &Bytes)
 fn patched(context: &Context, kind: Kind, old: &Value, patch: &Value) -> Result<Value, ApiError> {
     let mut new = old.clone();
     let does_not_fit = |error: &dyn std::fmt::Display| {
-        ApiError::new(422, "Invalid", format!("the server rejected our request due to an error in our request: {error}"))
+        ApiError::new(
+            422,
+            "Invalid",
+            format!("the server rejected our request due to an error in our request: {error}"),
+        )
     };
     match kind {
         Kind::Json => json_patch(&mut new, patch).map_err(|error| does_not_fit(&error))?,
         Kind::Strategic => {
-            strategic_merge(&context.resource.merging(), &mut new, patch).map_err(|error| ApiError::bad_request(error.to_string()))?;
+            strategic_merge(&context.resource.merging(), &mut new, patch)
+                .map_err(|error| ApiError::bad_request(error.to_string()))?;
         }
         Kind::Merge | Kind::Apply => merge_patch(&mut new, patch),
     }
@@ -96,7 +105,10 @@ async fn apply(server: &Arc<Server>, context: &Context, body: &Bytes) -> Result<
         let outcome = apply_once(server, context, &config, force).await;
         match outcome {
             // Somebody made or removed it in between.
-            Err(error) if matches!(error.reason(), "AlreadyExists" | "NotFound") && attempt < ATTEMPTS_MAX && context.target.subresource.is_empty() => {}
+            Err(error)
+                if matches!(error.reason(), "AlreadyExists" | "NotFound")
+                    && attempt < ATTEMPTS_MAX
+                    && context.target.subresource.is_empty() => {}
             Err(error) => return Err(error),
             Ok((code, written)) => {
                 let mut response = context.answer(code, written);
@@ -129,11 +141,13 @@ async fn apply_once(
 ) -> Result<(u16, Value), ApiError> {
     let (resource, target) = (&context.resource, &context.target);
     if !name(config).is_empty() && name(config) != target.name {
-        let message = format!("the name of the object ({}) does not match the name on the URL ({})", name(config), target.name);
+        let message =
+            format!("the name of the object ({}) does not match the name on the URL ({})", name(config), target.name);
         return Err(ApiError::bad_request(message));
     }
     let schema = resource.merging();
-    let writer = atoll_merge::Writer { manager: context.query.text("fieldManager").to_owned(), ..admit::writer(context) };
+    let writer =
+        atoll_merge::Writer { manager: context.query.text("fieldManager").to_owned(), ..admit::writer(context) };
     if server.store.get(resource, &target.namespace, &target.name).await?.is_some() {
         let written = change(server, context, |old| {
             let sent = text(config, &["metadata", "resourceVersion"]);

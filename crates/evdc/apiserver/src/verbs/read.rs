@@ -120,5 +120,6 @@ async fn revision_asked(server: &Server, context: &Context) -> Result<Option<Rev
 
 /// A `resourceVersion` as a revision.
 pub(super) fn parse_revision(text: &str) -> Result<Revision, ApiError> {
-    text.parse().map_err(|_| ApiError::bad_request(format!("resourceVersion: Invalid value: \"{text}\": must be a number")))
+    text.parse()
+        .map_err(|_| ApiError::bad_request(format!("resourceVersion: Invalid value: \"{text}\": must be a number")))
 }

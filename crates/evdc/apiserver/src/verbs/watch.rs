@@ -57,7 +57,8 @@ pub(super) async fn watch(server: &Arc<Server>, context: Context) -> Result<Resp
     let query = &context.query;
     let wanted = Wanted::of(&context)?;
     let place = Arc::clone(&server.watches).try_acquire_owned();
-    let place = place.map_err(|_| ApiError::new(429, "TooManyRequests", "the server has too many watches; try again later"))?;
+    let place =
+        place.map_err(|_| ApiError::new(429, "TooManyRequests", "the server has too many watches; try again later"))?;
     let seconds = query.number("timeoutSeconds")?.filter(|seconds| *seconds > 0);
     let lasts = match seconds {
         Some(seconds) => Duration::from_secs(seconds.min(LASTS_MAX_SECONDS)),

@@ -18,7 +18,11 @@ use crate::{
 /// How often an unconditional write is tried again when others write the same object.
 pub(crate) const ATTEMPTS_MAX: usize = 10;
 
-pub(super) async fn create(server: &Arc<Server>, context: &Context, body: &Bytes) -> Result<Response<ResponseBody>, ApiError> {
+pub(super) async fn create(
+    server: &Arc<Server>,
+    context: &Context,
+    body: &Bytes,
+) -> Result<Response<ResponseBody>, ApiError> {
     let mut extras = Extras::default();
     let object = admit::decode(context, body, &mut extras)?;
     let warnings = std::mem::take(&mut extras.warnings);
@@ -75,7 +79,11 @@ pub(crate) async fn create_object(
     Err(ApiError::new(409, "Conflict", "what the object needs keeps changing; try again"))
 }
 
-pub(super) async fn update(server: &Arc<Server>, context: &Context, body: &Bytes) -> Result<Response<ResponseBody>, ApiError> {
+pub(super) async fn update(
+    server: &Arc<Server>,
+    context: &Context,
+    body: &Bytes,
+) -> Result<Response<ResponseBody>, ApiError> {
     let mut extras = Extras::default();
     let object = admit::decode(context, body, &mut extras)?;
     let sent = name(&object);
