@@ -109,8 +109,7 @@ pub(crate) fn allocate(
     interfaces: &BTreeSet<String>,
 ) -> Option<Identity> {
     (0..CANDIDATES_MAX)
-        .map(|attempt| candidate(evdc, pod, node, attempt))
-        .flatten()
+        .filter_map(|attempt| candidate(evdc, pod, node, attempt))
         .find(|candidate| !taken.contains(&candidate.address) && !interfaces.contains(&candidate.interface))
 }
 

@@ -106,7 +106,7 @@ pub(crate) fn forward() -> io::Result<()> {
 
 /// Whether a namespace is mounted there.
 pub(crate) fn is_namespace(path: &Path) -> bool {
-    rustix::fs::statfs(path).is_ok_and(|stat| i64::from(stat.f_type) == NSFS_MAGIC)
+    rustix::fs::statfs(path).is_ok_and(|stat| stat.f_type == NSFS_MAGIC)
 }
 
 /// A new network namespace, kept by a mount on `path` until [`remove_namespace`].

@@ -29,8 +29,8 @@ impl<'a> Rules<'a> {
         commands.push(json!({"add": {"table": self.named_table()}}));
         commands.extend(self.sets());
         commands.extend(self.chains());
-        commands.extend(self.from_pod());
-        commands.extend(self.to_pod());
+        commands.extend(self.leaving_pod());
+        commands.extend(self.entering_pod());
         commands.extend(self.pod_to_node());
         commands.extend(self.base_rules());
         for pod in pods {
@@ -168,7 +168,7 @@ impl<'a> Rules<'a> {
         rules
     }
 
-    fn from_pod(&self) -> Vec<Value> {
+    fn leaving_pod(&self) -> Vec<Value> {
         let mut rules = self.only_itself("from_pod");
         rules.push(self.rule("from_pod", &[matches("==", meta("oifname"), json!("@interfaces")), accept()]));
         if let Some(planetary) = &self.config.planetary {
@@ -179,7 +179,7 @@ impl<'a> Rules<'a> {
         rules
     }
 
-    fn to_pod(&self) -> Vec<Value> {
+    fn entering_pod(&self) -> Vec<Value> {
         let mut rules = Vec::new();
         if let Some(planetary) = &self.config.planetary {
             let from = matches("==", meta("iifname"), json!(planetary));
