@@ -137,7 +137,7 @@ impl Launch<'_> {
             sysctls: sysctls.map(|it| (it.name.clone(), it.value.clone())).collect(),
             resources: resources(self.container)?,
             oom_score_adj: oom_score(self.spec, self.container, self.memory_bytes),
-            log: LogTarget { path: self.log.clone(), max_bytes: ByteCount::new(LOG_BYTES_MAX), files: LOG_FILES },
+            log: LogTarget { path: self.log.clone(), max_bytes: ByteCount(LOG_BYTES_MAX), files: LOG_FILES },
             env: std::mem::take(&mut self.environment).into_iter().collect(),
         })
     }
@@ -235,7 +235,7 @@ pub(crate) fn resources(container: &Container) -> Result<Resources, ConfigProble
     };
     let memory = limits.get("memory").map(|it| units(it).ok_or_else(wrong)).transpose()?;
     Ok(Resources {
-        memory: memory.map(ByteCount::new),
+        memory: memory.map(ByteCount),
         cpu_millis_max: millis(limits.get("cpu"))?,
         cpu_millis_request: millis(requests.get("cpu").or(limits.get("cpu")))?,
         pids: None,
