@@ -41,8 +41,11 @@ pub fn environment(
     image: &[String],
     facts: &Facts,
 ) -> Result<Variables, ConfigProblem> {
-    let mut result: Variables =
-        image.iter().filter_map(|it| it.split_once('=')).map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+    let mut result: Variables = image
+        .iter()
+        .filter_map(|it| it.split_once('='))
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
     result.extend(services.clone());
     from_objects(container, inputs, &mut result)?;
     for variable in container.env.iter().flatten() {

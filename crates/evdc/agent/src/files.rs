@@ -62,7 +62,9 @@ pub fn from_keys(
                         insert(files, &item.path, file)?;
                     }
                     None if optional => {}
-                    None => return Err(ConfigProblem(format!("{what} references non-existent config key: {}", item.key))),
+                    None => {
+                        return Err(ConfigProblem(format!("{what} references non-existent config key: {}", item.key)));
+                    }
                 }
             }
         }
@@ -104,7 +106,9 @@ pub fn insert(files: &mut Files, path: &str, file: File) -> Result<(), ConfigPro
         _ => false,
     };
     if path.is_empty() || !Path::new(path).components().all(inside) {
-        return Err(ConfigProblem(format!("{path:?} cannot be a file of a volume: it must be relative and without ..")));
+        return Err(ConfigProblem(format!(
+            "{path:?} cannot be a file of a volume: it must be relative and without .."
+        )));
     }
     files.insert(path.to_owned(), file);
     Ok(())
@@ -210,7 +214,8 @@ mod tests {
         assert_eq!(std::fs::read_to_string(folder.join("a")).unwrap(), "new");
         assert_eq!(std::fs::read_to_string(folder.join("deep/b")).unwrap(), "2");
         assert!(folder.join("gone").symlink_metadata().is_err());
-        let hidden = std::fs::read_dir(&folder).unwrap().filter(|it| it.as_ref().unwrap().file_type().unwrap().is_dir());
+        let hidden =
+            std::fs::read_dir(&folder).unwrap().filter(|it| it.as_ref().unwrap().file_type().unwrap().is_dir());
         assert_eq!(hidden.count(), 1, "the old files are gone");
     }
 

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use atoll_ids::ByteCount;
 use atoll_runtime::{
-    Capabilities, ContainerId, ContainerSpec, LogTarget, Mount, MountSource, Network, PidNamespace, Resources, SandboxId,
-    User,
+    Capabilities, ContainerId, ContainerSpec, LogTarget, Mount, MountSource, Network, PidNamespace, Resources,
+    SandboxId, User,
 };
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 
@@ -18,15 +18,15 @@ use crate::status::quality;
 use crate::volumes::Mounted;
 
 /// Labels by which a container is recognised after a restart of this program.
-pub const LABEL_NAMESPACE: &str = "atoll.cloud/namespace";
+pub(crate) const LABEL_NAMESPACE: &str = "atoll.cloud/namespace";
 /// The pod's name.
-pub const LABEL_POD: &str = "atoll.cloud/pod";
+pub(crate) const LABEL_POD: &str = "atoll.cloud/pod";
 /// The container's name.
-pub const LABEL_CONTAINER: &str = "atoll.cloud/container";
+pub(crate) const LABEL_CONTAINER: &str = "atoll.cloud/container";
 /// The image's digest.
-pub const LABEL_IMAGE: &str = "atoll.cloud/image";
+pub(crate) const LABEL_IMAGE: &str = "atoll.cloud/image";
 /// The signal that asks it to end.
-pub const LABEL_STOP_SIGNAL: &str = "atoll.cloud/stop-signal";
+pub(crate) const LABEL_STOP_SIGNAL: &str = "atoll.cloud/stop-signal";
 
 /// kubelet's defaults for a container's log.
 const LOG_BYTES_MAX: u64 = 10 << 20;
@@ -57,20 +57,26 @@ pub(crate) struct Launch<'a> {
 
 /// The id of an attempt.
 pub(crate) fn container_id(uid: &str, name: &str, attempt: u32) -> Result<ContainerId, ConfigProblem> {
-    format!("{uid}.{name}.{attempt}").parse().map_err(|error: atoll_runtime::NameError| ConfigProblem(error.to_string()))
+    format!("{uid}.{name}.{attempt}")
+        .parse()
+        .map_err(|error: atoll_runtime::NameError| ConfigProblem(error.to_string()))
 }
 
 /// What of this container is not done here; `None` if all of it is.
 pub(crate) fn refused(spec: &PodSpec, container: &Container) -> Option<String> {
     let context = container.security_context.clone().unwrap_or_default();
     let on = |flag: Option<bool>| flag == Some(true);
-    let profile = context.seccomp_profile.as_ref().or(spec.security_context.as_ref().and_then(|it| it.seccomp_profile.as_ref()));
+    let profile =
+        context.seccomp_profile.as_ref().or(spec.security_context.as_ref().and_then(|it| it.seccomp_profile.as_ref()));
     let whole = [
         (on(spec.host_network), "hostNetwork: pods have a network of their own"),
         (on(spec.host_pid) || on(spec.host_ipc), "hostPID and hostIPC would open the node to pods"),
         (on(spec.share_process_namespace), "shareProcessNamespace is not offered"),
         (spec.runtime_class_name.is_some(), "no runtimeClassName is offered but the default one: leave it out"),
-        (on(context.privileged), "privileged containers would own the node; add the capabilities that are needed instead"),
+        (
+            on(context.privileged),
+            "privileged containers would own the node; add the capabilities that are needed instead",
+        ),
         (context.proc_mount.as_deref().is_some_and(|it| it != "Default"), "procMount can only be Default"),
         (profile.is_some_and(|it| it.type_ == "Localhost"), "seccompProfile Localhost is not offered"),
         (on(container.tty) || on(container.stdin), "stdin and tty are not offered: use kubectl exec"),
@@ -81,7 +87,10 @@ pub(crate) fn refused(spec: &PodSpec, container: &Container) -> Option<String> {
         let part = |text: &Option<String>| text.as_deref().is_some_and(|text| !text.is_empty());
         let mut mounts = container.volume_mounts.iter().flatten();
         mounts.find(|it| part(&it.sub_path) || part(&it.sub_path_expr)).map(|it| {
-            format!("subPath (of {}) is not offered: mount the volume, or choose single files by its items", it.mount_path)
+            format!(
+                "subPath (of {}) is not offered: mount the volume, or choose single files by its items",
+                it.mount_path
+            )
         })
     };
     let propagation = || {
@@ -97,7 +106,8 @@ impl Launch<'_> {
     pub(crate) fn spec(mut self) -> Result<ContainerSpec, ConfigProblem> {
         let problem = |text: String| ConfigProblem(text);
         let id = container_id(self.uid, &self.container.name, self.attempt)?;
-        let sandbox: SandboxId = self.uid.parse().map_err(|error: atoll_runtime::NameError| problem(error.to_string()))?;
+        let sandbox: SandboxId =
+            self.uid.parse().map_err(|error: atoll_runtime::NameError| problem(error.to_string()))?;
         let args = self.command_line()?;
         let user = self.user()?;
         let mounts = self.mounts()?;
@@ -199,9 +209,8 @@ impl Launch<'_> {
             target: target.to_owned(),
             read_only,
         };
-        let taken = |target: &Path| {
-            self.container.volume_mounts.iter().flatten().any(|it| Path::new(&it.mount_path) == target)
-        };
+        let taken =
+            |target: &Path| self.container.volume_mounts.iter().flatten().any(|it| Path::new(&it.mount_path) == target);
         let own = self.own_mounts.iter().filter(|(target, _)| !taken(target));
         let mut mounts: Vec<Mount> = own.map(|(target, source)| bind(source, target, false)).collect();
         for mount in self.container.volume_mounts.iter().flatten() {

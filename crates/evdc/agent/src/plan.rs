@@ -4,7 +4,9 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 
-use crate::observed::{History, Observed, RestartPolicy, Role, SeenState, containers, is_over, restart_policy, restarts};
+use crate::observed::{
+    History, Observed, RestartPolicy, Role, SeenState, containers, is_over, restart_policy, restarts,
+};
 
 /// What Kubernetes gives a pod to end when nothing else is said.
 pub const GRACE_DEFAULT: SignedDuration = SignedDuration::from_secs(30);
@@ -156,11 +158,9 @@ pub fn has_ended(spec: &PodSpec, observed: &Observed) -> bool {
     let for_good = |role, container: &Container| {
         history(container).and_then(History::ended).is_some_and(|ended| !restarts(role, policy, ended))
     };
-    let failed = |container: &Container| {
-        history(container).and_then(History::ended).is_some_and(|ended| ended.code != 0)
-    };
-    let init_failed =
-        containers(spec).any(|(role, it)| role == Role::Init && for_good(role, it) && failed(it));
+    let failed =
+        |container: &Container| history(container).and_then(History::ended).is_some_and(|ended| ended.code != 0);
+    let init_failed = containers(spec).any(|(role, it)| role == Role::Init && for_good(role, it) && failed(it));
     init_failed || spec.containers.iter().all(|container| for_good(Role::Main, container))
 }
 

@@ -17,7 +17,7 @@ const MESSAGE_CHARS_MAX: usize = 512;
 
 /// Which of a container's three.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// Holds the others back until it succeeds.
     Startup,
     /// Whether Services lead here.
@@ -29,7 +29,7 @@ pub enum Kind {
 impl Kind {
     /// As events name it.
     #[must_use]
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Startup => "Startup",
             Self::Readiness => "Readiness",
@@ -40,7 +40,7 @@ impl Kind {
 
 /// Counts results in a row.
 #[derive(Clone, Debug)]
-pub struct Tally {
+pub(crate) struct Tally {
     successes_needed: u32,
     failures_needed: u32,
     streak: u32,
@@ -50,7 +50,7 @@ pub struct Tally {
 impl Tally {
     /// With the probe's thresholds.
     #[must_use]
-    pub fn new(probe: &Probe) -> Self {
+    pub(crate) fn new(probe: &Probe) -> Self {
         let at_least_one = |given: Option<i32>, default: u32| {
             given.and_then(|it| u32::try_from(it).ok()).filter(|it| *it > 0).unwrap_or(default)
         };
@@ -63,7 +63,7 @@ impl Tally {
     }
 
     /// One more result; `Some` when it decides.
-    pub fn count(&mut self, good: bool) -> Option<bool> {
+    pub(crate) fn count(&mut self, good: bool) -> Option<bool> {
         self.streak = if good == self.good { self.streak.saturating_add(1) } else { 1 };
         self.good = good;
         let needed = if good { self.successes_needed } else { self.failures_needed };
@@ -73,7 +73,7 @@ impl Tally {
 
 /// How often, how long, and how long to wait before the first.
 #[must_use]
-pub fn times(probe: &Probe) -> (Duration, Duration, Duration) {
+pub(crate) fn times(probe: &Probe) -> (Duration, Duration, Duration) {
     let seconds = |given: Option<i32>, default: u64| {
         Duration::from_secs(given.and_then(|it| u64::try_from(it).ok()).unwrap_or(default))
     };
@@ -85,7 +85,7 @@ pub fn times(probe: &Probe) -> (Duration, Duration, Duration) {
 
 /// The container's probe of this kind.
 #[must_use]
-pub fn of(container: &Container, kind: Kind) -> Option<&Probe> {
+pub(crate) fn of(container: &Container, kind: Kind) -> Option<&Probe> {
     match kind {
         Kind::Startup => container.startup_probe.as_ref(),
         Kind::Readiness => container.readiness_probe.as_ref(),
@@ -95,7 +95,7 @@ pub fn of(container: &Container, kind: Kind) -> Option<&Probe> {
 
 /// Why a container's probes cannot be made here.
 #[must_use]
-pub fn refused(container: &Container) -> Option<String> {
+pub(crate) fn refused(container: &Container) -> Option<String> {
     let all = [Kind::Startup, Kind::Readiness, Kind::Liveness];
     all.into_iter().find_map(|kind| {
         let probe = of(container, kind)?;
@@ -105,7 +105,11 @@ pub fn refused(container: &Container) -> Option<String> {
             (_, Some(_)) => "gRPC",
             _ => return None,
         };
-        Some(format!("{what} probes are not offered ({} probe of {}): use exec, tcpSocket or httpGet", kind.as_str(), container.name))
+        Some(format!(
+            "{what} probes are not offered ({} probe of {}): use exec, tcpSocket or httpGet",
+            kind.as_str(),
+            container.name
+        ))
     })
 }
 
@@ -114,7 +118,7 @@ pub fn refused(container: &Container) -> Option<String> {
 /// # Errors
 ///
 /// No such port.
-pub fn port_of(container: &Container, port: &IntOrString) -> Result<u16, String> {
+pub(crate) fn port_of(container: &Container, port: &IntOrString) -> Result<u16, String> {
     let number = match port {
         IntOrString::Int(number) => Some(*number),
         IntOrString::String(name) => {
@@ -131,7 +135,7 @@ pub fn port_of(container: &Container, port: &IntOrString) -> Result<u16, String>
 /// # Errors
 ///
 /// No connection within the time.
-pub async fn tcp(address: Ipv6Addr, port: u16, timeout: Duration) -> Result<(), String> {
+pub(crate) async fn tcp(address: Ipv6Addr, port: u16, timeout: Duration) -> Result<(), String> {
     let at = SocketAddr::from((address, port));
     match tokio::time::timeout(timeout, TcpStream::connect(at)).await {
         Ok(Ok(_)) => Ok(()),
@@ -145,7 +149,7 @@ pub async fn tcp(address: Ipv6Addr, port: u16, timeout: Duration) -> Result<(), 
 /// # Errors
 ///
 /// No answer within the time, or another status.
-pub async fn http(address: Ipv6Addr, port: u16, get: &HTTPGetAction, timeout: Duration) -> Result<(), String> {
+pub(crate) async fn http(address: Ipv6Addr, port: u16, get: &HTTPGetAction, timeout: Duration) -> Result<(), String> {
     let request = request(address, port, get)?;
     let at = SocketAddr::from((address, port));
     let exchange = async {
@@ -184,9 +188,11 @@ fn request(address: Ipv6Addr, port: u16, get: &HTTPGetAction) -> Result<String, 
         return Err(format!("the probe's path {path:?} cannot stand in a request"));
     }
     let mut headers = String::new();
-    let (mut host, mut agent, mut accepts) = (format!("[{address}]:{port}"), "kube-probe/1.33".to_owned(), "*/*".to_owned());
+    let (mut host, mut agent, mut accepts) =
+        (format!("[{address}]:{port}"), "kube-probe/1.33".to_owned(), "*/*".to_owned());
     for header in get.http_headers.iter().flatten() {
-        let plain = clean(&header.name) && !header.name.contains(':') && !header.value.bytes().any(|it| it.is_ascii_control());
+        let plain =
+            clean(&header.name) && !header.name.contains(':') && !header.value.bytes().any(|it| it.is_ascii_control());
         if !plain || header.name.is_empty() {
             return Err(format!("the probe's header {:?} cannot stand in a request", header.name));
         }
@@ -212,7 +218,7 @@ fn status_of(answer: &[u8]) -> Option<u16> {
 
 /// What a probe said, short enough for an event.
 #[must_use]
-pub fn shortened(text: &str) -> String {
+pub(crate) fn shortened(text: &str) -> String {
     text.trim().chars().take(MESSAGE_CHARS_MAX).collect()
 }
 

@@ -40,7 +40,9 @@ pub(crate) fn load_all(root: &Path) -> io::Result<Vec<PodRecord>> {
         let Ok(bytes) = std::fs::read(&path) else { continue };
         match serde_json::from_slice::<PodRecord>(&bytes) {
             Ok(record) if record.version == VERSION => records.push(record),
-            Ok(record) => tracing::warn!(path = %path.display(), version = record.version, "a pod's record of another version"),
+            Ok(record) => {
+                tracing::warn!(path = %path.display(), version = record.version, "a pod's record of another version")
+            }
             Err(error) => tracing::warn!(path = %path.display(), %error, "a pod's record cannot be read"),
         }
     }

@@ -94,7 +94,8 @@ pub(crate) fn status_patch(uid: &str, status: &PodStatus) -> Value {
 }
 
 pub(crate) async fn send_status(client: &Client, pod: &Pod, status: &PodStatus) -> Result<Heard, kube::Error> {
-    let (Some(namespace), Some(name), Some(uid)) = (&pod.metadata.namespace, &pod.metadata.name, &pod.metadata.uid) else {
+    let (Some(namespace), Some(name), Some(uid)) = (&pod.metadata.namespace, &pod.metadata.name, &pod.metadata.uid)
+    else {
         return Ok(Heard::Gone);
     };
     let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
@@ -104,7 +105,8 @@ pub(crate) async fn send_status(client: &Client, pod: &Pod, status: &PodStatus) 
 
 /// Removes the pod for good: only this one, and only because nothing of it is left here.
 pub(crate) async fn delete(client: &Client, pod: &Pod) -> Result<Heard, kube::Error> {
-    let (Some(namespace), Some(name), Some(uid)) = (&pod.metadata.namespace, &pod.metadata.name, &pod.metadata.uid) else {
+    let (Some(namespace), Some(name), Some(uid)) = (&pod.metadata.namespace, &pod.metadata.name, &pod.metadata.uid)
+    else {
         return Ok(Heard::Gone);
     };
     let api: Api<Pod> = Api::namespaced(client.clone(), namespace);

@@ -38,7 +38,8 @@ pub fn picture<'a>(
         let (Some(namespace), Some(name)) = (&service.metadata.namespace, &service.metadata.name) else { continue };
         let slices = by_service.get(&(namespace.as_str(), name.as_str())).map_or(&[][..], Vec::as_slice);
         let mut left_out = |why: &str| picture.left_out.push(format!("Service {namespace}/{name}: {why}"));
-        if service.spec.as_ref().is_some_and(|spec| matches!(spec.type_.as_deref(), Some("NodePort" | "LoadBalancer"))) {
+        if service.spec.as_ref().is_some_and(|spec| matches!(spec.type_.as_deref(), Some("NodePort" | "LoadBalancer")))
+        {
             left_out("its node ports are not opened; it is reached at its cluster address and through the gateway");
         }
         let addresses = addresses(service);

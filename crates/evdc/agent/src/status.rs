@@ -7,7 +7,9 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use crate::observed::{Ended, History, Observed, RestartPolicy, Role, SeenState, Waiting, containers, restart_policy, restarts};
+use crate::observed::{
+    Ended, History, Observed, RestartPolicy, Role, SeenState, Waiting, containers, restart_policy, restarts,
+};
 use crate::plan::has_ended;
 
 /// What a container's id begins with in the status: the runtime's name.
@@ -173,7 +175,9 @@ impl View<'_> {
             (Some(Waiting { reason, message, .. }), _) => waiting(reason, message),
             _ if role == Role::Main && !self.is_initialized() => waiting("PodInitializing", ""),
             (None, Some(blocked)) => waiting(&blocked.reason, &blocked.message),
-            (None, None) if role == Role::Main && self.spec.init_containers.is_none() => waiting("ContainerCreating", ""),
+            (None, None) if role == Role::Main && self.spec.init_containers.is_none() => {
+                waiting("ContainerCreating", "")
+            }
             (None, None) => waiting("PodInitializing", ""),
         }
     }
@@ -208,24 +212,33 @@ impl View<'_> {
         let initialized = match (self.is_initialized() || over, over) {
             (true, true) if !init.is_empty() => Verdict::yes_because("PodCompleted"),
             (true, _) => Verdict::yes(),
-            _ => Verdict::no("ContainersNotInitialized", format!("containers with incomplete status: {}", list(&incomplete))),
+            _ => Verdict::no(
+                "ContainersNotInitialized",
+                format!("containers with incomplete status: {}", list(&incomplete)),
+            ),
         };
         let ready = |of_pod: bool| match (over, unready.is_empty()) {
             (true, _) => Verdict::no("PodCompleted", String::new()),
             _ if phase == "Failed" => Verdict::no("PodFailed", String::new()),
-            (_, false) => Verdict::no("ContainersNotReady", format!("containers with unready status: {}", list(&unready))),
+            (_, false) => {
+                Verdict::no("ContainersNotReady", format!("containers with unready status: {}", list(&unready)))
+            }
             (_, true) if of_pod => self.gates(before),
             (_, true) => Verdict::yes(),
         };
         let set = [
-            ("PodReadyToStartContainers", if self.observed.prepared { Verdict::yes() } else { Verdict::no("", String::new()) }),
+            (
+                "PodReadyToStartContainers",
+                if self.observed.prepared { Verdict::yes() } else { Verdict::no("", String::new()) },
+            ),
             ("Initialized", initialized),
             ("Ready", ready(true)),
             ("ContainersReady", ready(false)),
             ("PodScheduled", Verdict::yes()),
         ];
         let old = before.conditions.as_deref().unwrap_or_default();
-        let foreign = old.iter().filter(|it| set.iter().all(|(ours, _)| it.type_ != *ours)).cloned();
+        let ours = set.each_ref().map(|(type_, _)| *type_);
+        let foreign = old.iter().filter(|it| !ours.contains(&it.type_.as_str())).cloned();
         let own = set.into_iter().map(|(type_, verdict)| self.condition(type_, verdict, old));
         own.chain(foreign).collect()
     }
@@ -237,7 +250,8 @@ impl View<'_> {
         };
         let unmet = self.spec.readiness_gates.iter().flatten().find(|gate| !met(&gate.condition_type));
         unmet.map_or_else(Verdict::yes, |gate| {
-            let message = format!("corresponding condition of pod readiness gate {:?} does not exist.", gate.condition_type);
+            let message =
+                format!("corresponding condition of pod readiness gate {:?} does not exist.", gate.condition_type);
             Verdict::no("ReadinessGatesNotReady", message)
         })
     }

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use atoll_images::{Auth, Image, ImageError, PullOptions, Reference, Store};
+use atoll_images::{Auth, Image, ImageError, ParseReferenceError, PullOptions, Reference, Store};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use serde::Deserialize;
@@ -14,7 +14,12 @@ use crate::seams::{ImageFacts, ImageProblem, ImageSource, Problem, Pull, UserIds
 /// Brings an image into the store.
 pub trait Fetch: Send + Sync + 'static {
     /// Fetches it; signs in at its registry, if it is fetched from there, in one of these ways, the best first.
-    fn fetch<'a>(&'a self, store: &'a Store, reference: &'a Reference, auth: &'a [Auth]) -> BoxFuture<'a, Result<(), Problem>>;
+    fn fetch<'a>(
+        &'a self,
+        store: &'a Store,
+        reference: &'a Reference,
+        auth: &'a [Auth],
+    ) -> BoxFuture<'a, Result<(), Problem>>;
 }
 
 /// Fetches from the registry that the reference names.
@@ -25,11 +30,17 @@ pub struct Registry {
 }
 
 impl Fetch for Registry {
-    fn fetch<'a>(&'a self, store: &'a Store, reference: &'a Reference, auth: &'a [Auth]) -> BoxFuture<'a, Result<(), Problem>> {
+    fn fetch<'a>(
+        &'a self,
+        store: &'a Store,
+        reference: &'a Reference,
+        auth: &'a [Auth],
+    ) -> BoxFuture<'a, Result<(), Problem>> {
         async move {
             let mut last = None;
             for auth in auth.iter().cloned().chain([Auth::Anonymous]) {
-                let options = PullOptions { auth, extra_roots_pem: self.extra_roots_pem.clone(), ..PullOptions::default() };
+                let options =
+                    PullOptions { auth, extra_roots_pem: self.extra_roots_pem.clone(), ..PullOptions::default() };
                 match store.pull(reference, &options).await {
                     Ok(_) => return Ok(()),
                     Err(error) => last = last.or(Some(Problem(error.to_string()))),
@@ -71,7 +82,7 @@ impl ImageSource for StoreImages {
     ) -> BoxFuture<'a, Result<ImageFacts, ImageProblem>> {
         async move {
             let wanted: Reference =
-                reference.parse().map_err(|error: ImageError| ImageProblem::InvalidName(error.to_string()))?;
+                reference.parse().map_err(|error: ParseReferenceError| ImageProblem::InvalidName(error.to_string()))?;
             let here = self.get(&wanted).await?;
             // What is named by its digest cannot have changed.
             let settled = pull != Pull::Always || wanted.digest().is_some();
@@ -99,7 +110,8 @@ impl ImageSource for StoreImages {
         user: &'a str,
     ) -> BoxFuture<'a, Result<(PathBuf, UserIds), Problem>> {
         async move {
-            let reference: Reference = image.reference.parse().map_err(|error: ImageError| Problem(error.to_string()))?;
+            let reference: Reference =
+                image.reference.parse().map_err(|error: ParseReferenceError| Problem(error.to_string()))?;
             let (store, id, user) = (self.store.clone(), id.to_owned(), user.to_owned());
             blocking(move || {
                 let Some(image) = store.get(&reference)? else { return Ok(None) };
@@ -123,7 +135,9 @@ impl ImageSource for StoreImages {
     }
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, ImageError> + Send + 'static) -> Result<T, Problem> {
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ImageError> + Send + 'static,
+) -> Result<T, Problem> {
     let done = tokio::task::spawn_blocking(work).await.map_err(|error| Problem(error.to_string()))?;
     done.map_err(|error| Problem(error.to_string()))
 }
@@ -163,7 +177,8 @@ fn auth_for(document: &[u8], registry: &str) -> Option<Auth> {
         name.split('/').next().unwrap_or_default().to_owned()
     };
     // Docker Hub goes by several names.
-    let same = |name: &str| bare(name) == registry || (registry.ends_with("docker.io") && bare(name).ends_with("docker.io"));
+    let same =
+        |name: &str| bare(name) == registry || (registry.ends_with("docker.io") && bare(name).ends_with("docker.io"));
     let (_, entry) = config.auths.into_iter().find(|(name, _)| same(name))?;
     if let (Some(user), Some(password)) = (entry.username, entry.password) {
         return Some(Auth::Basic { user, password });

@@ -84,7 +84,10 @@ impl Streams {
     /// # Errors
     ///
     /// No such log.
-    pub async fn logs(&self, request: LogRequest) -> Result<BoxStream<'static, Result<Bytes, StreamError>>, StreamError> {
+    pub async fn logs(
+        &self,
+        request: LogRequest,
+    ) -> Result<BoxStream<'static, Result<Bytes, StreamError>>, StreamError> {
         let (path, running) = self.find_log(&request).await?;
         let (sender, receiver) = mpsc::channel(PIECES_WAITING_MAX);
         let runtime = self.runtime.clone();
@@ -168,7 +171,8 @@ impl Streams {
         if !request.previous {
             return Ok((path, running));
         }
-        let attempt: u32 = path.file_stem().and_then(|it| it.to_str()).and_then(|it| it.parse().ok()).ok_or_else(not_found)?;
+        let attempt: u32 =
+            path.file_stem().and_then(|it| it.to_str()).and_then(|it| it.parse().ok()).ok_or_else(not_found)?;
         let before = attempt.checked_sub(1).ok_or_else(not_found)?;
         let path = path.with_file_name(format!("{before}.log"));
         if path.exists() { Ok((path, None)) } else { Err(not_found()) }
@@ -183,7 +187,8 @@ impl Streams {
         let prefix = format!("{}_{}_", request.namespace, request.pod);
         let folders = std::fs::read_dir(&self.logs).ok()?.filter_map(Result::ok);
         let folders = folders.filter(|it| it.file_name().to_string_lossy().starts_with(&prefix));
-        let attempts = folders.flat_map(|it| std::fs::read_dir(it.path().join(&request.container)).into_iter().flatten());
+        let attempts =
+            folders.flat_map(|it| std::fs::read_dir(it.path().join(&request.container)).into_iter().flatten());
         let paths = attempts.filter_map(Result::ok).map(|it| it.path());
         let number = |path: &Path| path.file_name()?.to_str()?.strip_suffix(".log")?.parse::<u32>().ok();
         paths.filter(|path| number(path).is_some()).max_by_key(|path| number(path))

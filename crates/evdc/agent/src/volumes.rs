@@ -12,8 +12,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{
-    ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, PodSpec, Secret, ServiceAccount, Volume,
-    VolumeProjection,
+    ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, PodSpec, Secret, ServiceAccount, Volume, VolumeProjection,
 };
 use kube::api::PostParams;
 use kube::{Api, Client};
@@ -29,7 +28,7 @@ const TOKEN_SECONDS: i64 = 3_607;
 
 /// Why a volume is not there yet; the pod waits and the reason goes into an event (`FailedMount`).
 #[derive(Debug, thiserror::Error)]
-pub enum VolumeProblem {
+pub(crate) enum VolumeProblem {
     /// A volume that this node does not do.
     #[error("volume {0:?}: {1}")]
     Refused(String, String),
@@ -46,7 +45,7 @@ pub enum VolumeProblem {
 
 /// Where volumes are.
 #[derive(Clone, Debug, Default)]
-pub struct Mounted {
+pub(crate) struct Mounted {
     /// The folder of each volume.
     pub folders: BTreeMap<String, PathBuf>,
     /// One of them may be written by one node at a time.
@@ -55,7 +54,7 @@ pub struct Mounted {
 
 /// Makes and removes them.
 #[derive(Clone)]
-pub struct Volumes {
+pub(crate) struct Volumes {
     pub(crate) client: Client,
     pub(crate) driver: Arc<dyn VolumeDriver>,
     pub(crate) dir: PathBuf,
@@ -106,14 +105,17 @@ impl Volumes {
         inputs: &Inputs,
         facts: &Facts,
     ) -> Result<(PathBuf, bool), VolumeProblem> {
-        let group = spec.security_context.as_ref().and_then(|it| it.fs_group).and_then(|group| u32::try_from(group).ok());
+        let group =
+            spec.security_context.as_ref().and_then(|it| it.fs_group).and_then(|group| u32::try_from(group).ok());
         let refused = |why: &str| VolumeProblem::Refused(volume.name.clone(), why.to_owned());
         let broken = |error| VolumeProblem::Io(volume.name.clone(), error);
         if let Some(empty) = &volume.empty_dir {
             let memory = match empty.medium.as_deref() {
                 None | Some("") => None,
                 Some("Memory") => Some(empty.size_limit.as_ref().and_then(units)),
-                Some(medium) => return Err(refused(&format!("the medium {medium} is not offered; leave it out or say Memory"))),
+                Some(medium) => {
+                    return Err(refused(&format!("the medium {medium} is not offered; leave it out or say Memory")));
+                }
             };
             let folder = self.empties(uid).join(&volume.name);
             make_empty(&folder, memory, group).map_err(broken)?;
@@ -161,7 +163,8 @@ impl Volumes {
             let mode = mode_of(source.default_mode, MODE_DEFAULT);
             let name = source.secret_name.as_deref().unwrap_or_default();
             let optional = source.optional == Some(true);
-            secret(&mut files, name, inputs.secrets.get(name), source.items.as_deref(), mode, optional).map_err(not_yet)?;
+            secret(&mut files, name, inputs.secrets.get(name), source.items.as_deref(), mode, optional)
+                .map_err(not_yet)?;
         } else if let Some(source) = &volume.downward_api {
             let mode = mode_of(source.default_mode, MODE_DEFAULT);
             from_fields(&mut files, pod, source.items.as_deref().unwrap_or_default(), mode, facts).map_err(not_yet)?;
@@ -229,7 +232,9 @@ impl Volumes {
         let request = TokenRequest { spec, ..TokenRequest::default() };
         let answer = accounts.create_token_request(account, &PostParams::default(), &request).await?;
         let token = answer.status.map(|status| status.token).filter(|token| !token.is_empty());
-        token.ok_or_else(|| VolumeProblem::NotYet("token".to_owned(), format!("no token for service account {account:?}")))
+        token.ok_or_else(|| {
+            VolumeProblem::NotYet("token".to_owned(), format!("no token for service account {account:?}"))
+        })
     }
 
     async fn claim(
@@ -254,7 +259,8 @@ impl Volumes {
         let volumes: Api<PersistentVolume> = Api::all(self.client.clone());
         let found = volumes.get_opt(&bound_to).await?.and_then(|it| it.spec);
         let found = found.ok_or_else(|| not_yet(format!("persistentvolume {bound_to:?} not found")))?;
-        let exclusive = spec.access_modes.iter().flatten().any(|mode| mode == "ReadWriteOnce" || mode == "ReadWriteOncePod");
+        let exclusive =
+            spec.access_modes.iter().flatten().any(|mode| mode == "ReadWriteOnce" || mode == "ReadWriteOncePod");
         let csi = found.csi.ok_or_else(|| not_yet(format!("persistentvolume {bound_to:?} has no csi source")))?;
         let target = self.claims(uid).join(volume);
         std::fs::create_dir_all(&target).map_err(|error| VolumeProblem::Io(volume.to_owned(), error))?;

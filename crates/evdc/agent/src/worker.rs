@@ -70,7 +70,13 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    pub(crate) fn new(shared: Arc<Shared>, uid: String, key: PodKey, wish: channel::Receiver<Wish>, exclusive: bool) -> Self {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        uid: String,
+        key: PodKey,
+        wish: channel::Receiver<Wish>,
+        exclusive: bool,
+    ) -> Self {
         let (tell, inside) = mpsc::channel(INSIDE_WAITING_MAX);
         let observed = Observed { exclusive, ..Observed::default() };
         Self {
@@ -148,7 +154,7 @@ impl Worker {
     }
 
     /// Something to be tried again: neither in a hot circle nor so late that anybody notices.
-    async fn pause(&self, what: &str, error: &dyn std::error::Error) {
+    async fn pause(&self, what: &str, error: &(dyn std::error::Error + Sync)) {
         tracing::warn!(pod = %self.key, %error, "{what}; trying again");
         tokio::time::sleep(PAUSE).await;
     }
@@ -200,11 +206,7 @@ impl Worker {
             let known = told.container_id.is_some();
             history.attempts_before = u32::try_from(told.restart_count).unwrap_or_default() + u32::from(known);
             history.crashes = history.attempts_before.min(6);
-            history.health = Health {
-                started: told.started.unwrap_or_default(),
-                ready: told.ready,
-                unhealthy: None,
-            };
+            history.health = Health { started: told.started.unwrap_or_default(), ready: told.ready, unhealthy: None };
         }
         let found = loop {
             match self.shared.runtime.containers().await {
@@ -212,8 +214,10 @@ impl Worker {
                 Err(error) => self.pause("could not list containers", &error).await,
             }
         };
-        for container in found.into_iter().filter(|it| it.sandbox.as_str() == self.uid) {
-            self.take_up(container);
+        for container in found {
+            if container.sandbox.as_str() == self.uid {
+                self.take_up(container);
+            }
         }
         if self.observed.containers.values().any(History::is_running) {
             // Its network is there and is needed for probes; volumes follow with the first step.
@@ -320,7 +324,8 @@ impl Worker {
         self.observed.address = None;
         if forget {
             let folder = self.shared.volumes.pod(&self.uid);
-            records::remove(&folder).map_err(|error| Problem(format!("could not remove {}: {error}", folder.display())))?;
+            records::remove(&folder)
+                .map_err(|error| Problem(format!("could not remove {}: {error}", folder.display())))?;
             self.observed.removed = true;
         }
         Ok(())

@@ -87,7 +87,13 @@ impl Worker {
         }
     }
 
-    async fn try_start(&mut self, pod: &Pod, spec: &PodSpec, container: &Container, attempt: u32) -> Result<(), Failure> {
+    async fn try_start(
+        &mut self,
+        pod: &Pod,
+        spec: &PodSpec,
+        container: &Container,
+        attempt: u32,
+    ) -> Result<(), Failure> {
         if let Some(why) = refused(spec, container) {
             return Err(Failure::Config("CreateContainerConfigError", why));
         }
@@ -106,10 +112,12 @@ impl Worker {
         let rootfs = self.shared.images.rootfs(&image, id.as_str(), &image.user).await;
         let (rootfs, user) = rootfs.map_err(|problem| Failure::Start(problem.0))?;
         let own_mounts = self.own_files(pod, spec, container, attempt);
-        let own_mounts = own_mounts.map_err(|error| Failure::Start(format!("could not write the pod's files: {error}")))?;
+        let own_mounts =
+            own_mounts.map_err(|error| Failure::Start(format!("could not write the pod's files: {error}")))?;
         let log = self.shared.log_path(pod, &container.name, attempt);
         if let Some(folder) = log.parent() {
-            std::fs::create_dir_all(folder).map_err(|error| Failure::Start(format!("no folder for its log: {error}")))?;
+            std::fs::create_dir_all(folder)
+                .map_err(|error| Failure::Start(format!("no folder for its log: {error}")))?;
         }
         let memory_bytes = i128::from(self.shared.config.memory_bytes);
         let launch = Launch {
@@ -131,7 +139,13 @@ impl Worker {
         let wish = launch.spec()?;
         let failed = |error: RuntimeError| Failure::Start(error.to_string());
         self.shared.runtime.create(wish).await.map_err(failed)?;
-        self.shared.events.send(pod, Some(&container.name), false, "Created", &format!("Created container: {}", container.name));
+        self.shared.events.send(
+            pod,
+            Some(&container.name),
+            false,
+            "Created",
+            &format!("Created container: {}", container.name),
+        );
         self.shared.runtime.start(&id).await.map_err(failed)?;
         let seen = Seen {
             attempt,
@@ -140,7 +154,13 @@ impl Worker {
             state: SeenState::Running { since: Timestamp::now() },
         };
         self.history(&container.name).latest = Some(seen);
-        self.shared.events.send(pod, Some(&container.name), false, "Started", &format!("Started container {}", container.name));
+        self.shared.events.send(
+            pod,
+            Some(&container.name),
+            false,
+            "Started",
+            &format!("Started container {}", container.name),
+        );
         Ok(())
     }
 
@@ -181,7 +201,9 @@ impl Worker {
         *failures += 1;
         let delay = (PULL_AGAIN * 2_i32.pow((*failures - 1).min(6))).min(PULL_AGAIN_MAX);
         let (reason, message) = match problem {
-            ImageProblem::InvalidName(why) => ("InvalidImageName", format!("Failed to apply default image tag {image:?}: {why}")),
+            ImageProblem::InvalidName(why) => {
+                ("InvalidImageName", format!("Failed to apply default image tag {image:?}: {why}"))
+            }
             ImageProblem::NeverPull(_) => ("ErrImageNeverPull", problem.to_string()),
             ImageProblem::Pull(why) if *failures == 1 => ("ErrImagePull", why.clone()),
             ImageProblem::Pull(why) => {
@@ -191,7 +213,13 @@ impl Worker {
         };
         // The first failure is shown briefly, then the waiting is.
         let delay = if reason == "ErrImagePull" { SignedDuration::from_secs(2) } else { delay };
-        self.shared.events.send(pod, Some(&container.name), true, "Failed", &format!("Failed to pull image {image:?}: {message}"));
+        self.shared.events.send(
+            pod,
+            Some(&container.name),
+            true,
+            "Failed",
+            &format!("Failed to pull image {image:?}: {message}"),
+        );
         self.hold(&container.name, reason, &message, delay);
     }
 
@@ -226,7 +254,9 @@ impl Worker {
 
     async fn post_start(&mut self, pod: &Pod, container: &Container) {
         let Some(hook) = container.lifecycle.as_ref().and_then(|it| it.post_start.clone()) else { return };
-        let Some(id) = self.history(&container.name).latest.as_ref().and_then(|seen| seen.id.parse().ok()) else { return };
+        let Some(id) = self.history(&container.name).latest.as_ref().and_then(|seen| seen.id.parse().ok()) else {
+            return;
+        };
         let runtime = self.shared.runtime.clone();
         let place = Place { runtime, id, address: self.observed.address, container: container.clone() };
         if let Err(error) = run_hook(&place, &hook, POST_START_MAX).await {
@@ -246,7 +276,8 @@ impl Worker {
         let folder = self.shared.volumes.pod(&self.uid).join("etc");
         std::fs::create_dir_all(&folder)?;
         let name = hostname(pod, spec);
-        let mut hosts = String::from("# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n");
+        let mut hosts =
+            String::from("# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n");
         if let Some(address) = self.observed.address {
             let full = spec.subdomain.as_ref().map(|subdomain| {
                 let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
@@ -258,7 +289,8 @@ impl Worker {
             let names = alias.hostnames.clone().unwrap_or_default().join("\t");
             hosts.push_str(&format!("{}\t{names}\n", alias.ip));
         }
-        let files = [("hosts", hosts), ("hostname", format!("{name}\n")), ("resolv.conf", self.shared.resolver(pod, spec))];
+        let files =
+            [("hosts", hosts), ("hostname", format!("{name}\n")), ("resolv.conf", self.shared.resolver(pod, spec))];
         let mut mounts = Vec::new();
         for (file, text) in files {
             let path = folder.join(file);
@@ -289,7 +321,9 @@ impl Worker {
         let read = file.and_then(|file| file.take(MESSAGE_BYTES_MAX).read_to_end(&mut bytes));
         if read.is_err() || bytes.is_empty() {
             let spec = pod.spec.clone().unwrap_or_default();
-            let policy = containers(&spec).find(|(_, it)| it.name == name).and_then(|(_, it)| it.termination_message_policy.clone());
+            let policy = containers(&spec)
+                .find(|(_, it)| it.name == name)
+                .and_then(|(_, it)| it.termination_message_policy.clone());
             if policy.as_deref() == Some("FallbackToLogsOnError") && exit.code != 0 {
                 return crate::streams::last_lines(&self.shared.log_path(pod, name, attempt));
             }

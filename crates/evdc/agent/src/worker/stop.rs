@@ -58,7 +58,8 @@ impl Worker {
             self.stop(pod, &running, SignedDuration::try_from(left).unwrap_or_default()).await;
         }
         // What a changed pod does not name any more, and what runs all the same.
-        let others: Vec<String> = self.observed.containers.iter().filter(|(_, it)| it.is_running()).map(|(name, _)| name.clone()).collect();
+        let others: Vec<String> =
+            self.observed.containers.iter().filter(|(_, it)| it.is_running()).map(|(name, _)| name.clone()).collect();
         self.stop(pod, &others, SignedDuration::ZERO).await;
     }
 
@@ -107,6 +108,7 @@ impl Ending {
             let place = self.place.clone();
             let mut hook = std::pin::pin!(run_hook(&place, &hook, left));
             loop {
+                let deadline = self.deadline + HOOK_EXTRA;
                 tokio::select! {
                     ended = &mut exit => return ended.map_err(|error| error.to_string()),
                     result = &mut hook => {
@@ -116,7 +118,7 @@ impl Ending {
                         break;
                     }
                     () = self.shortened() => {}
-                    () = tokio::time::sleep_until(self.deadline + HOOK_EXTRA) => break,
+                    () = tokio::time::sleep_until(deadline) => break,
                 }
             }
         }
@@ -126,10 +128,11 @@ impl Ending {
                 tracing::warn!(container = %self.id, %error, "a container could not be asked to end");
             }
             loop {
+                let deadline = self.deadline;
                 tokio::select! {
                     ended = &mut exit => return ended.map_err(|error| error.to_string()),
                     () = self.shortened() => {}
-                    () = tokio::time::sleep_until(self.deadline) => break,
+                    () = tokio::time::sleep_until(deadline) => break,
                 }
             }
         }

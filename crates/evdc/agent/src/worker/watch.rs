@@ -99,7 +99,8 @@ impl Worker {
                     (Kind::Liveness, true) => {}
                     (Kind::Startup | Kind::Liveness, false) => {
                         let which = kind.as_str().to_lowercase();
-                        history.health.unhealthy = Some(format!("Container {name} failed {which} probe, will be restarted"));
+                        history.health.unhealthy =
+                            Some(format!("Container {name} failed {which} probe, will be restarted"));
                     }
                 }
                 if !good {
@@ -214,7 +215,8 @@ async fn probe_once(place: &Place, probe: &Probe, timeout: Duration) -> Result<(
 /// Runs a command in the container; the error is what it said.
 pub(super) async fn run_in(place: &Place, args: Vec<String>, timeout: Duration) -> Result<(), String> {
     let exec = ExecSpec { args, env: Vec::new(), cwd: None, user: None, timeout: Some(timeout) };
-    let output = place.runtime.exec_capture(&place.id, exec, OUTPUT_BYTES_MAX).await.map_err(|error| error.to_string())?;
+    let output =
+        place.runtime.exec_capture(&place.id, exec, OUTPUT_BYTES_MAX).await.map_err(|error| error.to_string())?;
     match output.exit {
         ExecExit::Exited(0) => Ok(()),
         ExecExit::Exited(code) => {
