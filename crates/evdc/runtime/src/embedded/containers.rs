@@ -252,7 +252,8 @@ impl Inner {
 /// Waits until the process of a handle has ended.
 pub(super) async fn ended(process: OwnedFd) -> Result<(), RuntimeError> {
     let failed = || io_error("watch", Path::new("a supervisor"));
-    let process = AsyncFd::register_with_interest(process, tokio::io::Interest::READABLE).map_err(failed())?;
+    #[expect(deprecated, reason = "its replacement is unsafe for types that change their descriptor; an OwnedFd does not")]
+    let process = AsyncFd::with_interest(process, tokio::io::Interest::READABLE).map_err(failed())?;
     process.readable().await.map(drop).map_err(failed())
 }
 
