@@ -1,0 +1,385 @@
+//! The agent: what runs beside the pods' workers, and what they share.
+//!
+//! It watches the pods that are bound to this node and gives each a worker; programs Services; keeps the Node and its Lease true; measures for how
+//! long the API server has been out of reach. When it ends, containers run on; the next one on the same folder takes them up. It starts
+//! from its own records, so it stops what must stop even if the API server never answers.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io;
+use std::net::Ipv6Addr;
+use std::path::PathBuf;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use atoll_podnet::PodKey;
+use atoll_runtime::{GroupName, Runtime, SandboxId};
+use futures_util::StreamExt;
+use k8s_openapi::api::core::v1::{Pod, PodSpec, Service, Taint};
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, watcher};
+use kube::{Api, Client};
+use tokio::sync::{Semaphore, watch as channel};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::records;
+use crate::report::Events;
+use crate::seams::{ImageSource, Network, VolumeDriver};
+use crate::service_watch;
+use crate::services;
+use crate::volumes::Volumes;
+use crate::worker::{Wish, Worker};
+
+/// Images fetched at the same time: enough to use the line, few enough that the first of fifty pods does not wait for the last.
+const PULLS_AT_ONCE: usize = 4;
+
+/// A pod's variables name Services; so long it waits for them to be known (kubelet waits as well).
+const SERVICES_PATIENCE: Duration = Duration::from_secs(10);
+
+/// What the node is, and how the agent behaves.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The Node's name.
+    pub node_name: String,
+    /// Labels besides `kubernetes.io/{hostname,os,arch}`, such as `atoll.cloud/owner`.
+    pub labels: BTreeMap<String, String>,
+    /// Set when the Node is made, not changed later.
+    pub taints: Vec<Taint>,
+    /// The node's addresses, the first being the pods' hostIP.
+    pub addresses: Vec<String>,
+    /// What the lease gives: thousandths of a core.
+    pub cpu_millis: u64,
+    /// What the lease gives: bytes of memory.
+    pub memory_bytes: u64,
+    /// What the lease gives: bytes for images, logs and `emptyDir`.
+    pub storage_bytes: u64,
+    /// The most pods.
+    pub pods_max: u32,
+    /// Where pods' records, volumes and logs are.
+    pub dir: PathBuf,
+    /// The same for what must not touch a disk; in memory (`/run/...`).
+    pub volatile_dir: PathBuf,
+    /// The runtime's group over all pods of the lease; made by the node, with the lease's limits.
+    pub group: Option<GroupName>,
+    /// Whether pods may mount the node's own files.
+    pub host_path: bool,
+    /// Name servers for pods' resolv.conf.
+    pub dns: Vec<Ipv6Addr>,
+    /// `cluster.local` by custom.
+    pub cluster_domain: String,
+    /// How often the Node's Lease is renewed (kubelet: 10 s).
+    pub lease_renew: Duration,
+    /// For how long it holds (kubelet: 40 s).
+    pub lease_duration: Duration,
+    /// Out of the API's reach for this long, pods with exclusive volumes are stopped. It must be less than what the controllers wait before they
+    /// start them elsewhere.
+    pub cut_off_after: Duration,
+    /// `kubeletVersion` of the Node.
+    pub version: String,
+}
+
+impl Config {
+    /// With Kubernetes' own times and nothing allowed.
+    #[must_use]
+    pub fn new(node_name: &str, dir: PathBuf, volatile_dir: PathBuf) -> Self {
+        Self {
+            node_name: node_name.to_owned(),
+            labels: BTreeMap::new(),
+            taints: Vec::new(),
+            addresses: Vec::new(),
+            cpu_millis: 1_000,
+            memory_bytes: 1 << 30,
+            storage_bytes: 10 << 30,
+            pods_max: 110,
+            dir,
+            volatile_dir,
+            group: None,
+            host_path: false,
+            dns: Vec::new(),
+            cluster_domain: "cluster.local".to_owned(),
+            lease_renew: Duration::from_secs(10),
+            lease_duration: Duration::from_secs(40),
+            cut_off_after: Duration::from_secs(40),
+            version: concat!("v1.33.0-atoll-", env!("CARGO_PKG_VERSION")).to_owned(),
+        }
+    }
+}
+
+/// What the node hands in.
+#[derive(Clone)]
+pub struct Parts {
+    /// Signed in as `system:node:<name>` of group `system:nodes`.
+    pub client: Client,
+    /// What runs containers.
+    pub runtime: Arc<dyn Runtime>,
+    /// What gives pods a network.
+    pub network: Arc<dyn Network>,
+    /// Where images come from.
+    pub images: Arc<dyn ImageSource>,
+    /// What mounts claims.
+    pub volumes: Arc<dyn VolumeDriver>,
+}
+
+/// What all workers use.
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    pub(crate) client: Client,
+    pub(crate) runtime: Arc<dyn Runtime>,
+    pub(crate) network: Arc<dyn Network>,
+    pub(crate) images: Arc<dyn ImageSource>,
+    pub(crate) volumes: Volumes,
+    pub(crate) events: Events,
+    pub(crate) host_ips: Vec<String>,
+    pub(crate) pulls: Semaphore,
+    pub(crate) cut_off: channel::Receiver<bool>,
+    pub(crate) services: channel::Receiver<Option<Arc<Vec<Service>>>>,
+}
+
+impl Shared {
+    pub(crate) async fn service_variables(&self, namespace: &str, links: bool) -> BTreeMap<String, String> {
+        let mut known = self.services.clone();
+        let known = tokio::time::timeout(SERVICES_PATIENCE, known.wait_for(Option::is_some)).await;
+        let list = known.ok().and_then(Result::ok).and_then(|known| (*known).clone());
+        list.map(|list| services::variables(list.iter(), namespace, links)).unwrap_or_default()
+    }
+
+    pub(crate) fn log_path(&self, pod: &Pod, container: &str, attempt: u32) -> PathBuf {
+        let of = |text: &Option<String>| text.clone().unwrap_or_default();
+        let meta = &pod.metadata;
+        let folder = format!("{}_{}_{}", of(&meta.namespace), of(&meta.name), of(&meta.uid));
+        self.config.dir.join("logs").join(folder).join(container).join(format!("{attempt}.log"))
+    }
+
+    /// resolv.conf as Kubernetes words it.
+    pub(crate) fn resolver(&self, pod: &Pod, spec: &PodSpec) -> String {
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
+        let domain = &self.config.cluster_domain;
+        let own = spec.dns_config.clone().unwrap_or_default();
+        let cluster = !matches!(spec.dns_policy.as_deref(), Some("None"));
+        let mut text = String::new();
+        if cluster {
+            self.config.dns.iter().for_each(|server| text.push_str(&format!("nameserver {server}\n")));
+        }
+        own.nameservers.iter().flatten().for_each(|server| text.push_str(&format!("nameserver {server}\n")));
+        let standard = [format!("{namespace}.svc.{domain}"), format!("svc.{domain}"), domain.clone()];
+        let searches: Vec<String> =
+            standard.into_iter().filter(|_| cluster).chain(own.searches.unwrap_or_default()).collect();
+        if !searches.is_empty() {
+            text.push_str(&format!("search {}\n", searches.join(" ")));
+        }
+        let options = own.options.unwrap_or_default().into_iter().filter_map(|it| {
+            let name = it.name?;
+            Some(it.value.map_or(name.clone(), |value| format!("{name}:{value}")))
+        });
+        let options: Vec<String> = std::iter::once("ndots:5".to_owned()).chain(options).collect();
+        text.push_str(&format!("options {}\n", options.join(" ")));
+        text
+    }
+}
+
+/// Why the agent cannot begin.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Its folders.
+    #[error("could not use the agent's folder {path}: {source}")]
+    Folder {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// The agent of one node in one eVDC.
+pub struct Agent {
+    shared: Arc<Shared>,
+    cut_off: channel::Sender<bool>,
+    services: channel::Sender<Option<Arc<Vec<Service>>>>,
+}
+
+struct Known {
+    wish: channel::Sender<Wish>,
+}
+
+impl Agent {
+    /// Makes ready; nothing runs yet. Needs a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// Folders that cannot be made.
+    pub fn new(config: Config, parts: Parts) -> Result<Self, StartError> {
+        for path in [config.dir.join("pods"), config.dir.join("logs"), config.volatile_dir.clone()] {
+            std::fs::create_dir_all(&path).map_err(|source| StartError::Folder { path, source })?;
+        }
+        let (cut_off, cut_off_seen) = channel::channel(false);
+        let (services, services_seen) = channel::channel(None);
+        let volumes = Volumes {
+            client: parts.client.clone(),
+            driver: parts.volumes,
+            dir: config.dir.join("pods"),
+            volatile: config.volatile_dir.clone(),
+            host_path: config.host_path,
+        };
+        let shared = Shared {
+            events: Events::start(parts.client.clone(), &config.node_name),
+            host_ips: config.addresses.clone(),
+            pulls: Semaphore::new(PULLS_AT_ONCE),
+            cut_off: cut_off_seen,
+            services: services_seen,
+            client: parts.client,
+            runtime: parts.runtime,
+            network: parts.network,
+            images: parts.images,
+            volumes,
+            config,
+        };
+        Ok(Self { shared: Arc::new(shared), cut_off, services })
+    }
+
+    /// For logs and commands; works as long as any clone of it is held.
+    #[must_use]
+    pub fn streams(&self) -> crate::streams::Streams {
+        crate::streams::Streams::new(self.shared.runtime.clone(), self.shared.config.dir.join("logs"))
+    }
+
+    /// Runs until `stop`; containers run on after it.
+    pub async fn run(self, stop: CancellationToken) {
+        let Self { shared, cut_off, services } = self;
+        let node = crate::node::run(shared.clone(), cut_off);
+        let services = service_watch::run(shared.clone(), services);
+        let pods = Pods { shared, known: HashMap::new(), workers: JoinSet::new(), stop: stop.clone(), swept: false };
+        tokio::select! {
+            () = node => {}
+            () = services => {}
+            () = pods.run() => {}
+            () = stop.cancelled() => {}
+        }
+    }
+}
+
+/// Who has a worker.
+struct Pods {
+    shared: Arc<Shared>,
+    known: HashMap<String, Known>,
+    workers: JoinSet<String>,
+    stop: CancellationToken,
+    swept: bool,
+}
+
+impl Pods {
+    async fn run(mut self) {
+        self.from_records();
+        let api: Api<Pod> = Api::all(self.shared.client.clone());
+        let mine = watcher::Config::default().fields(&format!("spec.nodeName={}", self.shared.config.node_name));
+        let mut events = pin!(watcher(api, mine).default_backoff());
+        let mut listed = BTreeSet::new();
+        loop {
+            let event = tokio::select! {
+                event = events.next() => event,
+                Some(ended) = self.workers.join_next() => {
+                    if let Ok(uid) = ended {
+                        self.known.remove(&uid);
+                    }
+                    continue;
+                }
+            };
+            match event {
+                Some(Ok(watcher::Event::Init)) => listed.clear(),
+                Some(Ok(watcher::Event::InitApply(pod))) => {
+                    listed.extend(pod.metadata.uid.clone());
+                    self.wanted(pod, false);
+                }
+                Some(Ok(watcher::Event::InitDone)) => self.all_listed(&listed).await,
+                Some(Ok(watcher::Event::Apply(pod))) => self.wanted(pod, false),
+                Some(Ok(watcher::Event::Delete(pod))) => self.wanted(pod, true),
+                Some(Err(error)) => tracing::debug!(%error, "watching pods; trying again"),
+                None => return,
+            }
+        }
+    }
+
+    /// What ran here before, whatever the API server says later.
+    fn from_records(&mut self) {
+        match records::load_all(&self.shared.config.dir.join("pods")) {
+            Ok(found) => {
+                for record in found {
+                    self.worker(record.pod, false, record.exclusive);
+                }
+            }
+            Err(error) => tracing::error!(%error, "the records of pods cannot be read"),
+        }
+    }
+
+    fn wanted(&mut self, pod: Pod, gone: bool) {
+        let uid = pod.metadata.uid.clone().unwrap_or_default();
+        if let Some(known) = self.known.get(&uid) {
+            let fresh = Arc::new(pod);
+            known.wish.send_modify(|wish| {
+                wish.pod = fresh;
+                wish.gone |= gone;
+            });
+            return;
+        }
+        // One that never ran here and is over, or gone, needs nothing.
+        let leaving = pod.metadata.deletion_timestamp.is_some();
+        if !gone && (leaving || !crate::observed::is_over(&pod)) {
+            self.worker(pod, gone, false);
+        }
+    }
+
+    fn worker(&mut self, pod: Pod, gone: bool, exclusive: bool) {
+        let Some(key) = key_of(&pod) else {
+            tracing::warn!(uid = ?pod.metadata.uid, "a pod's uid cannot name its files; it is left alone");
+            return;
+        };
+        let uid = key.as_str().to_owned();
+        let (wish, seen) = channel::channel(Wish { pod: Arc::new(pod), gone });
+        let worker = Worker::new(self.shared.clone(), uid.clone(), key, seen, exclusive);
+        let stop = self.stop.clone();
+        self.known.insert(uid.clone(), Known { wish });
+        self.workers.spawn(async move {
+            // On the heap: a worker's future is large, and there are many.
+            Box::pin(worker.run(stop)).await;
+            uid
+        });
+    }
+
+    /// What the API server does not list is gone; what nobody knows of is removed, once.
+    async fn all_listed(&mut self, listed: &BTreeSet<String>) {
+        for (uid, known) in &self.known {
+            if !listed.contains(uid) {
+                known.wish.send_modify(|wish| wish.gone = true);
+            }
+        }
+        if !std::mem::replace(&mut self.swept, true) {
+            self.sweep().await;
+        }
+    }
+
+    /// Records are written before anything is made, so what has none is nobody's.
+    async fn sweep(&self) {
+        let own = &self.shared.config.group;
+        let sandboxes = self.shared.runtime.sandboxes().await.unwrap_or_default();
+        for sandbox in sandboxes.iter().filter(|it| it.group == *own && !self.known.contains_key(it.id.as_str())) {
+            tracing::info!(sandbox = %sandbox.id, "removing a sandbox that belongs to no pod");
+            if let Err(error) = self.shared.runtime.remove_sandbox(&sandbox.id).await {
+                tracing::warn!(%error, "it could not be removed");
+            }
+        }
+        for key in self.shared.network.attached() {
+            if !self.known.contains_key(key.as_str())
+                && let Err(error) = self.shared.network.detach(&key).await
+            {
+                tracing::warn!(%error, "a network that belongs to no pod could not be removed");
+            }
+        }
+    }
+}
+
+/// The pod's uid as the name of its files and its sandbox.
+fn key_of(pod: &Pod) -> Option<PodKey> {
+    let uid = pod.metadata.uid.as_deref()?;
+    uid.parse::<SandboxId>().ok()?;
+    uid.parse().ok()
+}
