@@ -59,7 +59,14 @@ fn compare(path: &str, wanted: &Json, live: &Json, last: Option<&Json>, changes:
 
 /// Lists of named things are compared by name where the names agree in number and order; others by position. A list of another length
 /// changes as a whole.
-fn lists(path: &str, wanted: &[Json], live: &[Json], last: Option<&Json>, changes: &mut Vec<FieldChange>, depth: usize) {
+fn lists(
+    path: &str,
+    wanted: &[Json],
+    live: &[Json],
+    last: Option<&Json>,
+    changes: &mut Vec<FieldChange>,
+    depth: usize,
+) {
     let name = |it: &Json| it.get("name").and_then(Json::as_str).map(ToOwned::to_owned);
     let named = !wanted.is_empty() && wanted.iter().chain(live).all(|it| name(it).is_some());
     let moved = named && wanted.iter().map(name).ne(live.iter().map(name));
@@ -107,7 +114,9 @@ fn same(a: &Json, b: &Json) -> bool {
     };
     // Two texts without a unit are just texts: "1.0" is not "1.00".
     let unit = |it: &Json| it.as_str().is_none_or(|it| it.ends_with(|it: char| it.is_ascii_alphabetic()));
-    a == b || (is_nothing(a) && b.is_null()) || ((unit(a) || unit(b)) && quantity(a).is_some() && quantity(a) == quantity(b))
+    a == b
+        || (is_nothing(a) && b.is_null())
+        || ((unit(a) || unit(b)) && quantity(a).is_some() && quantity(a) == quantity(b))
 }
 
 #[cfg(test)]

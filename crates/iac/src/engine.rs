@@ -165,12 +165,25 @@ async fn begin<C: Cloud>(
     resource: &Resource,
 ) -> Result<Option<Json>, EngineError> {
     let last = inventory.owned.get(&resource.id).map(|it| it.spec.clone());
-    // Until it is written, what counts as ours is what was written before.
-    let spec = last.clone().unwrap_or_else(|| resource.spec.clone());
+    // Until it is known how the write ended, every field of either is ours: one that is not wanted later is then taken away.
+    let mut spec = last.clone().unwrap_or(Json::Null);
+    overlay(&mut spec, &resource.spec);
     let entry = Owned { spec, needs: resource.needs.clone(), pending: true };
     inventory.owned.insert(resource.id.clone(), entry);
     keep(cloud, inventory).await?;
     Ok(last)
+}
+
+/// Lays `new` over `old`; fields that only `old` has stay.
+fn overlay(old: &mut Json, new: &Json) {
+    match (old, new) {
+        (Json::Object(old), Json::Object(new)) => {
+            for (key, value) in new {
+                overlay(old.entry(key.clone()).or_insert(Json::Null), value);
+            }
+        }
+        (old, new) => *old = new.clone(),
+    }
 }
 
 async fn keep<C: Cloud>(cloud: &C, inventory: &Inventory) -> Result<(), EngineError> {

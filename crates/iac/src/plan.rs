@@ -157,7 +157,11 @@ fn change(resource: &Resource, live: Option<&Json>, inventory: &Inventory) -> Re
         let stale = owned.pending || owned.spec != resource.spec || owned.needs != resource.needs;
         return Ok(stale.then_some(Change::Record { id }));
     }
-    Ok(Some(if needs_replacement(&id, &fields) { Change::Replace { id, fields } } else { Change::Update { id, fields } }))
+    Ok(Some(if needs_replacement(&id, &fields) {
+        Change::Replace { id, fields }
+    } else {
+        Change::Update { id, fields }
+    }))
 }
 
 fn needs_replacement(id: &ResourceId, fields: &[FieldChange]) -> bool {
@@ -169,9 +173,11 @@ fn needs_replacement(id: &ResourceId, fields: &[FieldChange]) -> bool {
         ResourceId::Evdc(_) => false,
         ResourceId::Object { kind, .. } => {
             let fixed = IMMUTABLE.iter().find(|(known, _)| known == kind).map_or(&[][..], |(_, fixed)| fixed);
-            fields.iter().any(|it| fixed.iter().any(|fixed| {
-                it.path.strip_prefix(fixed).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
-            }))
+            fields.iter().any(|it| {
+                fixed.iter().any(|fixed| {
+                    it.path.strip_prefix(fixed).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+                })
+            })
         }
     }
 }

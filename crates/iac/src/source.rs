@@ -86,7 +86,8 @@ impl Spot {
         for (key, place, _) in self.entries(what)? {
             if !known.contains(&key.as_str()) {
                 let near = nearest(key, known.iter().copied());
-                let hint = near.map_or_else(|| format!("known are {}", known.join(", ")), |it| format!("did you mean {it}?"));
+                let hint =
+                    near.map_or_else(|| format!("known are {}", known.join(", ")), |it| format!("did you mean {it}?"));
                 let message = format!("{what} has no {key}: {hint}");
                 return Err(SourceError { place: place.clone(), message });
             }
@@ -114,7 +115,9 @@ impl Spot {
 
     pub(crate) fn number(&self, what: &str, from: u64, to: u64) -> Result<u64, SourceError> {
         match &self.tree {
-            Tree::Scalar(it) if it.as_u64().is_some_and(|it| (from..=to).contains(&it)) => Ok(it.as_u64().unwrap_or(from)),
+            Tree::Scalar(it) if it.as_u64().is_some_and(|it| (from..=to).contains(&it)) => {
+                Ok(it.as_u64().unwrap_or(from))
+            }
             _ => self.fail(format!("{what} must be a whole number from {from} to {to}")),
         }
     }
@@ -166,7 +169,9 @@ fn spot(file: &str, it: Spanned<Raw>, depth: usize) -> Result<Spot, SourceError>
     }
     let tree = match it.value {
         Raw::Scalar(it) => Tree::Scalar(it),
-        Raw::List(items) => Tree::List(items.into_iter().map(|it| spot(file, it, depth + 1)).collect::<Result<_, _>>()?),
+        Raw::List(items) => {
+            Tree::List(items.into_iter().map(|it| spot(file, it, depth + 1)).collect::<Result<_, _>>()?)
+        }
         Raw::Map(entries) => {
             let entry = |(key, it): (Spanned<String>, Spanned<Raw>)| {
                 Ok((key.value, place(key.referenced), spot(file, it, depth + 1)?))

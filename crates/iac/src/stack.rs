@@ -160,7 +160,8 @@ impl Stack {
         let Some(version) = catalogue.version(kind) else {
             let names = catalogue.names();
             let near = source::nearest(kind, names.iter().map(String::as_str));
-            let hint = near.map_or_else(|| format!("there are {}", names.join(", ")), |it| format!("did you mean {it}?"));
+            let hint =
+                near.map_or_else(|| format!("there are {}", names.join(", ")), |it| format!("did you mean {it}?"));
             return Err(SourceError { place: at.clone(), message: format!("no application {kind}: {hint}") });
         };
         let namespace = app.get("namespace").map_or(Ok("default".to_owned()), |it| it.name("namespace"))?;
