@@ -77,7 +77,8 @@ macro_rules! files {
     };
 }
 
-const HOST: Ask = Ask { path: "host", what: "the name under which it opens, such as shop.example.org", required: false };
+const HOST: Ask =
+    Ask { path: "host", what: "the name under which it opens, such as shop.example.org", required: false };
 const TAG: Ask = Ask { path: "image.tag", what: "the version to run", required: false };
 
 const CATALOGUE: &[App] = &[

@@ -67,9 +67,13 @@ pub type Variables<'a> = &'a (dyn Fn(&str) -> Option<String> + Sync);
 pub async fn run(name: &str, variables: Variables<'_>) -> Result<(), SampleError> {
     let ready = Ready::default();
     let router = match name {
-        "guestbook-db" => guestbook_db::router(&variables("GUESTBOOK_DATA").unwrap_or_else(|| "/data".into()), ready.clone())?,
+        "guestbook-db" => {
+            guestbook_db::router(&variables("GUESTBOOK_DATA").unwrap_or_else(|| "/data".into()), ready.clone())?
+        }
         "guestbook-web" => guestbook_web::router(guestbook_web::Config::from_env(variables)?, ready.clone()),
-        "website" => website::router(variables("WEBSITE_FILES").unwrap_or_else(|| "/site".into()).into(), ready.clone()),
+        "website" => {
+            website::router(variables("WEBSITE_FILES").unwrap_or_else(|| "/site".into()).into(), ready.clone())
+        }
         other => return Err(SampleError::Unknown(other.to_owned())),
     };
     let listener = listen(port(variables)?).await?;

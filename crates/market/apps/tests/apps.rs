@@ -169,14 +169,18 @@ async fn visitors_sign_and_the_servers_end_well() {
     let config =
         guestbook_web::Config { db: format!("127.0.0.1:{db_port}"), title: "Ours".into(), version: "7.1".into() };
     let ready = Ready::default();
-    let (port, stop_web, web) = start(guestbook_web::router(config, ready.clone()), ready, Duration::from_millis(300)).await;
+    let (port, stop_web, web) =
+        start(guestbook_web::router(config, ready.clone()), ready, Duration::from_millis(300)).await;
 
     let signed = sign(port, "id=one&name=Ada+L&text=%3Chello%3E").await;
     assert!(signed.starts_with("HTTP/1.1 303"), "{signed}");
     assert!(sign(port, "id=one&name=Ada+L&text=%3Chello%3E").await.starts_with("HTTP/1.1 303"));
     assert!(sign(port, "id=two&name=&text=x").await.starts_with("HTTP/1.1 400"));
     let page = get(port, "/").await;
-    assert!(page.contains("Ada L</b> <span>&lt;hello&gt;") && page.contains("1 entries") && page.contains("version 7.1"), "{page}");
+    assert!(
+        page.contains("Ada L</b> <span>&lt;hello&gt;") && page.contains("1 entries") && page.contains("version 7.1"),
+        "{page}"
+    );
 
     assert!(get(port, "/readyz").await.starts_with("HTTP/1.1 200"));
     stop_web.send(()).unwrap();

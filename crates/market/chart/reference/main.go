@@ -32,7 +32,7 @@ func main() {
 		check(err)
 		var secret v1.Secret
 		check(json.Unmarshal(data, &secret))
-		_, err = secrets.Create(context.TODO(), &secret, metav1.CreateOptions{})
+		_, err = secrets.Create(context.Background(), &secret, metav1.CreateOptions{})
 		check(err)
 		all, err := storage.Init(driver.NewSecrets(secrets)).ListReleases()
 		check(err)
@@ -55,7 +55,7 @@ func main() {
 	install.ReleaseName, install.Namespace, install.Timeout, install.SkipCRDs = "demo", "market", time.Second, true
 	_, err = install.Run(c, values)
 	check(err)
-	list, err := secrets.List(context.TODO(), metav1.ListOptions{})
+	list, err := secrets.List(context.Background(), metav1.ListOptions{})
 	check(err)
 	check(json.NewEncoder(os.Stdout).Encode(list.Items[0]))
 }

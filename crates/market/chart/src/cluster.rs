@@ -62,7 +62,11 @@ pub enum ClusterError {
 /// for kinds without namespaces, which it knows from discovery.
 pub trait Cluster: Sync {
     /// Reads an object.
-    fn get(&self, object: &ObjectRef, namespace: &str) -> impl Future<Output = Result<Option<Json>, ClusterError>> + Send;
+    fn get(
+        &self,
+        object: &ObjectRef,
+        namespace: &str,
+    ) -> impl Future<Output = Result<Option<Json>, ClusterError>> + Send;
 
     /// Server-side apply as field manager `atoll`, taking fields over from others.
     fn apply(&self, object: &Json, namespace: &str) -> impl Future<Output = Result<(), ClusterError>> + Send;

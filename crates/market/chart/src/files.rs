@@ -259,7 +259,8 @@ mod tests {
 
     #[test]
     fn globs() {
-        let check = |pattern: &str, name: &str, expect: bool| assert_eq!(matches(pattern, name), expect, "{pattern} {name}");
+        let check =
+            |pattern: &str, name: &str, expect: bool| assert_eq!(matches(pattern, name), expect, "{pattern} {name}");
         check("config/*.yaml", "config/a.yaml", true);
         check("config/*.yaml", "config/x/a.yaml", false);
         check("config/**.yaml", "config/x/a.yaml", true);

@@ -199,7 +199,9 @@ impl Release {
     pub fn from_secret(secret: &Json) -> Result<Self, ReleaseError> {
         let name = secret["metadata"]["name"].as_str().unwrap_or_default();
         let failed = |message: String| ReleaseError::Invalid { name: name.to_owned(), message };
-        let Some(data) = secret["data"]["release"].as_str() else { return Err(failed("it has no data.release".into())) };
+        let Some(data) = secret["data"]["release"].as_str() else {
+            return Err(failed("it has no data.release".into()));
+        };
         let outer = BASE64.decode(data.as_bytes()).map_err(|it| failed(it.to_string()))?;
         let mut bytes = BASE64.decode(&outer).map_err(|it| failed(it.to_string()))?;
         // Records of the first Helm 3 were not packed.

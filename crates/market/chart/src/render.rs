@@ -134,7 +134,8 @@ fn crds(chart: &Chart) -> Result<Vec<Json>, RenderError> {
 }
 
 fn warnings(chart: &Chart) -> Vec<String> {
-    let own = chart.schema.as_ref().map(|_| format!("chart {}: values.schema.json is not checked", chart.metadata.name));
+    let own =
+        chart.schema.as_ref().map(|_| format!("chart {}: values.schema.json is not checked", chart.metadata.name));
     own.into_iter().chain(chart.dependencies.iter().flat_map(warnings)).collect()
 }
 
@@ -211,7 +212,8 @@ fn render_files(
     for page in &pages {
         set.parse(&page.name, &String::from_utf8_lossy(&page.file.data)).map_err(failed)?;
     }
-    let random = |buffer: &mut [u8]| options.random.map_or_else(|| Err("no source of randomness".into()), |it| it(buffer));
+    let random =
+        |buffer: &mut [u8]| options.random.map_or_else(|| Err("no source of randomness".into()), |it| it(buffer));
     let env = Environment {
         lookup: options.lookup.map(|it| it as &dyn Lookup),
         random: options.random.is_some().then_some(&random as Random<'_>),

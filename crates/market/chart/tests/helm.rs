@@ -7,7 +7,8 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use atoll_chart::{
-    Capabilities, Chart, Cluster, ClusterError, File, ObjectRef, Release, RenderOptions, Status, lifecycle, parse_values, render,
+    Capabilities, Chart, Cluster, ClusterError, File, ObjectRef, Release, RenderOptions, Status, lifecycle,
+    parse_values, render,
 };
 use atoll_template::Limits;
 use serde_json::{Value as Json, json};
@@ -43,7 +44,8 @@ fn a_record_of_real_helm_is_read_and_written_without_loss() {
     let secret = helms_secret();
     let release = Release::from_secret(&secret).unwrap();
     assert_eq!((release.name.as_str(), release.version, release.info.status), ("demo", 1, Status::Deployed));
-    let ours = release.to_secret(secret["metadata"]["labels"]["modifiedAt"].as_str().unwrap().parse().unwrap()).unwrap();
+    let ours =
+        release.to_secret(secret["metadata"]["labels"]["modifiedAt"].as_str().unwrap().parse().unwrap()).unwrap();
     assert_eq!(ours["metadata"]["labels"], secret["metadata"]["labels"]);
     assert_eq!((&ours["type"], &ours["metadata"]["name"]), (&secret["type"], &secret["metadata"]["name"]));
     assert_eq!(record(&ours), record(&secret));
@@ -73,7 +75,6 @@ fn renders_as_real_helm() {
     assert_eq!(strip(ours.hooks), strip(theirs.hooks.unwrap()));
     assert_eq!(ours.crds.len(), 1);
 }
-
 
 #[test]
 fn the_same_from_an_archive() {
@@ -116,7 +117,10 @@ fn what_is_refused_says_why() {
         "not in charts/",
     );
     check(&[HEAD, ("templates/a.yaml", "{{ .Values.a.b }}")], "c/templates/a.yaml:1:10");
-    check(&[HEAD, ("templates/a.yaml", "{{ required \"set a\" .Values.a }}")], "execution error at (c/templates/a.yaml:1:3): set a");
+    check(
+        &[HEAD, ("templates/a.yaml", "{{ required \"set a\" .Values.a }}")],
+        "execution error at (c/templates/a.yaml:1:3): set a",
+    );
     check(&[HEAD, ("templates/a.yaml", "x: [")], "c/templates/a.yaml rendered to something that is no object");
     check(&[HEAD, ("templates/a.yaml", "kind: A")], "no apiVersion");
     check(&[HEAD, ("values.yaml", "- a")], "must be a table");

@@ -377,10 +377,9 @@ impl<'e> Run<'e> {
             What::Field(_) | What::Chain(..) => (self.chain(frame, dot, word, &[], None)?, true),
             What::Variable(names) => (self.chain(frame, dot, word, &[], None)?, names.len() > 1),
             What::Pipe(pipe) => (self.enter(|this| this.pipe(frame, dot, pipe))?, false),
-            What::Function(name) => (
-                self.enter(|this| this.function(frame, dot, (word.at, name), (word.at, word), &[], None))?,
-                false,
-            ),
+            What::Function(name) => {
+                (self.enter(|this| this.function(frame, dot, (word.at, name), (word.at, word), &[], None))?, false)
+            }
             What::Dot => (dot.clone(), false),
             What::Nil if matches!(parameter, 'a' | 'm' | 'l') => return Ok(Value::Nil),
             What::Nil => {

@@ -34,11 +34,7 @@ pub(crate) struct Function {
 }
 
 /// Short for a row of the table.
-const fn row(
-    name: &'static str,
-    signature: &'static str,
-    run: fn(&mut Run<'_>, &[Value]) -> Outcome,
-) -> Function {
+const fn row(name: &'static str, signature: &'static str, run: fn(&mut Run<'_>, &[Value]) -> Outcome) -> Function {
     Function { name, signature, run }
 }
 
@@ -104,7 +100,9 @@ pub(crate) fn conform(value: &Value, parameter: char, from_field: bool) -> Resul
     let want = type_of(parameter);
     let fits = match (parameter, value) {
         ('a', _) => true,
-        (_, Value::Nil) if from_field => return Err(format!("wrong type for value; expected {want}; got interface {{}}")),
+        (_, Value::Nil) if from_field => {
+            return Err(format!("wrong type for value; expected {want}; got interface {{}}"));
+        }
         ('m' | 'l', Value::Nil) => true,
         (_, Value::Nil) => return Err(format!("invalid value; expected {want}")),
         ('s', Value::Str(_))

@@ -12,11 +12,11 @@ const WIDTH_MAX: usize = 10_000;
 #[must_use]
 pub(crate) fn plain(value: &Value) -> String {
     let mut out = String::new();
-    write_v(&mut out, value, false, 0);
+    write_v(&mut out, value, 0);
     out
 }
 
-fn write_v(out: &mut String, value: &Value, plus: bool, depth: usize) {
+fn write_v(out: &mut String, value: &Value, depth: usize) {
     if depth > DEPTH_MAX {
         return;
     }
@@ -32,7 +32,7 @@ fn write_v(out: &mut String, value: &Value, plus: bool, depth: usize) {
                 if index > 0 {
                     out.push(' ');
                 }
-                write_v(out, item, plus, depth + 1);
+                write_v(out, item, depth + 1);
             }
             out.push(']');
         }
@@ -44,11 +44,11 @@ fn write_v(out: &mut String, value: &Value, plus: bool, depth: usize) {
                 }
                 out.push_str(key);
                 out.push(':');
-                write_v(out, item, plus, depth + 1);
+                write_v(out, item, depth + 1);
             }
             out.push(']');
         }
-        Value::Object(it) => write_v(out, &it.plain(), plus, depth + 1),
+        Value::Object(it) => write_v(out, &it.plain(), depth + 1),
     }
 }
 
@@ -92,7 +92,11 @@ fn general(it: f64, precision: Option<usize>, keep_zeros: bool) -> String {
     const LIMIT_OF_SHORTEST: i32 = 6;
     let limit = digits.map_or(LIMIT_OF_SHORTEST, |digits| i32::try_from(digits).unwrap_or(i32::MAX));
     let trim = |text: String| {
-        if keep_zeros || !text.contains('.') { text } else { text.trim_end_matches('0').trim_end_matches('.').to_owned() }
+        if keep_zeros || !text.contains('.') {
+            text
+        } else {
+            text.trim_end_matches('0').trim_end_matches('.').to_owned()
+        }
     };
     if exponent < -4 || exponent >= limit {
         let text = exponential(it, digits.map(|it| it - 1));
@@ -368,7 +372,8 @@ mod tests {
 
     #[test]
     fn as_go_prints() {
-        let check = |format: &str, value: Value, expect: &str| assert_eq!(sprintf(format, &[value]), expect, "{format}");
+        let check =
+            |format: &str, value: Value, expect: &str| assert_eq!(sprintf(format, &[value]), expect, "{format}");
         check("%v", Value::Float(1e21), "1e+21");
         check("%v", Value::Float(1_234_567.0), "1.234567e+06");
         check("%v", Value::Float(0.000_01), "1e-05");

@@ -41,8 +41,11 @@ pub fn on_big_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, Templ
     const STACK_BYTES: usize = 64 << 20;
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("template".into()).stack_size(STACK_BYTES);
-        let thread = thread.spawn_scoped(scope, work).map_err(|it| TemplateError(format!("no thread to render on: {it}")))?;
-        thread.join().map_err(|_| TemplateError("the renderer panicked: this is a defect of Atoll, please report it".into()))
+        let thread =
+            thread.spawn_scoped(scope, work).map_err(|it| TemplateError(format!("no thread to render on: {it}")))?;
+        thread
+            .join()
+            .map_err(|_| TemplateError("the renderer panicked: this is a defect of Atoll, please report it".into()))
     })
 }
 

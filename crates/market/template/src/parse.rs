@@ -16,15 +16,8 @@ pub(crate) fn parse(name: &str, text: &str) -> Result<Vec<Template>, String> {
     let fail = |(line, message): Bad| format!("template: {name}:{line}: {message}");
     let tokens = lex(text).map_err(fail)?;
     let source = Rc::new(Source { name: name.to_owned(), text: text.to_owned() });
-    let mut parser = Parser {
-        tokens,
-        next: 0,
-        source,
-        variables: vec!["$".to_owned()],
-        ranges: 0,
-        nesting: 0,
-        defined: Vec::new(),
-    };
+    let mut parser =
+        Parser { tokens, next: 0, source, variables: vec!["$".to_owned()], ranges: 0, nesting: 0, defined: Vec::new() };
     let body = parser.file().map_err(fail)?;
     let mut templates = parser.defined;
     templates.push(Template { name: name.to_owned(), source: parser.source, body });
@@ -196,8 +189,10 @@ impl Parser {
             Some(_) if crate::node::is_empty(&template.body) => {}
             Some(index) if crate::node::is_empty(&self.defined[index].body) => self.defined[index] = template,
             Some(_) => {
-                return self
-                    .fail(format!("template: multiple definition of template {}", crate::gofmt::quote(&template.name)));
+                return self.fail(format!(
+                    "template: multiple definition of template {}",
+                    crate::gofmt::quote(&template.name)
+                ));
             }
         }
         Ok(())

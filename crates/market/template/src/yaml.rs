@@ -181,8 +181,20 @@ fn natural(a: &str, b: &str) -> std::cmp::Ordering {
         }
         return match (x.is_alphabetic(), y.is_alphabetic()) {
             (true, true) => x.cmp(&y),
-            (true, false) => if digits { std::cmp::Ordering::Less } else { std::cmp::Ordering::Greater },
-            (false, true) => if digits { std::cmp::Ordering::Greater } else { std::cmp::Ordering::Less },
+            (true, false) => {
+                if digits {
+                    std::cmp::Ordering::Less
+                } else {
+                    std::cmp::Ordering::Greater
+                }
+            }
+            (false, true) => {
+                if digits {
+                    std::cmp::Ordering::Greater
+                } else {
+                    std::cmp::Ordering::Less
+                }
+            }
             (false, false) => by_number(&left, &right, at),
         };
     }
@@ -220,9 +232,7 @@ fn resolves_otherwise(text: &str) -> bool {
     const WORDS: [&str; 9] = ["y", "yes", "true", "on", "n", "no", "false", "off", "null"];
     let lower = text.to_lowercase();
     // Only the three usual spellings are words.
-    let usual = text == lower
-        || text == text.to_uppercase()
-        || text.chars().skip(1).all(|it| !it.is_uppercase());
+    let usual = text == lower || text == text.to_uppercase() || text.chars().skip(1).all(|it| !it.is_uppercase());
     if (usual && WORDS.contains(&lower.as_str())) || matches!(text, "" | "~") {
         return true;
     }
@@ -257,7 +267,8 @@ fn looks_like_number(text: &str) -> bool {
 fn looks_like_time(text: &str) -> bool {
     let bytes = text.as_bytes();
     let digits = |range: std::ops::Range<usize>| bytes.get(range).is_some_and(|it| it.iter().all(u8::is_ascii_digit));
-    let date = bytes.len() >= 10 && digits(0..4) && bytes[4] == b'-' && digits(5..7) && bytes[7] == b'-' && digits(8..10);
+    let date =
+        bytes.len() >= 10 && digits(0..4) && bytes[4] == b'-' && digits(5..7) && bytes[7] == b'-' && digits(8..10);
     date && (bytes.len() == 10 || (matches!(bytes[10], b'T' | b't' | b' ') && text[11..].contains(':')))
 }
 

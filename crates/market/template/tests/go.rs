@@ -15,7 +15,9 @@ fn render(template: &str, values: &serde_json::Value) -> Result<String, String> 
         let mut set = Set::default();
         set.parse("c/templates/t", template).map_err(|it| it.as_helm())?;
         let data = Value::map([("Values".to_owned(), Value::from_json(values))]);
-        let out = set.render("c/templates/t", &data, &Environment { limits: LIMITS, ..Environment::default() }).map_err(|it| it.as_helm())?;
+        let out = set
+            .render("c/templates/t", &data, &Environment { limits: LIMITS, ..Environment::default() })
+            .map_err(|it| it.as_helm())?;
         Ok(out.replace("<no value>", ""))
     })
     .unwrap()

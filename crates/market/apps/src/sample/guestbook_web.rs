@@ -60,7 +60,10 @@ fn database(variables: Variables<'_>) -> Result<String, SampleError> {
     const URL: &str = "GUESTBOOK_DB_URL";
     if let Some(url) = variables(URL) {
         let Some(rest) = url.strip_prefix("http://") else {
-            return Err(SampleError::Environment { variable: URL.into(), message: format!("{url:?} is no http:// URL") });
+            return Err(SampleError::Environment {
+                variable: URL.into(),
+                message: format!("{url:?} is no http:// URL"),
+            });
         };
         let authority = rest.split('/').next().unwrap_or(rest);
         let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
@@ -123,7 +126,8 @@ fn no_cache() -> [(header::HeaderName, HeaderValue); 1] {
 fn unavailable(why: &str) -> Response {
     tracing::warn!(why, "the database cannot be reached");
     let again = [(header::RETRY_AFTER, HeaderValue::from_static("2"))];
-    (StatusCode::SERVICE_UNAVAILABLE, again, "The guestbook's database cannot be reached just now. Try again.\n").into_response()
+    (StatusCode::SERVICE_UNAVAILABLE, again, "The guestbook's database cannot be reached just now. Try again.\n")
+        .into_response()
 }
 
 fn new_id() -> Result<String, String> {
@@ -238,7 +242,10 @@ mod tests {
             let variables = |name: &str| given.iter().find(|(key, _)| *key == name).map(|(_, it)| (*it).to_owned());
             assert_eq!(database(&variables).ok().as_deref(), expect, "{given:?}");
         };
-        check(&[("GUESTBOOK_DB_SERVICE_HOST", "fd00::5"), ("GUESTBOOK_DB_SERVICE_PORT", "8080")], Some("[fd00::5]:8080"));
+        check(
+            &[("GUESTBOOK_DB_SERVICE_HOST", "fd00::5"), ("GUESTBOOK_DB_SERVICE_PORT", "8080")],
+            Some("[fd00::5]:8080"),
+        );
         check(&[("GUESTBOOK_DB_SERVICE_HOST", "10.0.0.5")], Some("10.0.0.5:8080"));
         check(&[("GUESTBOOK_DB_PREFIX", "X_DB"), ("X_DB_SERVICE_HOST", "10.0.0.5")], Some("10.0.0.5:8080"));
         check(&[("GUESTBOOK_DB_URL", "http://[fd00::5]:90/")], Some("[fd00::5]:90"));

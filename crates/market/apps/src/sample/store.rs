@@ -1,8 +1,9 @@
 //! A durable list of entries in one append-only file.
 //!
-//! The file is a header line and then a line per entry: CRC-32 in hexadecimal, a space, JSON. An entry is acknowledged after
-//! fdatasync of the file that holds it. A line that a crash cut short is at the end, was never acknowledged and is cut off at the next
-//! start; a damaged line that has good ones behind it is damage, and opening is refused rather than losing what follows.
+//! The file is a header line and then a line per entry: CRC-32 of the rest, how many bytes of the file were on the disk before this
+//! was written (both hexadecimal), JSON. An entry is acknowledged after fdatasync of the file that holds it. Lines that a crash left
+//! torn lie behind everything that was on the disk, were never acknowledged and are cut off at the next start. A damaged line that a
+//! later one knows to have been on the disk is damage, and opening is refused rather than losing what follows.
 //!
 //! One thread writes; what arrives while it syncs shares the next sync. After a failed write the store takes no more entries, because
 //! what the disk then holds is not known: a restart finds out.
@@ -115,7 +116,8 @@ impl Store {
         let known = entries.iter().map(|it| it.id.clone()).collect();
         let entries = Arc::new(RwLock::new(entries));
         let (queue, arriving) = mpsc::channel(QUEUE);
-        let writer = Writer { file, known, entries: entries.clone(), arriving };
+        let durable = file.metadata().map_err(failed)?.len();
+        let writer = Writer { file, durable, known, entries: entries.clone(), arriving };
         let thread = std::thread::Builder::new().name("guestbook-writer".into());
         thread.spawn(move || writer.run()).map_err(failed)?;
         Ok(Self { entries, queue })
@@ -168,6 +170,8 @@ fn check(entry: &Entry) -> Result<(), StoreError> {
 
 struct Writer {
     file: File,
+    /// Bytes of the file that are on the disk.
+    durable: u64,
     known: HashSet<String>,
     entries: Arc<RwLock<Vec<Entry>>>,
     arriving: mpsc::Receiver<Write1>,
@@ -200,7 +204,7 @@ impl Writer {
                 // Whoever asked may have gone.
                 let _ = done.send(Err(StoreError::Refused("the guestbook is full")));
             } else {
-                bytes.extend_from_slice(&line(&entry)?);
+                bytes.extend_from_slice(&line(&entry, self.durable)?);
                 self.known.insert(entry.id.clone());
                 added.push(entry);
                 waiting.push(done);
@@ -209,6 +213,7 @@ impl Writer {
         if !bytes.is_empty() {
             self.file.write_all(&bytes)?;
             self.file.sync_data()?;
+            self.durable += u64::try_from(bytes.len()).unwrap_or(0);
         }
         self.entries.write().unwrap_or_else(std::sync::PoisonError::into_inner).extend(added);
         for done in waiting {
@@ -219,22 +224,24 @@ impl Writer {
     }
 }
 
-fn checksum(json: &[u8]) -> u64 {
-    crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32IsoHdlc, json)
+fn checksum(body: &[u8]) -> u64 {
+    crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32IsoHdlc, body)
 }
 
-fn line(entry: &Entry) -> io::Result<Vec<u8>> {
-    let json = serde_json::to_vec(entry)?;
-    let mut line = format!("{:08x} ", checksum(&json)).into_bytes();
-    line.extend_from_slice(&json);
-    line.push(b'\n');
-    Ok(line)
+fn line(entry: &Entry, durable: u64) -> io::Result<Vec<u8>> {
+    let body = format!("{durable:x} {}", serde_json::to_string(entry)?);
+    Ok(format!("{:08x} {body}\n", checksum(body.as_bytes())).into_bytes())
 }
 
-fn parse(line: &[u8]) -> Option<Entry> {
-    let (sum, json) = (line.get(..8)?, line.get(9..)?);
-    let sum = u64::from_str_radix(std::str::from_utf8(sum).ok()?, 16).ok()?;
-    (line.get(8) == Some(&b' ') && checksum(json) == sum).then(|| serde_json::from_slice(json).ok())?
+/// An entry, and how much of the file was on the disk before it.
+fn parse(line: &[u8]) -> Option<(usize, Entry)> {
+    let hex = |it: &str| u64::from_str_radix(it, 16).ok();
+    let (sum, body) = std::str::from_utf8(line).ok()?.split_once(' ')?;
+    if sum.len() != 8 || hex(sum)? != checksum(body.as_bytes()) {
+        return None;
+    }
+    let (durable, json) = body.split_once(' ')?;
+    Some((usize::try_from(hex(durable)?).ok()?, serde_json::from_str(json).ok()?))
 }
 
 /// The entries of a file and how many of its bytes are good.
@@ -249,9 +256,9 @@ pub fn read(bytes: &[u8], path: &str) -> Result<(Vec<Entry>, usize), StoreError>
     let Some(mut rest) = bytes.strip_prefix(header) else { return Err(StoreError::Foreign(path.to_owned())) };
     let (mut entries, mut good) = (Vec::new(), header.len());
     while let Some(end) = rest.iter().position(|it| *it == b'\n') {
-        let Some(entry) = parse(&rest[..end]) else {
-            // A torn write is the last thing in the file; only good lines behind it prove damage.
-            let damaged = rest[end + 1..].split(|it| *it == b'\n').any(|it| parse(it).is_some());
+        let Some((_, entry)) = parse(&rest[..end]) else {
+            let mut behind = rest[end + 1..].split(|it| *it == b'\n').filter_map(parse);
+            let damaged = behind.any(|(durable, _)| durable > good);
             let path = path.to_owned();
             return if damaged { Err(StoreError::Damaged { path, at: good }) } else { Ok((entries, good)) };
         };

@@ -18,9 +18,7 @@ pub(super) const TABLE: &[Function] = &[
     row("len", "a", |_, a| len(&a[0])),
     row("index", "aa*", |_, a| index(a)),
     row("print", "a*", |_, a| Ok(Value::str(print(a)))),
-    row("println", "a*", |_, a| {
-        Ok(Value::str(a.iter().map(gofmt::plain).collect::<Vec<_>>().join(" ") + "\n"))
-    }),
+    row("println", "a*", |_, a| Ok(Value::str(a.iter().map(gofmt::plain).collect::<Vec<_>>().join(" ") + "\n"))),
     row("printf", "sa*", |_, a| Ok(Value::str(gofmt::sprintf(text(a, 0), &a[1..])))),
     row("html", "a*", |_, a| Ok(Value::str(escape(&print(a), html)))),
     row("js", "a*", |_, a| Ok(Value::str(escape(&print(a), js)))),

@@ -13,9 +13,7 @@ pub(super) const TABLE: &[Function] = &[
     }),
     row("hasKey", "ms", |_, a| Ok(Value::Bool(map(a, 0).get(text(a, 1)).is_some()))),
     row("pluck", "sm*", |_, a| Ok(Value::list((1..a.len()).filter_map(|at| map(a, at).get(text(a, 0))).collect()))),
-    row("keys", "m*", |_, a| {
-        Ok(Value::list((0..a.len()).flat_map(|at| map(a, at).keys()).map(Value::str).collect()))
-    }),
+    row("keys", "m*", |_, a| Ok(Value::list((0..a.len()).flat_map(|at| map(a, at).keys()).map(Value::str).collect()))),
     row("values", "m", |_, a| Ok(Value::list(map(a, 0).entries().into_iter().map(|(_, it)| it).collect()))),
     row("pick", "ms*", |_, a| Ok(picked(a, true))),
     row("omit", "ms*", |_, a| Ok(picked(a, false))),

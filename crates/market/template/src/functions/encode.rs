@@ -14,7 +14,9 @@ pub(super) const TABLE: &[Function] = &[
     row("mustToYaml", "a", |_, a| yaml::write(&a[0]).map(Value::str)),
     row("toYamlPretty", "a", |_, a| yaml::write_indented(&a[0]).map(Value::str)),
     row("fromYaml", "s", |_, a| Ok(read_yaml(text(a, 0)).unwrap_or_else(error_map))),
-    row("fromYamlArray", "s", |_, a| Ok(read_yaml_list(text(a, 0)).unwrap_or_else(|it| Value::list(vec![Value::str(it)])))),
+    row("fromYamlArray", "s", |_, a| {
+        Ok(read_yaml_list(text(a, 0)).unwrap_or_else(|it| Value::list(vec![Value::str(it)])))
+    }),
     row("toJson", "a", |_, a| Ok(Value::str(json(&a[0]).unwrap_or_default()))),
     row("mustToJson", "a", |_, a| json(&a[0]).map(Value::str)),
     row("toRawJson", "a", |_, a| Ok(Value::str(raw_json(&a[0]).unwrap_or_default()))),

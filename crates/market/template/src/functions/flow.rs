@@ -55,7 +55,9 @@ fn required(warning: &str, value: &Value) -> Outcome {
 fn random(run: &Run<'_>, count: i64, wanted: fn(&u8) -> bool) -> Outcome {
     // Secrets have tens of letters; this bounds what one call can ask of the host.
     const LETTERS_MAX: usize = 65_536;
-    let Some(source) = run.env.random else { return Err("no source of randomness here: give the value instead".into()) };
+    let Some(source) = run.env.random else {
+        return Err("no source of randomness here: give the value instead".into());
+    };
     let count = usize::try_from(count).map_err(|_| Failure::from("a count of letters cannot be negative"))?;
     if count > LETTERS_MAX {
         return Err(format!("at most {LETTERS_MAX} letters at once"));

@@ -37,8 +37,7 @@ fn parse(text: &str) -> Result<Version, Failure> {
     if !allowed(pre) || !allowed(build) {
         return Err(invalid());
     }
-    let mut version =
-        Version { numbers: [0; 3], parts: 0, pre: pre.to_owned(), build: build.to_owned(), original };
+    let mut version = Version { numbers: [0; 3], parts: 0, pre: pre.to_owned(), build: build.to_owned(), original };
     for part in numbers.split('.') {
         let digits = !part.is_empty() && part.chars().all(|it| it.is_ascii_digit());
         if version.parts == 3 || !digits {
@@ -191,7 +190,10 @@ impl Object for Version {
     }
 
     fn field(&self, name: &str) -> Option<Value> {
-        #[expect(clippy::cast_possible_wrap, reason = "version numbers that large do not occur; they would only print negative")]
+        #[expect(
+            clippy::cast_possible_wrap,
+            reason = "version numbers that large do not occur; they would only print negative"
+        )]
         let number = |at: usize| Value::Int64(self.numbers[at] as i64);
         Some(match name {
             "Major" => number(0),

@@ -153,7 +153,11 @@ fn swapcase(text: &str) -> String {
 }
 
 fn split<'a>(text: &'a str, by: &'a str) -> Box<dyn Iterator<Item = String> + 'a> {
-    if by.is_empty() { Box::new(text.chars().map(|it| it.to_string())) } else { Box::new(text.split(by).map(ToOwned::to_owned)) }
+    if by.is_empty() {
+        Box::new(text.chars().map(|it| it.to_string()))
+    } else {
+        Box::new(text.split(by).map(ToOwned::to_owned))
+    }
 }
 
 /// Sprig's `split` answers with a map `_0`, `_1`, ….
