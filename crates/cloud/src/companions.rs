@@ -1,14 +1,17 @@
 //! What runs beside an API server: the controllers and the scheduler, as clients of it.
 
+use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_controllers::{Config, Provisioner};
 use futures_util::FutureExt as _;
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
-use serde_json::json;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 /// A node that says nothing for this long is gone. Kubernetes' 40 s are for thousands of nodes; here a look costs little and people wait.
@@ -23,6 +26,9 @@ const FORCE_DELETE_AFTER: Duration = Duration::from_secs(5);
 /// The StorageClass of file systems on zstor, which claims get that name none.
 const STORAGE_CLASS: &str = "zstor";
 
+/// The role of members.
+const MEMBERS: &str = "atoll:members";
+
 /// How long to wait before the API server is asked again for what it should have answered at once.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -35,8 +41,8 @@ pub(crate) async fn run(client: Client, provisioner: Arc<dyn Provisioner>, autho
         root_ca: Some(authority),
         ..Config::default()
     };
-    while let Err(error) = storage_class(&client).await {
-        tracing::warn!(%error, "the StorageClass cannot be made yet");
+    while let Err(error) = furnish(&client).await {
+        tracing::warn!(%error, "what an eVDC begins with cannot be made yet");
         if stop.run_until_cancelled(tokio::time::sleep(RETRY)).await.is_none() {
             return;
         }
@@ -46,7 +52,9 @@ pub(crate) async fn run(client: Client, provisioner: Arc<dyn Provisioner>, autho
     }
 }
 
-async fn storage_class(client: &Client) -> kube::Result<()> {
+/// The objects that an eVDC begins with: its StorageClass, and what members may do besides what Kubernetes lets nodes do: follow Ingresses, for the
+/// gateway, and keep the heads of volumes.
+async fn furnish(client: &Client) -> kube::Result<()> {
     let class = json!({
         "apiVersion": "storage.k8s.io/v1",
         "kind": "StorageClass",
@@ -58,8 +66,44 @@ async fn storage_class(client: &Client) -> kube::Result<()> {
         "reclaimPolicy": "Delete",
         "volumeBindingMode": "Immediate",
     });
-    let api: Api<StorageClass> = Api::all(client.clone());
-    let params = PatchParams::apply("atoll").force();
-    api.patch(STORAGE_CLASS, &params, &Patch::Apply(&class)).boxed().await.map(drop)
+    let role = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRole",
+        "metadata": {"name": MEMBERS},
+        "rules": [
+            {"apiGroups": ["networking.k8s.io"], "resources": ["ingresses"], "verbs": ["get", "list", "watch"]},
+            {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["get", "list", "watch"]},
+            {"apiGroups": [""], "resources": ["services"], "verbs": ["get", "list", "watch"]},
+        ],
+    });
+    let volumes = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "Role",
+        "metadata": {"name": MEMBERS, "namespace": "kube-system"},
+        "rules": [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["get", "update"]}],
+    });
+    let binding = |kind: &str, of: &str| {
+        json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": kind,
+            "metadata": {"name": MEMBERS},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": of, "name": MEMBERS},
+            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "system:nodes"}],
+        })
+    };
+    apply::<StorageClass>(&Api::all(client.clone()), STORAGE_CLASS, &class).await?;
+    apply::<ClusterRole>(&Api::all(client.clone()), MEMBERS, &role).await?;
+    let bound = binding("ClusterRoleBinding", "ClusterRole");
+    apply::<ClusterRoleBinding>(&Api::all(client.clone()), MEMBERS, &bound).await?;
+    apply::<Role>(&Api::namespaced(client.clone(), "kube-system"), MEMBERS, &volumes).await?;
+    let bound = binding("RoleBinding", "Role");
+    apply::<RoleBinding>(&Api::namespaced(client.clone(), "kube-system"), MEMBERS, &bound).await
 }
 
+async fn apply<K>(api: &Api<K>, name: &str, object: &Value) -> kube::Result<()>
+where
+    K: kube::Resource + Clone + DeserializeOwned + Debug,
+{
+    let params = PatchParams::apply("atoll").force();
+    api.patch(name, &params, &Patch::Apply(object)).boxed().await.map(drop)
+}

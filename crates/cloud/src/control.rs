@@ -93,8 +93,14 @@ impl ControlPlanes {
     }
 
     async fn follow(&self) {
-        let wanted: BTreeMap<EvdcId, Assigned> =
-            self.inner.assignments.all().into_iter().filter(Assigned::is_control).map(|it| (it.membership.evdc, it)).collect();
+        let wanted: BTreeMap<EvdcId, Assigned> = self
+            .inner
+            .assignments
+            .all()
+            .into_iter()
+            .filter(Assigned::is_control)
+            .map(|it| (it.membership.evdc, it))
+            .collect();
         let gone: Vec<EvdcId> = self.running().keys().filter(|id| !wanted.contains_key(id)).copied().collect();
         for id in gone {
             let plane = self.running().remove(&id);
@@ -158,9 +164,11 @@ impl ControlPlanes {
             Ok(evdc) => evdc,
             Err(error) => return tracing::debug!(peer = %peer.short(), error, "a stream to an API server"),
         };
-        let entitled = self.inner.assignments.get(&evdc).is_some_and(|assigned| {
-            assigned.membership.home == peer || assigned.membership.member(peer).is_some()
-        });
+        let entitled = self
+            .inner
+            .assignments
+            .get(&evdc)
+            .is_some_and(|assigned| assigned.membership.home == peer || assigned.membership.member(peer).is_some());
         if !entitled {
             return tracing::debug!(peer = %peer.short(), "a stream to an API server, from nobody of the eVDC");
         }

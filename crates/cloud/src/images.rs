@@ -129,7 +129,9 @@ impl FromHome {
         let answer = answer.map_err(|_| "no answer")?.map_err(|error| error.to_string())?.ok_or("no answer")?;
         let bytes = match decode(&answer).map_err(|error| error.to_string())? {
             Header::Archive(bytes) if bytes <= ARCHIVE_BYTES_MAX => bytes,
-            Header::Archive(bytes) => return Err(format!("the image has {bytes} bytes; {ARCHIVE_BYTES_MAX} are taken")),
+            Header::Archive(bytes) => {
+                return Err(format!("the image has {bytes} bytes; {ARCHIVE_BYTES_MAX} are taken"));
+            }
             Header::None => return Ok(None),
             Header::Refused(why) => return Err(why),
         };

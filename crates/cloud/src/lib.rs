@@ -32,7 +32,9 @@ pub use dial::{API_SERVER_NAME, ApiAddress, DialError, KUBE_PROTOCOL, named};
 pub use homes::TenantHomes;
 pub use images::{FromHome, IMAGE_PROTOCOL, ImageServer};
 pub use ingress::follow as follow_ingresses;
-pub use protocol::{kubeconfig, Answer, Credentials, FRAME_BYTES_MAX, PROTOCOL, ProtocolError, Request, ask, decode_request, hear};
+pub use protocol::{
+    Answer, Credentials, FRAME_BYTES_MAX, PROTOCOL, ProtocolError, Request, ask, decode_request, hear, kubeconfig,
+};
 pub use provider::{Issue, Provider, Whom};
 pub use tenant::{Evdc, Pick, Tenant, TenantError, Wish};
 pub use volumes::{HomesOf, KubeProvisioner, KubeVolumes, homes_of};

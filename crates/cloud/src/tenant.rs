@@ -165,9 +165,10 @@ impl Tenant {
             let answer = tokio::time::timeout(OFFER_WITHIN, self.lease(peer.id, &LeaseRequest::Offer)).await;
             let Ok(Ok(LeaseAnswer::Offer(offer))) = answer else { return None };
             let checked = check_offer(&offer, peer.id, now());
+            let checked = checked.map(|offer| Some(offer).filter(|offer| offer.total != Capacity::default()));
             checked.inspect_err(|error| tracing::warn!(peer = %peer.id.short(), %error, "an offer is not good")).ok()
         });
-        join_all(asked).await.into_iter().flatten().collect()
+        join_all(asked).await.into_iter().flatten().flatten().collect()
     }
 
     /// All eVDCs.

@@ -168,7 +168,8 @@ impl KubeProvisioner {
             (SECRET.to_owned(), ByteString(secret.as_bytes().to_vec())),
         ]);
         let metadata = ObjectMeta { name: Some(format!("{PREFIX}{}", claim.name)), ..ObjectMeta::default() };
-        let object = Secret { metadata, data: Some(data), type_: Some("atoll.cloud/volume".into()), ..Secret::default() };
+        let object =
+            Secret { metadata, data: Some(data), type_: Some("atoll.cloud/volume".into()), ..Secret::default() };
         let api: Api<Secret> = Api::namespaced(self.client.clone(), NAMESPACE);
         match api.create(&PostParams::default(), &object).await {
             Ok(_) => {}
@@ -257,7 +258,8 @@ impl KubeVolumes {
 
 impl VolumeDriver for KubeVolumes {
     fn mount<'a>(&'a self, request: &'a VolumeRequest) -> BoxFuture<'a, Result<(), Problem>> {
-        async move { self.attach(request).await.map_err(|why| Problem(format!("volume {}: {why}", request.handle))) }.boxed()
+        async move { self.attach(request).await.map_err(|why| Problem(format!("volume {}: {why}", request.handle))) }
+            .boxed()
     }
 
     fn unmount<'a>(&'a self, target: &'a Path) -> BoxFuture<'a, Result<(), Problem>> {

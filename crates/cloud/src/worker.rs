@@ -143,7 +143,11 @@ fn route(parts: &WorkerParts, assigned: &Assigned) {
     let Some((_, routes)) = &parts.planetary else { return };
     for member in &assigned.membership.members {
         let Ok(prefix) = Prefix::new(assigned.membership.subnet(member), 64) else { continue };
-        let set = if member.node == assigned.member.node { routes.set_local(prefix) } else { routes.set(prefix, member.node) };
+        let set = if member.node == assigned.member.node {
+            routes.set_local(prefix)
+        } else {
+            routes.set(prefix, member.node)
+        };
         if let Err(error) = set {
             tracing::warn!(member = member.name, %error, "the pod network of a member is not routed");
         }
@@ -234,8 +238,9 @@ fn run_dir(parts: &WorkerParts, assigned: &Assigned) -> PathBuf {
 async fn open_network(parts: &WorkerParts, assigned: &Assigned) -> Result<PodNet, String> {
     let membership = &assigned.membership;
     let prefix = |address, length| atoll_podnet::Prefix::new(address, length).map_err(|error| error.to_string());
-    // The tag tells members of one eVDC on one machine apart, too: they are in network namespaces of their own, but share the kernel's names.
-    let tag: EvdcTag = membership.evdc.short().to_string().parse().map_err(|error| format!("{error}"))?;
+    // Several members of one eVDC may be on one machine and share its firewall, so the tag names the member, too.
+    let tag = format!("{}-{}", membership.evdc.short(), assigned.member.subnet);
+    let tag: EvdcTag = tag.parse().map_err(|error| format!("{error}"))?;
     let config = atoll_podnet::Config {
         tag,
         run_dir: run_dir(parts, assigned).join("net"),

@@ -17,7 +17,8 @@ mod store;
 
 pub use client::{Body, Client, ClientError, Events, Upload};
 pub use cloud::{
-    Amount, EvdcRequest, EvdcStatus, GatewayRequest, GatewayRoute, GatewayStatus, ImageStatus, Kubeconfig, LoadRequest, MemberStatus, OfferStatus,
+    Amount, EvdcRequest, EvdcStatus, GatewayRequest, GatewayRoute, GatewayStatus, ImageStatus, Kubeconfig, LoadRequest,
+    MemberStatus, OfferStatus,
 };
 pub use error::{ApiError, Kind};
 pub use net::{DroppedPackets, InterfaceStatus, NeighbourStatus, NetPeer, NetRoute, NetStatus};

@@ -88,7 +88,12 @@ impl Grid {
 
 /// Ports are chosen by the system, and only loopback is used.
 fn start(config: &GridConfig, settings: &[&str]) -> Start {
-    let common = ["network.bind=127.0.0.1:0", "network.lane=127.0.0.1:0", "node.metrics=127.0.0.1:0", "node.dashboard=127.0.0.1:0"];
+    let common = [
+        "network.bind=127.0.0.1:0",
+        "network.lane=127.0.0.1:0",
+        "node.metrics=127.0.0.1:0",
+        "node.dashboard=127.0.0.1:0",
+    ];
     let settings = common.iter().chain(settings).map(|setting| (*setting).to_owned()).collect();
     Start { program: config.program.clone(), settings, keep: config.keep }
 }

@@ -384,8 +384,12 @@ fn roles(config: &Config, network: &NetworkHandle, cloud: &Cloud) -> Vec<RoleSta
         role("network", true, Some(network.note())),
         role("storage", config.has(Role::Storage), left_out(Role::Storage)),
         role("compute", no_compute.is_none(), left_out(Role::Compute).or(no_compute)),
-        role("gateway", gateway.is_some(), left_out(Role::Gateway).or_else(|| {
-            gateway.map_or_else(no_domain, |role| Some(format!("answers for names below {}", role.domain)))
-        })),
+        role(
+            "gateway",
+            gateway.is_some(),
+            left_out(Role::Gateway).or_else(|| {
+                gateway.map_or_else(no_domain, |role| Some(format!("answers for names below {}", role.domain)))
+            }),
+        ),
     ]
 }

@@ -69,10 +69,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         ],
     ),
     // The container helper is this binary again, single-threaded, before anything else of it runs; hence its runtime.
-    (
-        "bins",
-        &["crates/base", "crates/control", "crates/evdc/runtime", "crates/grid", "crates/market", "crates/node"],
-    ),
+    ("bins", &["crates/base", "crates/control", "crates/evdc/runtime", "crates/grid", "crates/market", "crates/node"]),
     ("testing/lab", &["crates/base"]),
     ("testing/fuzz", &["crates"]),
     ("xtask", &[]),

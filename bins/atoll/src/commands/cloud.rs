@@ -87,8 +87,7 @@ fn request(create: &EvdcCreate) -> anyhow::Result<EvdcRequest> {
         (None, None) => None,
         _ => anyhow::bail!("--gateway and --domain go together: which node, and the domain whose names it gives"),
     };
-    let each =
-        Amount { cpu_milli: create.cpu, memory: create.memory, storage: create.storage, pods: create.pods };
+    let each = Amount { cpu_milli: create.cpu, memory: create.memory, storage: create.storage, pods: create.pods };
     Ok(EvdcRequest { nodes: create.nodes, each, price_max: create.price_max, gateway })
 }
 
@@ -101,7 +100,10 @@ fn describe(evdc: &EvdcStatus) -> String {
     let cores = cores(evdc.each);
     text.push_str(&format!("  each node: {cores} cores, {memory} of memory, {storage} of storage, {pods} pods\n"));
     if let Some(api) = &evdc.api {
-        text.push_str(&format!("  Kubernetes API at {api}; `atoll kubeconfig {}` prints what kubectl needs\n", evdc.name));
+        text.push_str(&format!(
+            "  Kubernetes API at {api}; `atoll kubeconfig {}` prints what kubectl needs\n",
+            evdc.name
+        ));
     }
     if let Some(gateway) = &evdc.gateway {
         text.push_str(&format!("  names below {} by gateway {}\n", gateway.domain, gateway.node.short()));
@@ -118,7 +120,10 @@ fn describe(evdc: &EvdcStatus) -> String {
             if member.told { "yes" } else { "no" }.to_owned(),
         ]
     };
-    text.push_str(&table(&["NAME", "NODE", "OWNER", "SERVES", "RENTED UNTIL", "TOLD"], &evdc.members.iter().map(row).collect::<Vec<_>>()));
+    text.push_str(&table(
+        &["NAME", "NODE", "OWNER", "SERVES", "RENTED UNTIL", "TOLD"],
+        &evdc.members.iter().map(row).collect::<Vec<_>>(),
+    ));
     text
 }
 

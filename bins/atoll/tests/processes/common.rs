@@ -61,7 +61,12 @@ impl TestGrid {
 
 /// One node alone, on ports the system chooses.
 pub(crate) async fn lone_node(data_dir: &Path, settings: &[&str]) -> Result<NodeProcess, atoll_grid::GridError> {
-    let common = ["network.bind=127.0.0.1:0", "network.lane=127.0.0.1:0", "node.metrics=127.0.0.1:0", "node.dashboard=127.0.0.1:0"];
+    let common = [
+        "network.bind=127.0.0.1:0",
+        "network.lane=127.0.0.1:0",
+        "node.metrics=127.0.0.1:0",
+        "node.dashboard=127.0.0.1:0",
+    ];
     let settings = common.iter().chain(settings).map(|setting| (*setting).to_owned()).collect();
     NodeProcess::start("lone", data_dir, Start { program: program(), settings, keep: false }).await
 }

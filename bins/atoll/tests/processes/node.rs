@@ -53,8 +53,16 @@ fn http_get(address: &str, path: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_in_the_way_of_a_start_is_named() {
     let folder = tempfile::tempdir().unwrap();
-    let quiet =
-        ["--set", "network.bind=127.0.0.1:0", "--set", "network.lane=127.0.0.1:0", "--set", "node.metrics=127.0.0.1:0", "--set", "node.dashboard=127.0.0.1:0"];
+    let quiet = [
+        "--set",
+        "network.bind=127.0.0.1:0",
+        "--set",
+        "network.lane=127.0.0.1:0",
+        "--set",
+        "node.metrics=127.0.0.1:0",
+        "--set",
+        "node.dashboard=127.0.0.1:0",
+    ];
     let up = |more: &[&str]| fail(folder.path(), &[&["up"], &quiet[..], more].concat());
 
     let said = up(&["--set", "storage.capcity=1G"]);

@@ -26,7 +26,9 @@ fn amount(capacity: Capacity) -> Amount {
 
 fn refused(error: &TenantError) -> Refused {
     let (kind, help) = match error {
-        TenantError::TooFew(_) => (Kind::Unavailable, Some("ask for less, or join more nodes; `atoll offers` shows what is lent")),
+        TenantError::TooFew(_) => {
+            (Kind::Unavailable, Some("ask for less, or join more nodes; `atoll offers` shows what is lent"))
+        }
         TenantError::Membership(_) => (Kind::Input, None),
         TenantError::Exists(_) => (Kind::Conflict, None),
         TenantError::NotFound(_) => (Kind::NotFound, Some("`atoll evdc ls` lists them")),
@@ -119,7 +121,8 @@ pub(super) async fn kubeconfig(State(parts): Shared, Path(name): Path<String>) -
     let evdc = parts.cloud.tenant.get(&name).await.map_err(|error| refused(&error))?;
     let served = parts.cloud.ports.serve(&evdc, &parts.stop).await;
     served.map_err(|error| ApiError::new(Kind::Broken, error.to_string()))?;
-    let url = parts.cloud.ports.url(&evdc.id).ok_or_else(|| ApiError::new(Kind::Broken, "the port was closed again"))?;
+    let url =
+        parts.cloud.ports.url(&evdc.id).ok_or_else(|| ApiError::new(Kind::Broken, "the port was closed again"))?;
     let credentials = parts.cloud.tenant.credentials(&name).await.map_err(|error| refused(&error))?;
     Ok(Json(Kubeconfig { kubeconfig: atoll_cloud::kubeconfig(&name, &url, &credentials) }))
 }

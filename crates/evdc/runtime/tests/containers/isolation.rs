@@ -119,7 +119,10 @@ pub(crate) async fn mounts(bench: &Bench) {
 pub(crate) async fn capabilities(bench: &Bench) {
     let facts = look(bench, bench.container("caps", &["look"])).await;
     let default = u64::from_str_radix(&facts["CapEff"], 16).unwrap();
-    assert!(default != 0 && default & (1 << 27) == 0 && default & (1 << 21) == 0, "no MKNOD, no SYS_ADMIN: {default:x}");
+    assert!(
+        default != 0 && default & (1 << 27) == 0 && default & (1 << 21) == 0,
+        "no MKNOD, no SYS_ADMIN: {default:x}"
+    );
     let mut spec = bench.container("caps", &["look"]);
     spec.capabilities.drop.push("ALL".to_owned());
     spec.capabilities.add.push("NET_BIND_SERVICE".to_owned());
