@@ -6,14 +6,15 @@
 //! object at a time, as it is now, and does what is missing. Nothing is remembered between two looks that could not be read again, so it can be
 //! killed at any time and started anew; an object is looked at once more every [`Config::resync`], so a lost signal heals.
 //!
-//! **Dead nodes.** A node whose Lease is not renewed for [`Config::node_grace`] becomes `Ready=Unknown` and tainted; its pods are no endpoints any more, are
-//! deleted when their toleration ends, and, since nobody is there to confirm it, deleted without confirmation [`Config::force_delete_after`] later. Only then can
-//! a pod of a StatefulSet start elsewhere under the same name. If the node is in truth alive and only cut off, both run for a while. That is safe for what they
-//! keep on volumes of [`PROVISIONER`] because mounting such a volume raises its epoch and the older mount's writes are refused from then on; a
-//! volume without such a fence must not be used with a short time here.
+//! **Dead nodes.** A node whose Lease is not renewed for [`Config::node_grace`] becomes `Ready=Unknown` and tainted; its pods are no endpoints any more,
+//! are deleted when their toleration ends, and, since nobody is there to confirm it, deleted without confirmation [`Config::force_delete_after`]
+//! later. Only then can a pod of a StatefulSet start elsewhere under the same name. If the node is in truth alive and only cut off, both run for a
+//! while. That is safe for what they keep on volumes of [`PROVISIONER`] because mounting such a volume raises its epoch and the older mount's writes
+//! are refused from then on; a volume without such a fence must not be used with a short time here.
 //!
-//! **Not here:** scaling a Deployment in proportion while it rolls out, adopting pods without an owner, ControllerRevisions (a StatefulSet keeps no old template:
-//! a pod recreated below a `partition` gets the new one), binding to volumes that nobody provisioned unless the claim names one, DaemonSets, Jobs, autoscaling, quotas.
+//! **Not here:** scaling a Deployment in proportion while it rolls out, adopting pods without an owner, ControllerRevisions (a StatefulSet keeps no old
+//! template: a pod recreated below a `partition` gets the new one), binding to volumes that nobody provisioned unless the claim names one,
+//! DaemonSets, Jobs, autoscaling, quotas.
 //!
 //! **Failure.** A failed look is logged, and repeated later and later, up to half a minute. [`run`] ends when told to, or with [`RunError`] if it
 //! lost the Lease that makes it the only one.
