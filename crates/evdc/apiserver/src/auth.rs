@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+pub(crate) mod bootstrap;
 pub(crate) mod ca;
 pub(crate) mod rbac;
 pub(crate) mod token;

@@ -18,9 +18,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     auth::{
-        User,
+        User, bootstrap,
         ca::{Authority, CaError, ClientCertificate},
-        rbac::{self, Attributes, Rules},
+        rbac::{Attributes, Rules},
         token::TokenKey,
     },
     discovery,
@@ -388,7 +388,7 @@ impl Server {
             object["apiVersion"] = "rbac.authorization.k8s.io/v1".into();
             (RBAC, plural, object)
         };
-        let wanted = NAMESPACES.iter().map(namespace).chain(rbac::bootstrap().into_iter().map(role));
+        let wanted = NAMESPACES.iter().map(namespace).chain(bootstrap::bootstrap().into_iter().map(role));
         for (group, plural, mut object) in wanted {
             let resource = registry.get(group, "v1", plural).ok_or_else(ApiError::no_route)?;
             let key = self.store.key(&resource, "", name(&object));

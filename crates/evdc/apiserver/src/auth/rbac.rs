@@ -2,7 +2,7 @@
 //!
 //! Rights only add up: what no rule allows is refused. Members of `system:masters` may do everything, so that a broken set of rules can be mended.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::{
     auth::{MASTERS, User},
@@ -169,138 +169,12 @@ fn allows(rule: &Value, wanted: &Attributes) -> bool {
         && (names.is_empty() || names.iter().any(|name| *name == *wanted.name))
 }
 
-/// The roles and bindings that a new server begins with, as objects of rbac.authorization.k8s.io/v1.
-pub(crate) fn bootstrap() -> Vec<Value> {
-    let meta = |name: &str| {
-        json!({"name": name, "labels": {"kubernetes.io/bootstrapping": "rbac-defaults"},
-        "annotations": {"rbac.authorization.kubernetes.io/autoupdate": "true"}})
-    };
-    let role = |name: &str, rules: Value| json!({"kind": "ClusterRole", "metadata": meta(name), "rules": rules});
-    let binding = |name: &str, subjects: Value| {
-        json!({"kind": "ClusterRoleBinding", "metadata": meta(name), "subjects": subjects,
-            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name}})
-    };
-    let group = |name: &str| json!([{"kind": "Group", "apiGroup": "rbac.authorization.k8s.io", "name": name}]);
-    let user = |name: &str| json!([{"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": name}]);
-    let any = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
-    let read = ["get", "list", "watch"];
-    let core = [
-        "configmaps",
-        "endpoints",
-        "events",
-        "persistentvolumeclaims",
-        "pods",
-        "pods/log",
-        "pods/status",
-        "serviceaccounts",
-        "services",
-        "services/status",
-    ];
-    let apps = [
-        "controllerrevisions",
-        "deployments",
-        "deployments/scale",
-        "deployments/status",
-        "replicasets",
-        "replicasets/scale",
-        "statefulsets",
-        "statefulsets/scale",
-        "statefulsets/status",
-    ];
-    let workloads = |verbs: &[&str]| {
-        json!([{"apiGroups": [""], "resources": core, "verbs": verbs},
-            {"apiGroups": ["apps"], "resources": apps, "verbs": verbs},
-            {"apiGroups": ["networking.k8s.io"], "resources": ["ingresses"], "verbs": verbs},
-            {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": verbs},
-            {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": verbs}])
-    };
-    let with = |base: Value, more: Value| -> Value {
-        base.as_array().into_iter().flatten().chain(more.as_array().into_iter().flatten()).cloned().collect()
-    };
-    let edit = with(
-        workloads(&any),
-        json!([
-        {"apiGroups": [""], "resources": ["secrets"], "verbs": any},
-        {"apiGroups": [""], "resources": ["pods/exec", "pods/attach", "pods/portforward", "pods/eviction"], "verbs": ["create", "get"]},
-        {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": any},
-        {"apiGroups": [""], "resources": ["namespaces"], "verbs": ["get", "list", "watch"]}]),
-    );
-    let admin = with(
-        edit.clone(),
-        json!([
-        {"apiGroups": ["rbac.authorization.k8s.io"], "resources": ["roles", "rolebindings"], "verbs": any},
-        {"apiGroups": [""], "resources": ["serviceaccounts/token"], "verbs": ["create"]}]),
-    );
-    let view = with(workloads(&read), json!([{"apiGroups": [""], "resources": ["namespaces"], "verbs": read}]));
-    let node = json!([
-        {"apiGroups": [""], "resources": ["nodes"], "verbs": ["create", "get", "list", "watch", "patch", "update"]},
-        {"apiGroups": [""], "resources": ["nodes/status", "pods/status"], "verbs": ["get", "patch", "update"]},
-        {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch", "delete"]},
-        {"apiGroups": [""], "resources": ["configmaps", "secrets", "services", "endpoints", "namespaces", "serviceaccounts", "persistentvolumeclaims", "persistentvolumes"], "verbs": read},
-        {"apiGroups": [""], "resources": ["serviceaccounts/token"], "verbs": ["create"]},
-        {"apiGroups": ["", "events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch", "update"]},
-        {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": read},
-        {"apiGroups": ["storage.k8s.io"], "resources": ["storageclasses"], "verbs": read},
-        {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["create", "get", "list", "watch", "patch", "update"]}]);
-    let paths = [
-        "/api",
-        "/api/*",
-        "/apis",
-        "/apis/*",
-        "/healthz",
-        "/livez",
-        "/openapi",
-        "/openapi/*",
-        "/readyz",
-        "/version",
-        "/version/",
-    ];
-    let everything =
-        json!([{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}, {"nonResourceURLs": ["*"], "verbs": ["*"]}]);
-    let own = json!([{"apiGroups": ["authorization.k8s.io"], "resources": ["selfsubjectaccessreviews", "selfsubjectrulesreviews"], "verbs": ["create"]},
-        {"apiGroups": ["authentication.k8s.io"], "resources": ["selfsubjectreviews"], "verbs": ["create"]}]);
-    let info =
-        json!([{"nonResourceURLs": ["/healthz", "/livez", "/readyz", "/version", "/version/"], "verbs": ["get"]}]);
-    let scheduler = with(
-        view.clone(),
-        json!([
-        {"apiGroups": [""], "resources": ["nodes", "persistentvolumes", "namespaces"], "verbs": read},
-        {"apiGroups": [""], "resources": ["pods/binding"], "verbs": ["create"]},
-        {"apiGroups": [""], "resources": ["pods/status"], "verbs": ["patch", "update"]},
-        {"apiGroups": ["storage.k8s.io"], "resources": ["storageclasses"], "verbs": read},
-        {"apiGroups": ["", "events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch", "update"]},
-        {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": any}]),
-    );
-    vec![
-        role("cluster-admin", everything.clone()),
-        binding("cluster-admin", group(MASTERS)),
-        role("admin", admin),
-        role("edit", edit),
-        role("view", view),
-        role("system:discovery", json!([{"nonResourceURLs": paths, "verbs": ["get"]}])),
-        binding("system:discovery", group("system:authenticated")),
-        role("system:basic-user", own),
-        binding("system:basic-user", group("system:authenticated")),
-        role("system:public-info-viewer", info),
-        binding(
-            "system:public-info-viewer",
-            json!([
-            {"kind": "Group", "apiGroup": "rbac.authorization.k8s.io", "name": "system:authenticated"},
-            {"kind": "Group", "apiGroup": "rbac.authorization.k8s.io", "name": "system:unauthenticated"}]),
-        ),
-        role("system:node", node),
-        binding("system:node", group("system:nodes")),
-        role("system:kube-scheduler", scheduler),
-        binding("system:kube-scheduler", user("system:kube-scheduler")),
-        // The controllers act for every kind, also for custom ones (garbage collection); their certificate stays beside the server.
-        role("system:kube-controller-manager", everything),
-        binding("system:kube-controller-manager", user("system:kube-controller-manager")),
-    ]
-}
-
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::auth::bootstrap::bootstrap;
 
     fn rules() -> Rules {
         let mut rules = Rules::default();

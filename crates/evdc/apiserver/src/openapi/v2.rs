@@ -91,7 +91,9 @@ fn encode_named(number: u64, schemas: &Map<String, Value>) -> Vec<u8> {
 
 fn encode_schema(schema: &Value) -> Vec<u8> {
     let mut out = Writer::default();
-    out.text(1, schema.get("$ref"));
+    // Here extensions may stand beside a reference, and clients do not look into `allOf`.
+    let only = schema["allOf"].as_array().filter(|parts| parts.len() == 1).and_then(|parts| parts[0].get("$ref"));
+    out.text(1, schema.get("$ref").or(only));
     out.text(2, schema.get("format"));
     out.text(4, schema.get("description"));
     for name in schema["required"].as_array().into_iter().flatten() {
@@ -111,9 +113,6 @@ fn encode_schema(schema: &Value) -> Vec<u8> {
         let mut item = Writer::default();
         item.bytes(1, &encode_schema(items));
         out.bytes(23, &item.0);
-    }
-    for part in schema["allOf"].as_array().into_iter().flatten() {
-        out.bytes(24, &encode_schema(part));
     }
     if let Some(properties) = schema["properties"].as_object() {
         out.bytes(25, &encode_named(1, properties));

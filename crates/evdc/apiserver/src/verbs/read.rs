@@ -1,4 +1,4 @@
-//! `get` and `list`.
+//! Reading without watching: `get` and `list`, with the rules for limits, selectors and resource versions.
 
 use std::sync::Arc;
 
