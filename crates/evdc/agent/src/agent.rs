@@ -269,7 +269,7 @@ struct Pods {
 
 impl Pods {
     async fn run(mut self) {
-        self.from_records();
+        self.resume();
         let api: Api<Pod> = Api::all(self.shared.client.clone());
         let mine = watcher::Config::default().fields(&format!("spec.nodeName={}", self.shared.config.node_name));
         let mut events = pin!(watcher(api, mine).default_backoff());
@@ -300,7 +300,7 @@ impl Pods {
     }
 
     /// What ran here before, whatever the API server says later.
-    fn from_records(&mut self) {
+    fn resume(&mut self) {
         match records::load_all(&self.shared.config.dir.join("pods")) {
             Ok(found) => {
                 for record in found {

@@ -51,21 +51,12 @@ pub(crate) fn load_all(root: &Path) -> io::Result<Vec<PodRecord>> {
 
 /// Forgets the pod, if nothing of it is mounted any more.
 pub(crate) fn remove(folder: &Path) -> io::Result<()> {
-    for file in [FILE, "pod.json.new"] {
-        let removed = std::fs::remove_file(folder.join(file));
-        if let Err(error) = removed
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            return Err(error);
-        }
-    }
-    for empty in ["claims"] {
-        let removed = std::fs::remove_dir(folder.join(empty));
-        if let Err(error) = removed
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            return Err(error);
-        }
+    // Only when it is empty: what is mounted in it is a tenant's data.
+    let removed = std::fs::remove_dir(folder.join("claims"));
+    if let Err(error) = removed
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        return Err(error);
     }
     match std::fs::remove_dir_all(folder) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),

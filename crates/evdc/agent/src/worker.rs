@@ -40,6 +40,9 @@ const TRY_AGAIN: SignedDuration = SignedDuration::from_secs(2);
 /// After something about the API or this node went wrong: not in a hot circle.
 const PAUSE: Duration = Duration::from_secs(2);
 
+/// An answer of the API server that takes longer is none: nothing that has to be done here may wait for it for ever.
+const API_PATIENCE: Duration = Duration::from_secs(10);
+
 /// How often volumes made of objects are brought up to date (kubelet: a minute and what its caches add), and an unheard status is told again.
 const RESYNC: SignedDuration = SignedDuration::from_secs(60);
 
@@ -119,10 +122,14 @@ impl Worker {
             let plan = decide(&wish.pod, &self.observed, now);
             self.tell_status(&wish, now).await;
             match plan.action {
-                Some(Action::Delete) => match report::delete(&self.shared.client, &wish.pod).await {
-                    Ok(Heard::Yes | Heard::Gone) => return,
-                    Err(error) => self.pause("could not delete the pod", &error).await,
-                },
+                Some(Action::Delete) => {
+                    let deleted = report::delete(&self.shared.client, &wish.pod);
+                    match tokio::time::timeout(API_PATIENCE, deleted).await {
+                        Ok(Ok(Heard::Yes | Heard::Gone)) => return,
+                        Ok(Err(error)) => self.pause("could not delete the pod", &error).await,
+                        Err(late) => self.pause("could not delete the pod", &late).await,
+                    }
+                }
                 Some(action) => self.act(&wish.pod, action).await,
                 None if wish.gone && self.observed.removed => return,
                 None => self.wait(&wish.pod, plan.again_at).await,
@@ -190,7 +197,9 @@ impl Worker {
             return;
         }
         let facts = self.facts();
-        if let Err(error) = self.shared.volumes.mount(pod, &self.uid, &facts).await {
+        let refreshed = self.shared.volumes.mount(pod, &self.uid, &facts);
+        let refreshed = tokio::time::timeout(API_PATIENCE, refreshed).await;
+        if let Ok(Err(error)) = refreshed {
             tracing::warn!(pod = %self.key, %error, "volumes could not be brought up to date");
         }
     }
@@ -280,7 +289,13 @@ impl Worker {
         self.observed.address = Some(address);
         self.namespace = namespace;
         let facts = self.facts();
-        let mounted = self.shared.volumes.mount(pod, &self.uid, &facts).await;
+        let mut cut_off = self.shared.cut_off.clone();
+        let mounted = tokio::select! {
+            mounted = self.shared.volumes.mount(pod, &self.uid, &facts) => mounted,
+            _ = cut_off.wait_for(|cut_off| *cut_off) => {
+                return Err(named("FailedMount")("the API server cannot be reached".to_owned()));
+            }
+        };
         self.mounted = mounted.map_err(|error: VolumeProblem| named("FailedMount")(error.to_string()))?;
         if self.mounted.exclusive != self.observed.exclusive {
             self.observed.exclusive = self.mounted.exclusive;
@@ -339,7 +354,21 @@ impl Worker {
         if self.told.as_ref().is_some_and(|told| same(told, &fresh)) {
             return;
         }
-        match report::send_status(&self.shared.client, &wish.pod, &fresh).await {
+        if self.observed.cut_off {
+            // Nobody hears it, and what is to be stopped must not wait.
+            self.unheard = true;
+            return;
+        }
+        let sent = report::send_status(&self.shared.client, &wish.pod, &fresh);
+        let mut cut_off = self.shared.cut_off.clone();
+        let sent = tokio::select! {
+            sent = sent => sent,
+            _ = cut_off.wait_for(|cut_off| *cut_off) => {
+                self.unheard = true;
+                return;
+            }
+        };
+        match sent {
             Ok(_) => {
                 self.told = Some(fresh);
                 self.unheard = false;

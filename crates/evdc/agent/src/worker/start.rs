@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use atoll_runtime::{Exit, RuntimeError};
+use futures_util::FutureExt;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Secret};
 use kube::Api;
@@ -101,8 +102,10 @@ impl Worker {
         let namespace = pod.metadata.namespace.clone().unwrap_or_else(|| "default".to_owned());
         let mut wanted = Wanted::default();
         wanted.environment(container);
-        let inputs = fetch(&self.shared.client, &namespace, &wanted).await;
-        let inputs = inputs.map_err(|error| Failure::Config("CreateContainerConfigError", error.to_string()))?;
+        let inputs = tokio::time::timeout(super::API_PATIENCE, fetch(&self.shared.client, &namespace, &wanted)).await;
+        let late = |_| Failure::Config("CreateContainerConfigError", "the API server does not answer".to_owned());
+        let inputs =
+            inputs.map_err(late)?.map_err(|error| Failure::Config("CreateContainerConfigError", error.to_string()))?;
         let links = spec.enable_service_links.unwrap_or(true);
         let services = self.shared.service_variables(&namespace, links).await;
         let facts = self.facts();
@@ -172,13 +175,18 @@ impl Worker {
             Some("Never") => Pull::Never,
             _ => Pull::IfNotPresent,
         };
-        let auth = self.pull_secrets(pod, spec).await;
+        let auth = tokio::time::timeout(super::API_PATIENCE, self.pull_secrets(pod, spec)).await.unwrap_or_default();
         let shared = self.shared.clone();
-        let mut wish = self.wish.clone();
+        let (mut wish, mut cut_off) = (self.wish.clone(), self.shared.cut_off.clone());
+        let exclusive = self.observed.exclusive;
         let deleted = async move {
-            let over = wish.wait_for(|wish| wish.gone || wish.pod.metadata.deletion_timestamp.is_some()).await.is_ok();
-            if !over {
-                std::future::pending::<()>().await;
+            // A closed channel is an agent that ends: interrupted as well.
+            let over = wish.wait_for(|wish| wish.gone || wish.pod.metadata.deletion_timestamp.is_some()).map(drop);
+            // Other containers of the pod may have to stop.
+            let cut_off = cut_off.wait_for(|cut_off| *cut_off && exclusive).map(drop);
+            tokio::select! {
+                () = over => {}
+                () = cut_off => {}
             }
         };
         let fetched = async {

@@ -176,7 +176,7 @@ fn status(spec: &ContainerSpec, state: &State, started_at: Option<Timestamp>) ->
 
 impl Runtime for Pretended {
     fn machine(&self) -> &Machine {
-        unimplemented!("the agent does not ask for the machine")
+        unreachable!("the agent does not ask for the machine")
     }
 
     fn set_group(&self, _: GroupSpec) -> BoxFuture<'_, Result<(), RuntimeError>> {
@@ -201,7 +201,8 @@ impl Runtime for Pretended {
     }
 
     fn sandboxes(&self) -> BoxFuture<'_, Result<Vec<SandboxStatus>, RuntimeError>> {
-        let all = self.inside.lock().unwrap().sandboxes.values().map(|it| SandboxStatus {
+        let inside = self.inside.lock().unwrap();
+        let all = inside.sandboxes.values().map(|it| SandboxStatus {
             id: it.id.clone(),
             group: it.group.clone(),
             labels: it.labels.clone(),
