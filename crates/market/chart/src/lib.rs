@@ -20,5 +20,5 @@ pub use chart::{Chart, ChartError, Dependency, File, Metadata};
 pub use cluster::{Cluster, ClusterError, ObjectRef};
 pub use manifest::{Hook, HookEvent, Manifest};
 pub use release::{Release, ReleaseError, Status};
-pub use render::{Capabilities, RenderError, RenderOptions, Rendered, render};
+pub use render::{Capabilities, RandomSource, RenderError, RenderOptions, Rendered, render};
 pub use values::{ValuesError, coalesce, parse as parse_values};

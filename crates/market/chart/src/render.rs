@@ -20,6 +20,9 @@ pub struct Capabilities {
     pub api_versions: Vec<String>,
 }
 
+/// Fills a buffer with random bytes.
+pub type RandomSource<'a> = &'a (dyn Fn(&mut [u8]) -> Result<(), String> + Sync);
+
 /// How to render.
 #[derive(Clone, Copy)]
 pub struct RenderOptions<'a> {
@@ -36,7 +39,7 @@ pub struct RenderOptions<'a> {
     /// Answers `lookup`; without it, lookups find nothing.
     pub lookup: Option<&'a (dyn Lookup + Sync)>,
     /// Answers `randAlphaNum`; without it, refused.
-    pub random: Option<&'a (dyn Fn(&mut [u8]) -> Result<(), String> + Sync)>,
+    pub random: Option<RandomSource<'a>>,
     /// What rendering may spend.
     pub limits: Limits,
     /// Whether a missing value is an error.

@@ -382,7 +382,7 @@ mod tests {
         check("%.2f", Value::Float(3.456), "3.46");
         check("%05d", Value::Int(-42), "-0042");
         check("%-6s|", Value::str("ab"), "ab    |");
-        check("%6.2f|", Value::Float(3.14159), "  3.14|");
+        check("%6.2f|", Value::Float(2.346), "  2.35|");
         check("%q", Value::str("a\"b\n"), "\"a\\\"b\\n\"");
         check("%s", Value::Int(3), "%!s(int=3)");
         check("%x", Value::str("hi"), "6869");

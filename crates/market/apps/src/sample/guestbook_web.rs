@@ -81,7 +81,6 @@ fn database(variables: Variables<'_>) -> Result<String, SampleError> {
 }
 
 /// The server.
-#[must_use]
 pub fn router(config: Config, ready: Ready) -> Router {
     let sign = post(sign).layer(DefaultBodyLimit::max(FORM_BYTES_MAX));
     Router::new().route("/", get(page)).route("/sign", sign).with_state(config).merge(probes(ready))

@@ -15,7 +15,6 @@ use super::{Ready, probes};
 const FILE_BYTES_MAX: u64 = 64 << 20;
 
 /// The server over a folder.
-#[must_use]
 pub fn router(folder: PathBuf, ready: Ready) -> Router {
     Router::new().fallback(get(file)).with_state(folder).merge(probes(ready))
 }
