@@ -103,7 +103,8 @@ impl FromStr for Reference {
             Some(_) => (DEFAULT_REGISTRY, name.to_owned()),
             None => (DEFAULT_REGISTRY, format!("library/{name}")),
         };
-        if !registry.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte)) {
+        let begins = registry.starts_with(|first: char| first.is_ascii_alphanumeric() || first == '[');
+        if !begins || !registry.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte)) {
             return Err(wrong("its registry is not a host name with an optional port"));
         }
         if repository.len() > REPOSITORY_BYTES_MAX || !repository.split('/').all(is_component) {

@@ -117,7 +117,7 @@ pub(crate) fn config(spec: &ContainerSpec, around: &Surroundings<'_>) -> Result<
             "cgroupsPath": around.cgroup,
             "resources": resources(&spec.resources, around),
             "sysctl": spec.sysctls,
-            "rootfsPropagation": "rprivate",
+            "rootfsPropagation": "private",
             "maskedPaths": MASKED,
             "readonlyPaths": READ_ONLY,
         },

@@ -301,10 +301,11 @@ pub(super) fn understand(
     let reason = match serde_json::from_slice(answer) {
         Ok(Answer::Done) => return Ok(()),
         Ok(Answer::Failed(reason)) => reason,
-        Err(_) => {
-            let complaints = fs::read_to_string(dir.join("supervisor.log")).unwrap_or_default();
-            format!("its helper went without an answer. {}", complaints.trim())
-        }
+        Err(_) => "its helper went without an answer".to_owned(),
     };
+    let complaints = fs::read_to_string(dir.join("supervisor.log")).unwrap_or_default();
+    // The first line is the cause, those after it are who it passed on its way.
+    let first = complaints.lines().next().map(|line| line.trim().trim_start_matches("ERROR").trim());
+    let reason = first.map_or(reason.clone(), |first| format!("{reason} ({first})"));
     Err(RuntimeError::Failed { subject: subject(), what, reason })
 }

@@ -41,6 +41,7 @@ const PIECE_BYTES: usize = 64 << 10;
 const DRAIN: Duration = Duration::from_millis(500);
 
 pub(super) fn main(dir: PathBuf) -> ExitCode {
+    keep_log();
     match Supervisor::create(ContainerDir(dir)) {
         Ok(supervisor) => {
             answer(&Answer::Done);
@@ -51,6 +52,14 @@ pub(super) fn main(dir: PathBuf) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// libcontainer says in its log what its errors leave out. To a copy of standard error, which is a file in the container's folder: what is
+/// forked off for the container soon has another one.
+fn keep_log() {
+    let Ok(file) = std::io::stderr().as_fd().try_clone_to_owned().map(File::from) else { return };
+    let log = tracing_subscriber::fmt().with_writer(std::sync::Mutex::new(file)).with_ansi(false);
+    log.with_max_level(tracing::Level::ERROR).without_time().with_target(false).init();
 }
 
 struct Supervisor {
