@@ -13,7 +13,8 @@ use serde::Deserialize;
 use crate::digest::{Digest, HashingReader};
 use crate::error::{ImageError, io_error};
 use crate::format::{
-    self, CONFIG, CONTAINERD_NAME, Descriptor, INDEX, ImageManifest, Index, LAYER, MANIFEST, Manifest, Platform, REF_NAME,
+    self, CONFIG, CONTAINERD_NAME, Descriptor, INDEX, ImageManifest, Index, LAYER, MANIFEST, Manifest, Platform,
+    REF_NAME,
 };
 use crate::reference::Reference;
 use crate::store::{Image, Store};
@@ -38,7 +39,8 @@ impl Store {
         } else if let Some(list) = source.read("manifest.json", self.inner.limits.manifest_bytes_max.0)? {
             self.load_docker(&source, &list)?
         } else {
-            let reason = "it has neither index.json (OCI) nor manifest.json (Docker); a compressed archive must be decompressed";
+            let reason =
+                "it has neither index.json (OCI) nor manifest.json (Docker); a compressed archive must be decompressed";
             return Err(ImageError::refused(path.display().to_string(), reason));
         };
         self.name_and_commit(path, found, name)
@@ -234,7 +236,10 @@ enum Source {
 
 #[derive(Clone)]
 enum Place {
-    Here { offset: u64, size: u64 },
+    Here {
+        offset: u64,
+        size: u64,
+    },
     /// `docker save` once wrote layers that two images share as links.
     Elsewhere(String),
 }
@@ -284,9 +289,7 @@ impl Source {
             let name = String::from_utf8_lossy(&entry.path_bytes()).trim_start_matches("./").to_owned();
             let link = || entry.link_name_bytes().map(|link| String::from_utf8_lossy(&link).into_owned());
             let place = match entry.header().entry_type() {
-                tar::EntryType::Regular => {
-                    Place::Here { offset: entry.raw_file_position(), size: entry.size() }
-                }
+                tar::EntryType::Regular => Place::Here { offset: entry.raw_file_position(), size: entry.size() },
                 tar::EntryType::Symlink => Place::Elsewhere(beside(&name, &link().unwrap_or_default())),
                 tar::EntryType::Link => Place::Elsewhere(link().unwrap_or_default()),
                 _ => continue,

@@ -126,7 +126,10 @@ impl BlobWriter<'_> {
 impl Write for BlobWriter<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.hasher.bytes() + bytes.len() as u64 > self.bytes_max {
-            return Err(io::Error::other(format!("the blob is longer than the {} bytes it should have", self.bytes_max)));
+            return Err(io::Error::other(format!(
+                "the blob is longer than the {} bytes it should have",
+                self.bytes_max
+            )));
         }
         let written = self.file.write(bytes)?;
         self.hasher.update(&bytes[..written]);

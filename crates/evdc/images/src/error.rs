@@ -44,7 +44,9 @@ pub enum ImageError {
         reason: String,
     },
     /// Bytes that are not what their digest says.
-    #[error("{subject} should have digest {expected} but has {found}: it was changed on the way or is damaged; fetch it again")]
+    #[error(
+        "{subject} should have digest {expected} but has {found}: it was changed on the way or is damaged; fetch it again"
+    )]
     WrongDigest {
         /// Which part of the image.
         subject: String,

@@ -171,12 +171,7 @@ impl Repository {
         self.successful(path, response).await
     }
 
-    async fn send(
-        &self,
-        path: &str,
-        accept: &str,
-        authorization: Option<HeaderValue>,
-    ) -> Result<Response, ImageError> {
+    async fn send(&self, path: &str, accept: &str, authorization: Option<HeaderValue>) -> Result<Response, ImageError> {
         let mut request = self.client.get(format!("{}/{path}", self.base));
         if !accept.is_empty() {
             request = request.header(ACCEPT, accept);
@@ -242,7 +237,8 @@ impl Repository {
         let is_error = !response.status().is_success();
         let announced = response.headers().get(CONTENT_LENGTH).and_then(|it| it.to_str().ok()?.parse::<u64>().ok());
         let mut body = Vec::new();
-        let too_long = || ImageError::refused(format!("an answer of {}", self.registry), format!("over {bytes_max} bytes"));
+        let too_long =
+            || ImageError::refused(format!("an answer of {}", self.registry), format!("over {bytes_max} bytes"));
         if !is_error && announced.is_some_and(|length| length > bytes_max) {
             return Err(too_long());
         }
@@ -287,8 +283,8 @@ fn bearer(token: &str, registry: &str) -> Result<HeaderValue, ImageError> {
 
 fn secret(text: &str, registry: &str) -> Result<HeaderValue, ImageError> {
     let value = HeaderValue::from_str(text);
-    let mut value =
-        value.map_err(|_| ImageError::refused(format!("credentials for {registry}"), "they have control characters"))?;
+    let mut value = value
+        .map_err(|_| ImageError::refused(format!("credentials for {registry}"), "they have control characters"))?;
     value.set_sensitive(true);
     Ok(value)
 }

@@ -160,7 +160,9 @@ mod tests {
             assert_eq!(reference.to_string(), long);
             assert_eq!(long.parse::<Reference>().unwrap(), reference);
         }
-        for wrong in ["", "/", "a//b", "A b", "nginx:", "nginx:-a", "nginx@sha256:00", "../x", "a/../b", "x/UP", "host.x/"] {
+        for wrong in
+            ["", "/", "a//b", "A b", "nginx:", "nginx:-a", "nginx@sha256:00", "../x", "a/../b", "x/UP", "host.x/"]
+        {
             assert!(wrong.parse::<Reference>().is_err(), "{wrong}");
         }
     }

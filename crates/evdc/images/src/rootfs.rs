@@ -140,7 +140,8 @@ impl Store {
             Err(error) => return Err(io_error("read", &path)(error)),
         }
         let record = serde_json::from_slice(&bytes);
-        let record: Record = record.map_err(|error| ImageError::refused(path.display().to_string(), error.to_string()))?;
+        let record: Record =
+            record.map_err(|error| ImageError::refused(path.display().to_string(), error.to_string()))?;
         if record.version != RECORD_VERSION {
             return Err(ImageError::refused(path.display().to_string(), "a newer Atoll wrote it"));
         }

@@ -19,8 +19,8 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use rustix::fs::{
-    AtFlags, Dev, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags, chownat, fchmod, fchown,
-    fsetxattr, futimens, linkat, mkdirat, mknodat, openat, openat2, statat, symlinkat, unlinkat, utimensat,
+    AtFlags, Dev, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags, chownat, fchmod,
+    fchown, fsetxattr, futimens, linkat, mkdirat, mknodat, openat, openat2, statat, symlinkat, unlinkat, utimensat,
 };
 use rustix::io::Errno;
 use tar::EntryType;
@@ -50,13 +50,8 @@ pub struct Unpacked {
 pub fn unpack_layer(archive: impl Read, dir: &Path, limits: &Limits) -> Result<Unpacked, ImageError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::open(dir, flags, Mode::empty()).map_err(sys_error("open", dir))?;
-    let mut unpacker = Unpacker {
-        root: Rc::new(root),
-        limits,
-        done: Unpacked::default(),
-        directories: Vec::new(),
-        parent: None,
-    };
+    let mut unpacker =
+        Unpacker { root: Rc::new(root), limits, done: Unpacked::default(), directories: Vec::new(), parent: None };
     let mut pending = Pending::default();
     let mut archive = tar::Archive::new(archive);
     for entry in archive.entries().map_err(broken)?.raw(true) {
@@ -80,7 +75,10 @@ fn header_body(entry: &mut tar::Entry<'_, impl Read>, limits: &Limits) -> Result
     let mut body = Vec::new();
     entry.by_ref().take(limits.header_bytes_max as u64 + 1).read_to_end(&mut body).map_err(broken)?;
     if body.len() > limits.header_bytes_max {
-        return Err(ImageError::refused("a layer", format!("an extended header is over {} bytes", limits.header_bytes_max)));
+        return Err(ImageError::refused(
+            "a layer",
+            format!("an extended header is over {} bytes", limits.header_bytes_max),
+        ));
     }
     Ok(body)
 }
@@ -214,7 +212,8 @@ impl Unpacker<'_> {
     }
 
     fn target(&self, link: Option<Vec<u8>>, shown: &str) -> Result<Vec<u8>, ImageError> {
-        let link = link.filter(|link| !link.is_empty() && link.len() < self.limits.path_bytes_max && !link.contains(&0));
+        let link =
+            link.filter(|link| !link.is_empty() && link.len() < self.limits.path_bytes_max && !link.contains(&0));
         link.ok_or_else(|| ImageError::refused(shown, "it is a link without a usable target"))
     }
 
@@ -255,7 +254,8 @@ impl Unpacker<'_> {
         match self.open_directory(path) {
             Ok(fd) => Ok(fd),
             Err(Errno::NOENT) => {
-                let (name, parents) = parts.split_last().ok_or_else(|| failed(shown, "open its parent", Errno::NOENT))?;
+                let (name, parents) =
+                    parts.split_last().ok_or_else(|| failed(shown, "open its parent", Errno::NOENT))?;
                 let parent = self.open_or_make(parents, path.parent().unwrap_or(Path::new("")), shown)?;
                 let name = OsStr::from_bytes(name);
                 mkdirat(&parent, name, Mode::from_raw_mode(0o755))
@@ -298,7 +298,8 @@ impl Unpacker<'_> {
         let (last, parents) =
             parts.split_last().ok_or_else(|| ImageError::refused(&attributes.shown, "it links to the root"))?;
         let path: PathBuf = parents.iter().map(|part| OsStr::from_bytes(part)).collect();
-        let from = self.open_directory(&path).map_err(|errno| failed(&attributes.shown, "find what it links to", errno))?;
+        let from =
+            self.open_directory(&path).map_err(|errno| failed(&attributes.shown, "find what it links to", errno))?;
         // No flag: a link at the end is linked itself, not followed.
         linkat(&from, OsStr::from_bytes(last), parent, name, AtFlags::empty())
             .map_err(|errno| failed(&attributes.shown, "link", errno))
@@ -406,12 +407,7 @@ fn dress(fd: &OwnedFd, attributes: &Attributes) -> Result<(), ImageError> {
     Ok(())
 }
 
-fn regular(
-    parent: &OwnedFd,
-    name: &OsStr,
-    attributes: &Attributes,
-    content: &mut impl Read,
-) -> Result<(), ImageError> {
+fn regular(parent: &OwnedFd, name: &OsStr, attributes: &Attributes, content: &mut impl Read) -> Result<(), ImageError> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let fd = openat(parent, name, flags, Mode::from_raw_mode(0o600))
         .map_err(|errno| failed(&attributes.shown, "create", errno))?;

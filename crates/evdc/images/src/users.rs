@@ -44,7 +44,8 @@ fn lookup(wanted: &str, passwd: &str, group: &str) -> Option<User> {
     let user = if user.is_empty() { "0" } else { user };
     let number: Option<u32> = user.parse().ok();
     let account = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>()).find(|fields| {
-        fields.len() >= 6 && if number.is_some() { fields[2].parse() == Ok(number.unwrap_or(0)) } else { fields[0] == user }
+        fields.len() >= 6
+            && if number.is_some() { fields[2].parse() == Ok(number.unwrap_or(0)) } else { fields[0] == user }
     });
     let uid = match (number, &account) {
         (Some(uid), _) => uid,

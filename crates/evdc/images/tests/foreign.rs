@@ -17,7 +17,10 @@ struct Place {
 
 impl Place {
     fn new() -> Self {
-        assert!(rustix::process::geteuid().is_root(), "mounting needs root: run with sudo -E cargo test -p atoll-images");
+        assert!(
+            rustix::process::geteuid().is_root(),
+            "mounting needs root: run with sudo -E cargo test -p atoll-images"
+        );
         let dir = tempfile::tempdir().unwrap();
         let store = open(&dir.path().join("store"));
         Self { dir, store }
@@ -116,8 +119,12 @@ fn there_and_back_through_skopeo() {
         assert_eq!((&found.user, &found.labels), (&made.user, &made.labels), "{name}");
         assert_eq!(other.files(&loaded[0], "again"), files, "{name}");
     }
-    let packed = fs::read_dir(place.path("zstd/blobs/sha256")).unwrap().map(|entry| fs::read(entry.unwrap().path()).unwrap());
-    assert!(packed.into_iter().any(|blob| blob.starts_with(&[0x28, 0xb5, 0x2f, 0xfd])), "skopeo should have packed zstd");
+    let packed =
+        fs::read_dir(place.path("zstd/blobs/sha256")).unwrap().map(|entry| fs::read(entry.unwrap().path()).unwrap());
+    assert!(
+        packed.into_iter().any(|blob| blob.starts_with(&[0x28, 0xb5, 0x2f, 0xfd])),
+        "skopeo should have packed zstd"
+    );
 }
 
 #[test]

@@ -53,7 +53,10 @@ struct Place(tempfile::TempDir);
 
 impl Place {
     fn new() -> Self {
-        assert!(rustix::process::geteuid().is_root(), "unpacking needs root: run with sudo -E cargo test -p atoll-images");
+        assert!(
+            rustix::process::geteuid().is_root(),
+            "unpacking needs root: run with sudo -E cargo test -p atoll-images"
+        );
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("layer")).unwrap();
         fs::write(dir.path().join("secret"), "untouched").unwrap();

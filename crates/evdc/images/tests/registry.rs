@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use atoll_images::{
-    Auth, Builder, Compression, Content, Digest, ErrorKind, Limits, Platform, PullOptions, Reference, Store, StoreConfig,
+    Auth, Builder, Compression, Content, Digest, ErrorKind, Limits, Platform, PullOptions, Reference, Store,
+    StoreConfig,
 };
 use axum::Router;
 use axum::body::Body;
@@ -39,7 +40,10 @@ async fn serve(State(shelf): State<Arc<Shelf>>, request: Request) -> Response<Bo
         let host = shelf.host.lock().unwrap().clone();
         let challenge =
             format!(r#"Bearer realm="http://{host}/token",service="test",scope="repository:team/app:pull""#);
-        return answer(StatusCode::UNAUTHORIZED).header(header::WWW_AUTHENTICATE, challenge).body(Body::empty()).unwrap();
+        return answer(StatusCode::UNAUTHORIZED)
+            .header(header::WWW_AUTHENTICATE, challenge)
+            .body(Body::empty())
+            .unwrap();
     }
     if path.contains("/blobs/") {
         shelf.blobs.fetch_add(1, Ordering::Relaxed);

@@ -108,10 +108,10 @@ mod tests {
         let long: Vec<_> = lines.iter().filter(|line| line.text.starts_with(b"y")).collect();
         assert_eq!(texts(&lines)[..4], ["ab", "c", "", "é\u{0}x"]);
         assert_eq!(texts(&lines)[5], "rest");
-        assert_eq!(long.iter().map(|line| (line.text.len(), line.partial)).collect::<Vec<_>>(), [
-            (LINE_BYTES_MAX, true),
-            (5, false)
-        ]);
+        assert_eq!(
+            long.iter().map(|line| (line.text.len(), line.partial)).collect::<Vec<_>>(),
+            [(LINE_BYTES_MAX, true), (5, false)]
+        );
     }
 
     #[test]

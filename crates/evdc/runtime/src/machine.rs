@@ -59,8 +59,10 @@ impl Machine {
                 "CAP_SYS_RESOURCE is missing: oomScoreAdj below {lowest} becomes {lowest}, and limits per process are not raised"
             ));
         }
-        let missing: Vec<&str> =
-            ["cpu", "memory", "pids"].into_iter().filter(|name| !self.controllers.iter().any(|it| it == name)).collect();
+        let missing: Vec<&str> = ["cpu", "memory", "pids"]
+            .into_iter()
+            .filter(|name| !self.controllers.iter().any(|it| it == name))
+            .collect();
         if !missing.is_empty() {
             warnings.push(format!("no cgroup controller for {}: not limited on this node", missing.join(", ")));
         }

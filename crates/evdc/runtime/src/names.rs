@@ -10,7 +10,9 @@ const BYTES_MAX: usize = 128;
 
 /// Why a text names nothing here.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no name for {1}; it has 1 to 128 letters, digits, underscores, dots and hyphens, beginning with a letter or digit")]
+#[error(
+    "{0:?} is no name for {1}; it has 1 to 128 letters, digits, underscores, dots and hyphens, beginning with a letter or digit"
+)]
 pub struct NameError(String, &'static str);
 
 fn check(text: &str, what: &'static str) -> Result<String, NameError> {

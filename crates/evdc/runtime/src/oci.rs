@@ -37,8 +37,15 @@ const MASKED: [&str; 12] = [
 /// To be seen only.
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 /// Kernel settings that belong to a namespace; all others would change the host's.
-const SYSCTLS: [&str; 7] =
-    ["kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall", "kernel.shmmax", "kernel.shmmni"];
+const SYSCTLS: [&str; 7] = [
+    "kernel.msgmax",
+    "kernel.msgmnb",
+    "kernel.msgmni",
+    "kernel.sem",
+    "kernel.shmall",
+    "kernel.shmmax",
+    "kernel.shmmni",
+];
 
 /// What a container's configuration needs besides its own description.
 pub(crate) struct Surroundings<'a> {
@@ -139,11 +146,7 @@ fn process(spec: &ContainerSpec, machine: &Machine) -> Result<Value, RuntimeErro
 }
 
 /// The process of an exec: the container's own with what the exec changes.
-pub(crate) fn exec_process(
-    spec: &ContainerSpec,
-    exec: &ExecSpec,
-    machine: &Machine,
-) -> Result<Value, RuntimeError> {
+pub(crate) fn exec_process(spec: &ContainerSpec, exec: &ExecSpec, machine: &Machine) -> Result<Value, RuntimeError> {
     let mut merged = spec.clone();
     merged.args.clone_from(&exec.args);
     merged.env.retain(|(name, _)| !exec.env.iter().any(|(other, _)| other == name));
@@ -249,9 +252,7 @@ fn resources(limits: &Resources, around: &Surroundings<'_>) -> Value {
 }
 
 fn default_mounts(cgroups: bool) -> Vec<Value> {
-    let one = |target: &str, kind: &str, options: &[&str]| {
-        json!({"destination": target, "type": kind, "source": kind, "options": options})
-    };
+    let one = |target: &str, kind: &str, options: &[&str]| json!({"destination": target, "type": kind, "source": kind, "options": options});
     let mut all = vec![
         one("/proc", "proc", &["nosuid", "noexec", "nodev"]),
         one("/dev", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),

@@ -215,7 +215,11 @@ mod tests {
         assert!(own.is_alive());
         assert!(!ProcessId { start: own.start + 1, ..own.clone() }.is_alive());
         assert!(!ProcessId { boot: "another".to_owned(), ..own }.is_alive());
-        let mut child = std::process::Command::new("/proc/self/exe").arg("--list").stdout(std::process::Stdio::null()).spawn().unwrap();
+        let mut child = std::process::Command::new("/proc/self/exe")
+            .arg("--list")
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
         let process = ProcessId::of(i32::try_from(child.id()).unwrap()).unwrap();
         child.wait().unwrap();
         assert!(!process.is_alive());

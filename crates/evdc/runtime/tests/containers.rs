@@ -66,8 +66,11 @@ fn main() -> ExitCode {
     }
     let mut out = std::io::stderr();
     if !rustix::process::geteuid().is_root() {
-        writeln!(out, "containers need root: run these tests as root, for example with sudo -E cargo test -p atoll-runtime")
-            .unwrap();
+        writeln!(
+            out,
+            "containers need root: run these tests as root, for example with sudo -E cargo test -p atoll-runtime"
+        )
+        .unwrap();
         return ExitCode::FAILURE;
     }
     let wanted = |name: &str| words.iter().all(|word| word.starts_with('-') || name.contains(word.as_str()));

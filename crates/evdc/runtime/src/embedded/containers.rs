@@ -165,12 +165,7 @@ impl Inner {
     }
 
     /// A container whose supervisor is gone without a word: its output goes nowhere and its end would be seen by nobody, so it ends now.
-    fn lost(
-        &self,
-        dir: &ContainerDir,
-        record: &ContainerRecord,
-        state: &StateRecord,
-    ) -> Result<Exit, RuntimeError> {
+    fn lost(&self, dir: &ContainerDir, record: &ContainerRecord, state: &StateRecord) -> Result<Exit, RuntimeError> {
         self.end(record)?;
         state.init.signal(Signal::KILL).map_err(sys_error("kill what is in", &record.cgroup))?;
         let exit = Exit {
@@ -252,7 +247,10 @@ impl Inner {
 /// Waits until the process of a handle has ended.
 pub(super) async fn ended(process: OwnedFd) -> Result<(), RuntimeError> {
     let failed = || io_error("watch", Path::new("a supervisor"));
-    #[expect(deprecated, reason = "its replacement is unsafe for types that change their descriptor; an OwnedFd does not")]
+    #[expect(
+        deprecated,
+        reason = "its replacement is unsafe for types that change their descriptor; an OwnedFd does not"
+    )]
     let process = AsyncFd::with_interest(process, tokio::io::Interest::READABLE).map_err(failed())?;
     process.readable().await.map(drop).map_err(failed())
 }
@@ -284,8 +282,7 @@ fn read_answer(pipe: OwnedFd, timeout: Duration) -> io::Result<Vec<u8>> {
 /// Sends a request to a supervisor and reads its answer.
 fn ask(dir: &Path, request: &str) -> io::Result<Vec<u8>> {
     // A socket's path has a hundred characters at most; a descriptor of its folder makes it short.
-    let folder =
-        OpenOptions::new().read(true).custom_flags(rustix::fs::OFlags::PATH.bits().cast_signed()).open(dir)?;
+    let folder = OpenOptions::new().read(true).custom_flags(rustix::fs::OFlags::PATH.bits().cast_signed()).open(dir)?;
     let mut stream = UnixStream::connect(format!("/proc/self/fd/{}/{SOCKET}", folder.as_raw_fd()))?;
     stream.set_read_timeout(Some(START_TIMEOUT))?;
     writeln!(stream, "{request}")?;

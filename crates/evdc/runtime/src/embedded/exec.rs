@@ -86,12 +86,7 @@ impl Inner {
 }
 
 impl Embedded {
-    pub(super) async fn run_exec(
-        &self,
-        id: ContainerId,
-        exec: ExecSpec,
-        io: ExecIo,
-    ) -> Result<ExecExit, RuntimeError> {
+    pub(super) async fn run_exec(&self, id: ContainerId, exec: ExecSpec, io: ExecIo) -> Result<ExecExit, RuntimeError> {
         let name = id.clone();
         let mut prepared = self.blocking(move |inner| inner.prepare_exec(&id, &exec)).await?;
         let mut command = helper::command(&self.inner.helper, Kind::Exec, &prepared.request);

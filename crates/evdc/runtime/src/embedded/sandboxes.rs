@@ -60,9 +60,11 @@ impl Inner {
             Some(record) => record,
             None => {
                 let group = match &spec.group {
-                    Some(name) => records::read::<GroupRecord>(&self.group_path(name))?
-                        .ok_or_else(|| RuntimeError::NotFound(format!("group {name}")))?
-                        .cgroup,
+                    Some(name) => {
+                        records::read::<GroupRecord>(&self.group_path(name))?
+                            .ok_or_else(|| RuntimeError::NotFound(format!("group {name}")))?
+                            .cgroup
+                    }
                     None => self.cgroup_root.join(NO_GROUP),
                 };
                 let cgroup = group.join(spec.id.as_str());

@@ -27,8 +27,12 @@ pub(super) fn main(dir: &Path) -> ExitCode {
 fn make(dir: &Path) -> Result<(), RuntimeError> {
     let record: Option<SandboxRecord> = records::read(&dir.join("sandbox.json"))?;
     let record = record.ok_or_else(|| RuntimeError::NotFound(format!("sandbox in {}", dir.display())))?;
-    #[expect(deprecated, reason = "these two flags leave file descriptors shared, which is what the other form warns of")]
-    rustix::thread::unshare(UnshareFlags::NEWIPC | UnshareFlags::NEWUTS).map_err(sys_error("make namespaces for", dir))?;
+    #[expect(
+        deprecated,
+        reason = "these two flags leave file descriptors shared, which is what the other form warns of"
+    )]
+    rustix::thread::unshare(UnshareFlags::NEWIPC | UnshareFlags::NEWUTS)
+        .map_err(sys_error("make namespaces for", dir))?;
     rustix::system::sethostname(record.spec.hostname.as_bytes()).map_err(sys_error("name", dir))?;
     let folder = dir.join("ns");
     fs::create_dir_all(&folder).map_err(io_error("create", &folder))?;

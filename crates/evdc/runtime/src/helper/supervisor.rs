@@ -94,11 +94,9 @@ impl Supervisor {
         let listener = UnixListener::bind(SOCKET).map_err(io_error("listen in", &dir.0))?;
         std::env::set_current_dir("/").map_err(io_error("leave", &dir.0))?;
         let own = i32::try_from(std::process::id()).unwrap_or(0);
-        let process = |pid| {
-            ProcessId::of(pid).ok_or_else(|| failed(&record, "created", "its process ended at once".to_owned()))
-        };
-        let state =
-            StateRecord { version: VERSION, supervisor: process(own)?, init: process(pid)?, started_at: None };
+        let process =
+            |pid| ProcessId::of(pid).ok_or_else(|| failed(&record, "created", "its process ended at once".to_owned()));
+        let state = StateRecord { version: VERSION, supervisor: process(own)?, init: process(pid)?, started_at: None };
         records::write(&dir.state(), &state, false)?;
         let pid = Pid::from_raw(pid).ok_or_else(|| failed(&record, "created", "it has no process".to_owned()))?;
         let cgroups = Cgroups::find();
@@ -187,8 +185,7 @@ impl Supervisor {
             if left.is_zero() {
                 break;
             }
-            let mut fds: Vec<_> =
-                self.pipes.iter().flatten().map(|pipe| PollFd::new(pipe, PollFlags::IN)).collect();
+            let mut fds: Vec<_> = self.pipes.iter().flatten().map(|pipe| PollFd::new(pipe, PollFlags::IN)).collect();
             let left = Timespec { tv_sec: 0, tv_nsec: i64::from(left.subsec_nanos()) };
             let _ = poll(&mut fds, Some(&left));
         }

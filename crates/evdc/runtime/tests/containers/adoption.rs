@@ -42,8 +42,7 @@ pub(crate) fn node(words: &[String]) -> ExitCode {
 pub(crate) async fn containers_outlive_the_node(bench: &Bench) {
     let dir = bench.path("other-node");
     let specs = bench.path("specs.json");
-    let wanted =
-        vec![bench.container("survivor", &["tick"]), bench.container("waiting", &["say", "at last", "", "5"])];
+    let wanted = vec![bench.container("survivor", &["tick"]), bench.container("waiting", &["say", "at last", "", "5"])];
     std::fs::write(&specs, serde_json::to_vec(&wanted).unwrap()).unwrap();
     let mut node = Command::new("/proc/self/exe");
     let mut node = node.arg("node").arg(&dir).arg(cgroup_name()).arg(&specs).stdout(Stdio::piped()).spawn().unwrap();

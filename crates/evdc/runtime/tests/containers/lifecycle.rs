@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use atoll_runtime::logs::Stream;
 use atoll_runtime::{
-    ContainerSpec, ErrorKind, ExecExit, ExecIo, ExecSpec, ExitReason, Runtime, RuntimeError, Signal, State, Target, User,
+    ContainerSpec, ErrorKind, ExecExit, ExecIo, ExecSpec, ExitReason, Runtime, RuntimeError, Signal, State, Target,
+    User,
 };
 
 use crate::bench::{Bench, sandbox};
@@ -47,7 +48,8 @@ pub(crate) async fn what_cannot_start_says_why(bench: &Bench) {
     check(|spec| spec.rootfs = "/nowhere/at/all".into(), ErrorKind::Invalid, "could not be created").await;
     check(|spec| spec.sandbox = "other".parse().unwrap(), ErrorKind::NotFound, "sandbox other").await;
     check(|spec| spec.env.push(("A=B".to_owned(), String::new())), ErrorKind::Invalid, "name of a variable").await;
-    check(|spec| drop(spec.sysctls.insert("kernel.panic".to_owned(), "1".to_owned())), ErrorKind::Invalid, "host").await;
+    check(|spec| drop(spec.sysctls.insert("kernel.panic".to_owned(), "1".to_owned())), ErrorKind::Invalid, "host")
+        .await;
     check(|spec| spec.capabilities.add.push("SYS_MODULE".to_owned()), ErrorKind::Invalid, "SYS_MODULE").await;
     bench.remove(&"bad".parse().unwrap(), &["bad"]).await;
 }

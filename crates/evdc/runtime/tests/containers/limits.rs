@@ -49,8 +49,12 @@ pub(crate) async fn processes(bench: &Bench) {
 pub(crate) async fn usage(bench: &Bench) {
     let mut spec = bench.container("used", &["eat", "40"]);
     spec.env.push(("STAY".to_owned(), "1".to_owned()));
-    spec.resources =
-        Resources { memory: Some(ByteCount(200 << 20)), cpu_millis_max: Some(900), cpu_millis_request: Some(100), pids: Some(50) };
+    spec.resources = Resources {
+        memory: Some(ByteCount(200 << 20)),
+        cpu_millis_max: Some(900),
+        cpu_millis_request: Some(100),
+        pids: Some(50),
+    };
     let id = bench.run(spec).await;
     bench.until_said("used", "ate 40").await;
     let usage = bench.runtime.usage(&id).await.unwrap();

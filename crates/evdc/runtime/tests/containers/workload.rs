@@ -83,15 +83,21 @@ fn look() {
     }
     say(&format!("pid: {}", std::process::id()));
     say(&format!("cwd: {}", std::env::current_dir().unwrap().display()));
-    let interfaces = read("/proc/net/dev").lines().skip(2).filter_map(|line| line.split(':').next().map(|name| name.trim().to_owned())).collect::<Vec<_>>();
+    let interfaces = read("/proc/net/dev")
+        .lines()
+        .skip(2)
+        .filter_map(|line| line.split(':').next().map(|name| name.trim().to_owned()))
+        .collect::<Vec<_>>();
     say(&format!("interfaces: {}", interfaces.join(",")));
     say(&format!("kcore: {}", fs::metadata("/proc/kcore").map(|it| it.rdev()).unwrap_or(0)));
     say(&format!("score: {}", read("/proc/self/oom_score_adj")));
-    let open = fs::read_dir("/proc/self/fd").unwrap().flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let open =
+        fs::read_dir("/proc/self/fd").unwrap().flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
     // The one that reads the folder is the last.
     let mut open: Vec<u32> = open.filter_map(|name| name.parse().ok()).collect();
     open.sort_unstable();
     say(&format!("descriptors: {open:?}"));
-    let processes = fs::read_dir("/proc").unwrap().flatten().filter(|it| it.file_name().to_string_lossy().parse::<u32>().is_ok());
+    let processes =
+        fs::read_dir("/proc").unwrap().flatten().filter(|it| it.file_name().to_string_lossy().parse::<u32>().is_ok());
     say(&format!("processes: {}", processes.count()));
 }
