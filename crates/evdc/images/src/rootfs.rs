@@ -181,6 +181,6 @@ fn is_overlay(path: &Path) -> bool {
     // The folder around it may itself lie on an overlay, so the device must differ as well.
     use std::os::unix::fs::MetadataExt;
     let device = |path: &Path| fs::metadata(path).map(|metadata| metadata.dev()).ok();
-    let kind = rustix::fs::statfs(path).map(|stat| i64::from(stat.f_type));
+    let kind = rustix::fs::statfs(path).map(|stat| stat.f_type);
     kind == Ok(OVERLAYFS_MAGIC) && path.parent().is_some_and(|parent| device(parent) != device(path))
 }

@@ -84,7 +84,7 @@ pub(crate) fn check(spec: &ContainerSpec) -> Result<(), RuntimeError> {
     let own_net = spec.network != Network::Host;
     let unsafe_sysctl = |name: &&String| {
         let known = SYSCTLS.contains(&name.as_str()) || name.starts_with("fs.mqueue.");
-        !known && !(own_net && name.starts_with("net."))
+        !(known || own_net && name.starts_with("net."))
     };
     if let Some(name) = spec.sysctls.keys().find(unsafe_sysctl) {
         return refuse(format!("sysctl {name} would change the host"));

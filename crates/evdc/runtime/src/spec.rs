@@ -145,7 +145,7 @@ pub struct ContainerSpec {
     pub args: Vec<String>,
     /// Its environment, complete but for `PATH` and `HOME`, which have defaults.
     pub env: Vec<(String, String)>,
-    /// Where it starts, absolute. Made if it is not there.
+    /// Where it starts, absolute. It must be there.
     pub cwd: PathBuf,
     /// Who it runs as.
     pub user: User,
