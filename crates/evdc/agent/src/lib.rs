@@ -1,6 +1,7 @@
 //! Makes the pods bound to this node run, and reports on them. It schedules nothing and makes no endpoints: those are controllers'.
 //!
-//! [`Agent`] is what a kubelet and a kube-proxy are together, as an ordinary API client: it registers the Node, renews its Lease, watches the pods bound to
+//! [`Agent`] is what a kubelet and a kube-proxy are together, as an ordinary API client: it registers the Node, renews its Lease, watches
+//! the pods bound to
 //! it, gives each a worker, and programs Services into the pod network. What it runs containers with, how they get a network, images and persistent
 //! volumes, is handed in ([`Parts`]).
 //!
@@ -20,7 +21,8 @@
 //!
 //! # What is refused
 //!
-//! By name, as `CreateContainerConfigError` or `FailedMount` with what to do instead: privileged containers, host namespaces, hostPath (unless allowed), subPath,
+//! By name, as `CreateContainerConfigError` or `FailedMount` with what to do instead: privileged containers, host namespaces, hostPath
+//! (unless allowed), subPath,
 //! terminals, volumeDevices, gRPC and HTTPS probes, volume kinds other than emptyDir, configMap, secret, projected, downwardAPI and claims.
 //! Ephemeral containers and static pods are not run.
 //!

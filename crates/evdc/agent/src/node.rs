@@ -1,4 +1,5 @@
-//! The Node object and its Lease: made when the agent starts, kept true while it runs. From how the renewals go it is known how long the API server has been out of reach.
+//! The Node object and its Lease: made when the agent starts, kept true while it runs. From how the renewals go it is known how long the
+//! API server has been out of reach.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

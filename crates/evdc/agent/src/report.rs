@@ -1,4 +1,5 @@
-//! What the agent tells the API server about pods: their status, events, and that one is gone. Events may be lost under pressure, the rest is told again until it is heard.
+//! What the agent tells the API server about pods: their status, events, and that one is gone. Events may be lost under pressure, the rest
+//! is told again until it is heard.
 
 use std::sync::Arc;
 

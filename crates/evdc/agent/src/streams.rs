@@ -1,4 +1,5 @@
-//! Logs of containers and commands in them, for whoever carries them to the API server's clients. Knows nothing of HTTP, and does not ask who may: its caller has.
+//! Logs of containers and commands in them, for whoever carries them to the API server's clients. Knows nothing of HTTP, and does not ask
+//! who may: its caller has.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

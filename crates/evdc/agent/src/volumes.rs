@@ -1,7 +1,9 @@
 //! A pod's volumes as folders on this node.
 //!
-//! `emptyDir` lies in the agent's folder; configMap, secret, projected and downwardAPI in its volatile folder (memory), so that secrets never touch a disk; claims
-//! are mounted by the node's [`VolumeDriver`]. `hostPath` is refused unless allowed; `subPath` and everything else is refused by name. Folders of claims are
+//! `emptyDir` lies in the agent's folder; configMap, secret, projected and downwardAPI in its volatile folder (memory), so that secrets
+//! never touch a disk; claims
+//! are mounted by the node's [`VolumeDriver`]. `hostPath` is refused unless allowed; `subPath` and everything else is refused by name.
+//! Folders of claims are
 //! never removed with their content: what cannot be unmounted stays, and says so.
 
 use std::collections::BTreeMap;

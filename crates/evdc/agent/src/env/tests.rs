@@ -1,3 +1,5 @@
+//! Tests of environments: order of sources, references, kubelet's words, expansion.
+
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use serde_json::json;

@@ -1,3 +1,5 @@
+//! Tests of what the runtime is asked for, and of what is refused.
+
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use serde_json::{Value, json};

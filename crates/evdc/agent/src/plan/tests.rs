@@ -1,3 +1,5 @@
+//! Tests of the pure core: what is observed in, the next step out.
+
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use serde_json::json;

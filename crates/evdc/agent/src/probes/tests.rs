@@ -1,3 +1,5 @@
+//! Tests of probes: thresholds, ports, requests, verdicts.
+
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use serde_json::json;

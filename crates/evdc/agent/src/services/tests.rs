@@ -1,3 +1,5 @@
+//! Tests of Services as maps and as variables.
+
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use serde_json::{Value, json};

@@ -1,3 +1,5 @@
+//! Tests of the status: phases, conditions, kubelet's words.
+
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use serde_json::{Value, json};

@@ -4,7 +4,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use atoll_runtime::{Exit, RuntimeError};
+use atoll_runtime::{ContainerSpec, Exit, RuntimeError};
 use futures_util::FutureExt;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Secret};
@@ -140,6 +140,17 @@ impl Worker {
             memory_bytes,
         };
         let wish = launch.spec()?;
+        self.run_it(pod, container, wish, &image).await
+    }
+
+    async fn run_it(
+        &mut self,
+        pod: &Pod,
+        container: &Container,
+        wish: ContainerSpec,
+        image: &ImageFacts,
+    ) -> Result<(), Failure> {
+        let (id, attempt) = (wish.id.clone(), wish.attempt);
         let failed = |error: RuntimeError| Failure::Start(error.to_string());
         self.shared.runtime.create(wish).await.map_err(failed)?;
         self.shared.events.send(

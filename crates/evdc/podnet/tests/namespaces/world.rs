@@ -83,7 +83,12 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
-        let _ = rustix::mount::unmount(self.path(), rustix::mount::UnmountFlags::DETACH);
+        // Also what a test that failed, or a node that was not torn down, has mounted.
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        let targets = mounts.lines().filter_map(|line| line.split(' ').nth(1)).map(Path::new);
+        for target in targets.filter(|target| target.starts_with(self.dir.path())) {
+            let _ = rustix::mount::unmount(target, rustix::mount::UnmountFlags::DETACH);
+        }
     }
 }
 
