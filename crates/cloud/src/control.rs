@@ -172,10 +172,9 @@ impl ControlPlanes {
         if !entitled {
             return tracing::debug!(peer = %peer.short(), "a stream to an API server, from nobody of the eVDC");
         }
-        if let Some(plane) = self.plane(evdc).await {
-            if let Err(error) = plane.api.serve(stream, plane.stop.clone()).await {
-                tracing::debug!(peer = %peer.short(), %error, "a connection to an API server ended");
-            }
+        let Some(plane) = self.plane(evdc).await else { return };
+        if let Err(error) = plane.api.serve(stream, plane.stop.clone()).await {
+            tracing::debug!(peer = %peer.short(), %error, "a connection to an API server ended");
         }
     }
 

@@ -156,18 +156,15 @@ fn route(parts: &WorkerParts, assigned: &Assigned) {
 
 fn start(parts: &WorkerParts, assigned: Assigned, stop: &CancellationToken) -> Running {
     let (stop, tasks) = (stop.child_token(), TaskTracker::new());
-    let work = work(parts.clone(), assigned.clone(), stop.clone());
-    tasks.spawn(async move {
-        // Ends between two steps, wherever it is: what is half done is done again by the next start.
-        work.await;
-    });
+    // Ends between two steps, wherever it is: what is half done is done again by the next start.
+    tasks.spawn(work(parts.clone(), assigned.clone(), stop.clone()));
     Running { assigned, stop, tasks }
 }
 
 async fn work(parts: WorkerParts, assigned: Assigned, stop: CancellationToken) {
     let evdc = assigned.membership.evdc;
     loop {
-        let tried = stop.run_until_cancelled(member(&parts, &assigned, &stop)).await;
+        let tried = stop.run_until_cancelled(member(&parts, &assigned, &stop).boxed()).await;
         match tried {
             None | Some(Ok(())) => return,
             Some(Err(why)) => tracing::warn!(evdc = %evdc.short(), why, "a member's part cannot be done yet"),
