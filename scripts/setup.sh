@@ -23,12 +23,22 @@ done
 # What matters is that it works, not how it was installed: each probe tries the thing itself.
 has_c_compiler() { printf '#include <stdlib.h>\n' | cc -x c -fsyntax-only - 2>/dev/null; }
 has_certificates() { [[ -s /etc/ssl/certs/ca-certificates.crt ]]; }
+has_command() { command -v "$1" >/dev/null || [[ -x /usr/sbin/$1 || -x /sbin/$1 ]]; }
 has_isal() { /sbin/ldconfig -p | grep -q 'libisal\.so\.2'; }
 
 missing=()
 # The cryptography (aws-lc) and zstd are C code, compiled by their crates with cc; neither needs cmake.
 has_c_compiler || missing+=(build-essential)
 has_certificates || missing+=(ca-certificates)
+# The planetary interface, pods' networks, and the tests that try them in network namespaces.
+has_command ip || missing+=(iproute2)
+has_command nsenter || missing+=(util-linux)
+has_command nft || missing+=(nftables)
+has_command ping || missing+=(iputils-ping)
+# Foreign clients that the tests hold the Kubernetes API and images against.
+has_command kubectl || missing+=(kubernetes-client)
+has_command skopeo || missing+=(skopeo)
+has_command umoci || missing+=(umoci)
 if $bench; then
     has_isal || missing+=(libisal2)
 fi

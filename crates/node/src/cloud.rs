@@ -127,7 +127,6 @@ pub(crate) struct Ground {
 /// This node's part in the cloud.
 pub(crate) struct Cloud {
     pub(crate) tenant: Tenant,
-    pub(crate) keeper: Keeper,
     pub(crate) assignments: Assignments,
     pub(crate) gateway: Option<GatewayRole>,
     pub(crate) ports: KubePorts,
@@ -187,7 +186,6 @@ impl Cloud {
         let (segments, rooms) = (segments.clone(), rooms.clone());
         Ok(Self {
             tenant,
-            keeper,
             assignments,
             gateway,
             ports,
