@@ -16,7 +16,7 @@ pub(crate) fn main(words: &[String]) -> ExitCode {
     match words.as_slice() {
         ["say", out, err, code] => {
             say(out);
-            writeln!(std::io::stderr(), "{err}").unwrap();
+            eprintln!("{err}");
             return ExitCode::from(code.parse::<u8>().unwrap());
         }
         ["env", name] => say(&std::env::var(name).unwrap_or_default()),
