@@ -105,7 +105,7 @@ pub(crate) fn check_sandbox(spec: &SandboxSpec) -> Result<(), RuntimeError> {
 
 /// `config.json` of a bundle.
 pub(crate) fn config(spec: &ContainerSpec, around: &Surroundings<'_>) -> Result<Value, RuntimeError> {
-    let mut mounts = default_mounts(around.machine.cgroup_version.is_some());
+    let mut mounts = default_mounts(around.machine.cgroup_version == Some(2));
     mounts.extend(spec.mounts.iter().map(mount));
     Ok(json!({
         "ociVersion": VERSION,
@@ -251,6 +251,8 @@ fn resources(limits: &Resources, around: &Surroundings<'_>) -> Value {
     all
 }
 
+/// Cgroups are shown on version 2 only, where the container has a namespace of its own. libcontainer mounts those of version 1 so that root
+/// in the container can write to them, and raise its own limits.
 fn default_mounts(cgroups: bool) -> Vec<Value> {
     let one = |target: &str, kind: &str, options: &[&str]| json!({"destination": target, "type": kind, "source": kind, "options": options});
     let mut all = vec![

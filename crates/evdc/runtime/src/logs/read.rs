@@ -1,4 +1,4 @@
-//! The reading side.
+//! The reading side: all that there is of a log through its files, or what is added to it from now on.
 
 use std::collections::VecDeque;
 use std::fs::File;

@@ -137,8 +137,11 @@ impl Bench {
     pub(crate) fn close(&self) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            for sandbox in self.runtime.sandboxes().await.unwrap() {
-                self.runtime.remove_sandbox(&sandbox.id).await.unwrap();
+            let other = Embedded::open(EmbeddedConfig::new(self.path("other-node"))).unwrap();
+            for node in [&self.runtime, &other] {
+                for sandbox in node.sandboxes().await.unwrap() {
+                    node.remove_sandbox(&sandbox.id).await.unwrap();
+                }
             }
         });
         for id in self.store.rootfs_ids().unwrap() {
