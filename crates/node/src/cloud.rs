@@ -184,19 +184,7 @@ impl Cloud {
         assert!(doors.0.set(behind).is_ok(), "the doors are opened once");
         let workers = std::sync::Mutex::new(workers.ok());
         let (segments, rooms) = (segments.clone(), rooms.clone());
-        Ok(Self {
-            tenant,
-            assignments,
-            gateway,
-            ports,
-            images,
-            no_compute,
-            workers,
-            segments,
-            rooms,
-            provider,
-            planes,
-        })
+        Ok(Self { tenant, assignments, gateway, ports, images, no_compute, workers, segments, rooms, provider, planes })
     }
 
     /// Does this node's part until told to stop.

@@ -11,7 +11,15 @@ use super::{
 };
 
 /// Crates that promise to do no I/O, so that properties and simulations can run them as they are.
-const PURE: [&str; 4] = ["crates/base/ids", "crates/zstor/erasure", "crates/zstor/codec", "crates/zstor/placement"];
+const PURE: &[&str] = &[
+    "crates/base/ids",
+    "crates/evdc/merge",
+    "crates/evdc/scheduler",
+    "crates/market/template",
+    "crates/zstor/erasure",
+    "crates/zstor/codec",
+    "crates/zstor/placement",
+];
 
 /// Libraries that do I/O or schedule it.
 const IO_LIBRARIES: [&str; 9] = ["axum", "fjall", "hyper", "iroh", "libc", "mio", "rustix", "socket2", "tokio"];

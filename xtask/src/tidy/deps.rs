@@ -90,8 +90,13 @@ fn licences(packages: &Packages<'_>, deny: &Table) -> Vec<Problem> {
     for exception in entries(section.get("exceptions")) {
         exceptions.entry(crate_name(exception)).or_default().extend(names(exception.get("allow")));
     }
+    // What the manifest of a crate leaves to a file that it names.
+    let clarified: BTreeMap<&str, &str> = entries(section.get("clarify"))
+        .filter_map(|entry| Some((crate_name(entry), entry.get("expression")?.as_str()?)))
+        .collect();
     let mut problems = Vec::new();
     for (name, version, licence) in packages {
+        let licence = if licence.is_empty() { clarified.get(name).unwrap_or(licence) } else { licence };
         let also = exceptions.get(name).map_or(&[][..], |also| also);
         if !is_allowed(licence, &|id| allowed.contains(&id) || also.contains(&id)) {
             let what = format!("{name} {version} has the licence \"{licence}\", which {DENY} does not allow");

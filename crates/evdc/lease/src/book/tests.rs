@@ -70,7 +70,7 @@ fn what_is_refused() {
     check(|it| it.not_after = NOW - 1, "ends later");
     check(|it| it.not_after = NOW + LEASE_SECONDS_MAX + 1, "at most");
     check(|it| it.price.micro_per_hour = 4, "5 millionths");
-    check(|it| it.price.currency = "XXX".into(), "EUR");
+    check(|it| it.price.currency = "USD".into(), "EUR");
     check(|it| it.capacity.memory = ByteCount(1001), "free here");
 }
 
