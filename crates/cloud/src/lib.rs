@@ -33,7 +33,8 @@ pub use homes::TenantHomes;
 pub use images::{FromHome, IMAGE_PROTOCOL, ImageServer};
 pub use ingress::follow as follow_ingresses;
 pub use protocol::{
-    Answer, Credentials, FRAME_BYTES_MAX, PROTOCOL, ProtocolError, Request, ask, decode_request, hear, kubeconfig,
+    Admission, Answer, Credentials, FRAME_BYTES_MAX, PROTOCOL, ProtocolError, Request, ask, decode_request, hear,
+    kubeconfig,
 };
 pub use provider::{Issue, Provider, Whom};
 pub use tenant::{Evdc, Pick, Tenant, TenantError, Wish};

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use atoll_ids::EvdcId;
 use atoll_keys::Signed;
-use atoll_lease::LeaseEnd;
+use atoll_lease::{LeaseEnd, Membership};
+use atoll_link::AddressRecord;
 use atoll_wire::{DecodeError, FrameError, Versioned, decode, encode, read_frame, write_frame};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -29,6 +30,8 @@ pub enum Request {
     Assign(Box<Assignment>),
     /// Stop what you do for the eVDC of this lease, and end the lease. From the tenant's node.
     Release(Signed<LeaseEnd>),
+    /// These are the members who will dial in; take their streams. From the tenant's node, to the gateway.
+    Admit(Box<Admission>),
     /// Credentials for the eVDC's API. From members, for their agents, and from the tenant's node, for its administrator.
     Credentials(EvdcId),
 }
@@ -36,6 +39,15 @@ pub enum Request {
 impl Versioned for Request {
     const VERSION: u16 = 1;
     const NAME: &'static str = "eVDC request";
+}
+
+/// Whom a gateway is to let in.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Admission {
+    /// Who belongs to the eVDC, and that this is its gateway.
+    pub membership: Signed<Membership>,
+    /// Where the members are.
+    pub records: Vec<Signed<AddressRecord>>,
 }
 
 /// What it takes to be known to a Kubernetes API server.

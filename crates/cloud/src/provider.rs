@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use atoll_ids::{EvdcId, NodeId};
 use atoll_keys::Signed;
-use atoll_lease::{Keeper, LeaseEnd};
-use atoll_link::{BoxStream, IntroduceError, LinkHandle};
+use atoll_lease::{Keeper, LeaseEnd, Membership};
+use atoll_link::{AddressRecord, BoxStream, IntroduceError, LinkHandle};
 use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
 use crate::assignment::{Assigned, Assignment, Assignments};
-use crate::protocol::{Answer, Credentials, Request, hear};
+use crate::protocol::{Admission, Answer, Credentials, Request, hear};
 use crate::tenant::now;
 
 /// Leases end to the second; looking every five is near enough for something that runs for hours.
@@ -103,6 +103,7 @@ impl Provider {
     async fn respond(&self, peer: NodeId, request: Request) -> Answer {
         let answered = match request {
             Request::Assign(assignment) => self.assign(peer, *assignment).await.map(|_| Answer::Done),
+            Request::Admit(admission) => self.admit(peer, *admission).await.map(|()| Answer::Done),
             Request::Release(end) => self.release(&end).await.map(|()| Answer::Done),
             Request::Credentials(evdc) => self.credentials(peer, evdc).await.map(Answer::Credentials),
         };
@@ -118,13 +119,33 @@ impl Provider {
         if self.keeper.running(&checked.terms.id, now()).is_none() {
             return Err("this node knows no such lease; was it ended?".into());
         }
-        for record in &assignment.records {
+        self.introduce(&assignment.records).await?;
+        self.assignments.take(assignment, now()).await.map_err(|error| error.to_string())
+    }
+
+    async fn introduce(&self, records: &[Signed<AddressRecord>]) -> Result<(), String> {
+        for record in records {
             match self.link.introduce(record.clone()).await {
                 Ok(_) | Err(IntroduceError::Own) => {}
                 Err(error) => return Err(error.to_string()),
             }
         }
-        self.assignments.take(assignment, now()).await.map_err(|error| error.to_string())
+        Ok(())
+    }
+
+    /// Makes the members of an eVDC known to its gateway, on the word of a tenant whose node it knows. Only members are taken.
+    async fn admit(&self, peer: NodeId, admission: Admission) -> Result<(), String> {
+        let membership = Membership::check(&admission.membership, None).map_err(|error| error.to_string())?;
+        if membership.home != peer {
+            return Err("members are announced by the tenant's own node".into());
+        }
+        if membership.gateway.as_ref().is_none_or(|(gateway, _)| *gateway != self.link.node_id()) {
+            return Err("this node is not the gateway of that eVDC".into());
+        }
+        let is_member =
+            |record: &Signed<AddressRecord>| membership.member(NodeId::from_bytes(*record.claimed_signer())).is_some();
+        let records: Vec<_> = admission.records.into_iter().filter(is_member).collect();
+        self.introduce(&records).await
     }
 
     /// What serves the eVDC ends first and the lease last: broken off anywhere, the tenant's next try finds the lease and does the rest.

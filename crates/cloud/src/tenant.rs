@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::assignment::Assignment;
-use crate::protocol::{Answer, Credentials, PROTOCOL, Request, ask};
+use crate::protocol::{Admission, Answer, Credentials, PROTOCOL, Request, ask};
 
 /// Where a tenant's eVDCs lie in the key-value store.
 const PREFIX: &[u8] = b"evdc/own/";
@@ -80,6 +80,8 @@ pub struct Evdc {
     pub picks: Vec<Pick>,
     /// Counts up with every change of the members.
     pub serial: u64,
+    /// The serial of the membership that the gateway was told last.
+    pub gateway_told: u64,
     /// It is to be removed; what is left of it is what could not be told yet.
     pub removing: bool,
 }
@@ -100,7 +102,8 @@ impl Evdc {
     #[must_use]
     pub fn is_ready(&self) -> bool {
         let told = |pick: &Pick| pick.lease.is_some() && pick.told == self.serial;
-        !self.removing && self.picks.len() == self.wish.nodes && self.picks.iter().all(told)
+        let gateway = self.wish.gateway.is_none() || self.gateway_told == self.serial;
+        !self.removing && self.picks.len() == self.wish.nodes && self.picks.iter().all(told) && gateway
     }
 }
 
@@ -206,7 +209,8 @@ impl Tenant {
                     }
                 }
                 None => {
-                    let evdc = Evdc { id, wish: wish.clone(), picks: Vec::new(), serial: 0, removing: false };
+                    let evdc =
+                        Evdc { id, wish: wish.clone(), picks: Vec::new(), serial: 0, gateway_told: 0, removing: false };
                     // Refuses names that are none before anybody is asked.
                     Membership::check_name(&evdc.wish.name)?;
                     self.keep(&evdc).await?;
@@ -238,6 +242,12 @@ impl Tenant {
         for (pick, told) in evdc.picks.iter_mut().zip(told) {
             match told {
                 Ok(()) => pick.told = membership.serial,
+                Err(error) => problem = problem.or(Some(error)),
+            }
+        }
+        if evdc.gateway_told != evdc.serial {
+            match self.announce(&membership, signed).await {
+                Ok(()) => evdc.gateway_told = membership.serial,
                 Err(error) => problem = problem.or(Some(error)),
             }
         }
@@ -340,6 +350,19 @@ impl Tenant {
         let storage = Signed::sign(&grant, &*self.owner);
         let assignment = Assignment { membership: signed.clone(), lease, storage, claim, records };
         match self.evdc(node, &Request::Assign(Box::new(assignment))).await.map_err(failed)? {
+            Answer::Done => Ok(()),
+            Answer::Refused(why) => Err(failed(why)),
+            Answer::Credentials(_) => Err(failed("it answered something else than was asked".into())),
+        }
+    }
+
+    /// Tells the gateway who will dial in.
+    async fn announce(&self, membership: &Membership, signed: Signed<Membership>) -> Result<(), TenantError> {
+        let Some((gateway, _)) = membership.gateway.clone() else { return Ok(()) };
+        let records = membership.members.iter().filter_map(|member| self.link.record_of(&member.node)).collect();
+        let failed = |why: String| TenantError::Node { name: "the gateway".into(), node: gateway, why };
+        let admission = Admission { membership: signed, records };
+        match self.evdc(gateway, &Request::Admit(Box::new(admission))).await.map_err(failed)? {
             Answer::Done => Ok(()),
             Answer::Refused(why) => Err(failed(why)),
             Answer::Credentials(_) => Err(failed("it answered something else than was asked".into())),

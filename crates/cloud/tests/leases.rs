@@ -204,3 +204,19 @@ async fn a_tenant_that_broke_off_goes_on_where_it_was() {
         assert!(lender.keeper.all().is_empty());
     }
 }
+
+#[tokio::test]
+async fn a_gateway_gets_to_know_the_members() {
+    let world = world().await;
+    let gateway = lender(&Arc::new(OwnerKey::generate())).await;
+    let ticket = gateway.link.handle().invite(Duration::from_secs(60), 1).unwrap();
+    world.link.handle().join(&ticket).await.unwrap();
+    let wish = Wish { gateway: Some((gateway.id(), "cloud.example".into())), ..wish(2, 60) };
+    let evdc = world.tenant().create(wish).await.unwrap();
+    assert!(evdc.is_ready());
+    let known: BTreeSet<NodeId> = gateway.link.handle().peers().into_iter().map(|peer| peer.id).collect();
+    for pick in &evdc.picks {
+        assert_eq!(known.contains(&pick.member.node), pick.member.node != gateway.id());
+    }
+    assert!(known.len() <= 3, "the tenant and the members, nobody else: {known:?}");
+}
