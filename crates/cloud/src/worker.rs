@@ -8,7 +8,7 @@ use std::time::Duration;
 use atoll_agent::{Agent, Config, Parts, StoreImages};
 use atoll_gateway::{Connector, Dial, DialError, PROTOCOL as GATEWAY_PROTOCOL, Served};
 use atoll_ids::{EvdcId, NodeId};
-use atoll_images::Store;
+use atoll_images::{ImageError, Store};
 use atoll_link::{LinkHandle, Traffic};
 use atoll_podnet::{EvdcTag, PodNet};
 use atoll_runtime::{GroupName, GroupSpec, Resources, Runtime};
@@ -305,6 +305,7 @@ async fn clear(parts: &WorkerParts, assigned: &Assigned) {
         for sandbox in parts.runtime.sandboxes().await.map_err(|error| text(&error))? {
             if sandbox.group.as_ref() == Some(&group) {
                 parts.runtime.remove_sandbox(&sandbox.id).await.map_err(|error| text(&error))?;
+                remove_rootfs(parts.images.clone(), sandbox.id.to_string()).await?;
             }
         }
         parts.runtime.remove_group(&group).await.map_err(|error| text(&error))?;
@@ -324,6 +325,18 @@ async fn clear(parts: &WorkerParts, assigned: &Assigned) {
     for dir in dirs {
         remove(&dir).await;
     }
+}
+
+/// Unmounts and removes the file systems of a sandbox's containers, which are named after it.
+async fn remove_rootfs(images: Store, sandbox: String) -> Result<(), String> {
+    let removed = tokio::task::spawn_blocking(move || {
+        let of_sandbox = |id: &String| id.strip_prefix(&sandbox).is_some_and(|rest| rest.starts_with('.'));
+        for id in images.rootfs_ids()?.iter().filter(|id| of_sandbox(id)) {
+            images.remove_rootfs(id)?;
+        }
+        Ok::<_, ImageError>(())
+    });
+    removed.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
 }
 
 async fn remove(dir: &Path) {
