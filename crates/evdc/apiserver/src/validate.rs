@@ -234,7 +234,8 @@ fn workload(resource: &Resource, object: &Value, causes: &mut Vec<Cause>) {
     }
     labels(at(spec, &["template", "metadata", "labels"]), "spec.template.metadata.labels", causes);
     let template = &spec["template"]["spec"];
-    pod::spec(template, "spec.template.spec", causes);
+    let claims = list(spec, &["volumeClaimTemplates"]).iter().map(|claim| text(claim, &["metadata", "name"]));
+    pod::spec_with(template, "spec.template.spec", &claims.collect::<Vec<_>>(), causes);
     if template["restartPolicy"] != "Always" {
         causes.push(Cause::not_supported("spec.template.spec.restartPolicy", &template["restartPolicy"], &["Always"]));
     }

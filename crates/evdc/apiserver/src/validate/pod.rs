@@ -12,10 +12,16 @@ use crate::{
 
 /// Checks a pod's spec at this path.
 pub(super) fn spec(spec: &Value, path: &str, causes: &mut Vec<Cause>) {
+    spec_with(spec, path, &[], causes);
+}
+
+/// The same for a template whose pods get further volumes of the names `given`: those of a StatefulSet's claims.
+pub(super) fn spec_with(spec: &Value, path: &str, given: &[&str], causes: &mut Vec<Cause>) {
     one_of(spec, "restartPolicy", path, &["Always", "Never", "OnFailure"], causes);
     one_of(spec, "dnsPolicy", path, &["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"], causes);
     not_negative(spec, "terminationGracePeriodSeconds", path, causes);
-    let volumes = volumes(spec, path, causes);
+    let mut volumes = volumes(spec, path, causes);
+    volumes.extend(given);
     let containers = list(spec, &["containers"]);
     if containers.is_empty() {
         causes.push(Cause::required(format!("{path}.containers"), ""));
@@ -243,6 +249,19 @@ mod tests {
                 ("spec.containers[0].resources.requests", "FieldValueInvalid"),
             ],
         );
+    }
+
+    #[test]
+    fn a_claim_template_is_a_volume_of_the_pods() {
+        let pod = json!({"containers": [
+            {"name": "a", "image": "x", "volumeMounts": [{"name": "data", "mountPath": "/data"}]},
+        ]});
+        let found = |given: &[&str]| {
+            let mut causes = Vec::new();
+            spec_with(&pod, "spec", given, &mut causes);
+            causes.len()
+        };
+        assert_eq!((found(&["data"]), found(&["other"])), (0, 1));
     }
 
     #[test]
