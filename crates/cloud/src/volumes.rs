@@ -37,9 +37,6 @@ const NAMESPACE: &str = "kube-system";
 /// What their names begin with.
 const PREFIX: &str = "atoll-volume-";
 
-/// The policy of a volume whose StorageClass names none.
-const POLICY: &str = "4+2";
-
 /// The StorageClass parameter that names a policy.
 const POLICY_PARAMETER: &str = "policy";
 
@@ -136,6 +133,18 @@ async fn describe(client: &Client, handle: &str) -> Result<Option<Described>, St
     Ok(Some(Described { config, secret: VolumeSecret::from_bytes(secret), heads }))
 }
 
+/// The policy of a volume whose StorageClass names none: any two nodes may vanish, with as little on top as so many nodes allow.
+fn usual_policy(homes: usize) -> Option<&'static str> {
+    match homes {
+        0 | 1 => None,
+        2 => Some("1+1"),
+        3 => Some("1+2"),
+        4 => Some("2+2"),
+        5 => Some("3+2"),
+        _ => Some("4+2"),
+    }
+}
+
 /// Makes and deletes volumes, beside the API server.
 pub struct KubeProvisioner {
     client: Client,
@@ -152,15 +161,21 @@ impl KubeProvisioner {
     async fn make(&self, claim: Claim) -> Result<String, ProvisionError> {
         let wrong = |what: &str, error: &dyn std::fmt::Display| ProvisionError::Refused(format!("{what}: {error}"));
         let name: VolumeName = claim.name.parse().map_err(|error| wrong("its name", &error))?;
-        let policy = claim.parameters.get(POLICY_PARAMETER).map_or(POLICY, String::as_str);
+        let homes = self.homes.list().iter().filter(|home| home.weight > 0).count();
+        let policy = claim.parameters.get(POLICY_PARAMETER).map(String::as_str).or_else(|| usual_policy(homes));
+        let policy = policy.ok_or_else(|| ProvisionError::TryAgain("no two nodes of this eVDC lend storage".into()))?;
         let policy: Policy = policy.parse().map_err(|error| wrong("parameter policy", &error))?;
+        if policy.shards() > homes {
+            let text = format!("{policy} needs {} nodes that lend storage; this eVDC knows {homes}", policy.shards());
+            return Err(ProvisionError::TryAgain(text));
+        }
         self.make_with(&claim, name, policy).await.map_err(ProvisionError::TryAgain)
     }
 
     async fn make_with(&self, claim: &Claim, name: VolumeName, policy: Policy) -> Result<String, String> {
         let mut config = VolumeConfig::new(name, self.tenant, policy);
-        // With the fewest that can be read, so that a node's death does not stop writing; healing makes the rest again.
-        config.least = u8::try_from(policy.data()).expect("a policy has at most 96 shards");
+        // One more than can be read: with nodes missing, writing goes on for as long as a further death loses nothing. Healing makes the rest again.
+        config.least = u8::try_from(policy.data() + 1).expect("a policy has at most 96 shards");
         config.capacity_bytes = claim.bytes;
         let secret = VolumeSecret::generate();
         let data = BTreeMap::from([
@@ -291,4 +306,21 @@ pub fn homes_of(
     let among: BTreeSet<NodeId> = members.chain([assigned.membership.home]).collect();
     let grant = assigned.assignment.storage.clone();
     Arc::new(TenantHomes::new(link.clone(), peers.clone(), among, grant, local))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    #[test]
+    fn the_usual_policy_fits_and_survives_two_deaths_where_it_can() {
+        for homes in 2..40 {
+            let policy: Policy = usual_policy(homes).unwrap().parse().unwrap();
+            assert!(policy.shards() <= homes);
+            assert_eq!(policy.parity(), if homes == 2 { 1 } else { 2 });
+        }
+        assert_eq!(usual_policy(1), None);
+    }
 }
