@@ -67,11 +67,22 @@ pub(crate) async fn run(shared: Arc<Shared>, cut_off: channel::Sender<bool>) {
     }
 }
 
+/// The Lease first: a status told before it could be taken for that of a node that is gone. The controllers write `Ready=Unknown` for such a
+/// node, and only the node itself takes that back, so it looks each time.
 async fn beat(shared: &Shared, with_status: bool) -> Result<(), kube::Error> {
-    if with_status {
+    renew_lease(shared).await?;
+    if with_status || !is_ready(shared).await? {
         register(shared).await?;
     }
-    renew_lease(shared).await
+    Ok(())
+}
+
+/// Whether the API says of this node that it is ready.
+async fn is_ready(shared: &Shared) -> Result<bool, kube::Error> {
+    let api: Api<Node> = Api::all(shared.client.clone());
+    let live = api.get_opt(&shared.config.node_name).await?;
+    let conditions = live.and_then(|live| live.status).and_then(|status| status.conditions).unwrap_or_default();
+    Ok(conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True"))
 }
 
 async fn register(shared: &Shared) -> Result<(), kube::Error> {
