@@ -37,6 +37,7 @@ has_command nft || missing+=(nftables)
 has_command ping || missing+=(iputils-ping)
 # Foreign clients that the tests hold the Kubernetes API and images against.
 has_command kubectl || missing+=(kubernetes-client)
+has_command curl || missing+=(curl)
 has_command skopeo || missing+=(skopeo)
 has_command umoci || missing+=(umoci)
 if $bench; then

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+#[path = "processes/cloud.rs"]
+mod cloud;
 #[path = "processes/common.rs"]
 mod common;
 #[path = "processes/demo.rs"]

@@ -325,6 +325,8 @@ async fn clear(parts: &WorkerParts, assigned: &Assigned) {
     for dir in dirs {
         remove(&dir).await;
     }
+    // Gone with its last eVDC; while there are others it is not empty.
+    let _: std::io::Result<()> = tokio::fs::remove_dir(&parts.run_dir).await;
 }
 
 /// Unmounts and removes the file systems of a sandbox's containers, which are named after it.
