@@ -17,7 +17,7 @@ use std::net::TcpListener;
 
 fn main() {
     let listener = TcpListener::bind("[::]:8080").unwrap();
-    let name = std::env::var("HOSTNAME").unwrap_or_default();
+    let name = std::env::var("POD").unwrap_or_default();
     let version = std::env::var("VERSION").unwrap_or_default();
     for stream in listener.incoming().flatten() {
         let (name, version) = (name.clone(), version.clone());
@@ -57,7 +57,9 @@ spec:
       containers:
       - name: web
         image: example/server:1
-        env: [{name: VERSION, value: one}]
+        env:
+        - {name: VERSION, value: one}
+        - {name: POD, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
         readinessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1}
         resources: {requests: {cpu: 10m}, limits: {memory: 32Mi}}
 ---
