@@ -21,7 +21,7 @@
 //! ```
 //!
 //! Not here: pods and their restart policies, probes' schedules, networks (a container joins a namespace that it is given), images.
-//! Refused for now by the shape of [`ContainerSpec`]: privileged containers, terminals, seccomp profiles.
+//! Refused by the shape of [`ContainerSpec`]: privileged containers, terminals, seccomp profiles.
 
 mod capabilities;
 mod cgroups;

@@ -65,17 +65,17 @@ pub(crate) async fn all_offers(parts: &Parts) -> Vec<OfferStatus> {
 /// The eVDCs of this node's owner, for whoever only looks: none if they cannot be read.
 pub(crate) async fn all_evdcs(parts: &Parts) -> Vec<EvdcStatus> {
     let all = parts.cloud.tenant.all().await.unwrap_or_default();
-    all.iter().map(|evdc| status(parts, evdc, None)).collect()
+    all.iter().map(|evdc| status(parts, evdc)).collect()
 }
 
 pub(super) async fn evdcs(State(parts): Shared) -> Answer<Vec<EvdcStatus>> {
     let all = parts.cloud.tenant.all().await.map_err(|error| refused(&error))?;
-    Ok(Json(all.iter().map(|evdc| status(&parts, evdc, None)).collect()))
+    Ok(Json(all.iter().map(|evdc| status(&parts, evdc)).collect()))
 }
 
 pub(super) async fn evdc(State(parts): Shared, Path(name): Path<String>) -> Answer<EvdcStatus> {
     let evdc = parts.cloud.tenant.get(&name).await.map_err(|error| refused(&error))?;
-    Ok(Json(status(&parts, &evdc, None)))
+    Ok(Json(status(&parts, &evdc)))
 }
 
 pub(super) async fn create(
@@ -106,7 +106,7 @@ pub(super) async fn create(
     let evdc = parts.cloud.tenant.create(wish).await.map_err(|error| refused(&error))?;
     let served = parts.cloud.ports.serve(&evdc, &parts.stop).await;
     served.map_err(|error| ApiError::new(Kind::Broken, error.to_string()))?;
-    Ok(Json(status(&parts, &evdc, None)))
+    Ok(Json(status(&parts, &evdc)))
 }
 
 pub(super) async fn remove(State(parts): Shared, Path(name): Path<String>) -> Answer<()> {
@@ -203,7 +203,10 @@ pub(super) struct Named {
     name: String,
 }
 
-fn status(parts: &Parts, evdc: &Evdc, problem: Option<String>) -> EvdcStatus {
+fn status(parts: &Parts, evdc: &Evdc) -> EvdcStatus {
+    let waited_for = |pick: &&Pick| pick.lease.is_none() || pick.told != evdc.serial;
+    let waited_for: Vec<&str> = evdc.picks.iter().filter(waited_for).map(|pick| pick.member.name.as_str()).collect();
+    let problem = (!waited_for.is_empty()).then(|| format!("not rented or not told yet: {}", waited_for.join(", ")));
     let member = |pick: &Pick| MemberStatus {
         name: pick.member.name.clone(),
         node: pick.member.node,
