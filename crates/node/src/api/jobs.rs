@@ -65,6 +65,7 @@ async fn run_heal(engine: Engine, request: HealRequest, events: mpsc::Sender<Eve
             // A receiver that is behind gets a later one.
             let _ = progress.try_send(event);
         })),
+        ..HealOptions::default()
     };
     let report = tokio::select! {
         report = engine.heal(options) => report.map_err(|error| told(&error))?,
