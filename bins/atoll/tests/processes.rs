@@ -20,3 +20,5 @@ mod network;
 mod node;
 #[path = "processes/store.rs"]
 mod store;
+#[path = "processes/volumes.rs"]
+mod volumes;

@@ -22,6 +22,7 @@ mod images;
 mod ingress;
 mod protocol;
 mod provider;
+mod remains;
 mod tenant;
 mod volumes;
 mod worker;
@@ -38,5 +39,5 @@ pub use protocol::{
 };
 pub use provider::{Issue, Provider, Whom};
 pub use tenant::{Evdc, Pick, Tenant, TenantError, Wish};
-pub use volumes::{HomesOf, KubeProvisioner, KubeVolumes, homes_of};
+pub use volumes::{HomesOf, KubeProvisioner, KubeVolumes, MountedVolumes, Mounts, homes_of};
 pub use worker::{WorkerParts, Workers};
