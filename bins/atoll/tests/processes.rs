@@ -10,6 +10,8 @@ mod common;
 mod demo;
 #[path = "processes/faults.rs"]
 mod faults;
+#[path = "processes/filesystems.rs"]
+mod filesystems;
 #[path = "processes/help.rs"]
 mod help;
 #[path = "processes/kill.rs"]
