@@ -10,6 +10,8 @@ mod common;
 mod demo;
 #[path = "processes/faults.rs"]
 mod faults;
+#[path = "processes/filesystems.rs"]
+mod filesystems;
 #[path = "processes/help.rs"]
 mod help;
 #[path = "processes/kill.rs"]
@@ -20,3 +22,5 @@ mod network;
 mod node;
 #[path = "processes/store.rs"]
 mod store;
+#[path = "processes/volumes.rs"]
+mod volumes;
