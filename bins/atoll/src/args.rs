@@ -34,7 +34,7 @@ pub(crate) enum Command {
     /// Run this machine's node until it is told to stop
     Up(Up),
     /// Stop the node
-    Down,
+    Down(Down),
     /// Show the node, its roles, its peers and what they lend
     Status,
     /// The node's configuration
@@ -114,6 +114,13 @@ pub(crate) struct Up {
     /// Stop when standard input closes (for whoever starts nodes and must not leave them behind)
     #[arg(long, hide = true)]
     pub(crate) until_stdin_closes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Down {
+    /// Also end the containers that outlive the node, and remove their networks, mounts and limits; works on a node that was killed, too
+    #[arg(long)]
+    pub(crate) clear: bool,
 }
 
 /// Settings on the command line: they win over environment and file.
@@ -210,6 +217,9 @@ pub(crate) struct EvdcCreate {
     /// Pods on each
     #[arg(long, default_value_t = 30, value_name = "N")]
     pub(crate) pods: u32,
+    /// How many more nodes lend their storage alone, as much as each of the others
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub(crate) storage_nodes: usize,
     /// The most to pay for an hour of a node, in millionths of the currency's unit
     #[arg(long, default_value_t = 0, value_name = "MICRO")]
     pub(crate) price_max: u64,

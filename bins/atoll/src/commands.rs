@@ -38,7 +38,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
     let context = Context { data_dir, output: cli.output };
     match cli.command {
         Command::Up(up) => node::up(&context, &up).await,
-        Command::Down => node::down(&context).await,
+        Command::Down(down) => node::down(&context, &down).await,
         Command::Status => node::status(&context).await,
         Command::Config(command) => node::config(&context, &command).await,
         Command::Id(command) => id::run(&context, &command),

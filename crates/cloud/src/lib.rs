@@ -39,4 +39,4 @@ pub use protocol::{
 pub use provider::{Issue, Provider, Whom};
 pub use tenant::{Evdc, Pick, Tenant, TenantError, Wish};
 pub use volumes::{HomesOf, KubeProvisioner, KubeVolumes, homes_of};
-pub use worker::{WorkerParts, Workers};
+pub use worker::{WorkerParts, Workers, remove_network};

@@ -50,10 +50,19 @@ pub struct Wish {
     pub nodes: usize,
     /// How much of each.
     pub each: Capacity,
+    /// How many more that lend storage alone, as much as each of the others: volumes lie on them, nothing runs there.
+    pub storage_nodes: usize,
     /// The most to pay for an hour of a node, in millionths of the currency; offers above are not taken.
     pub price_max: u64,
     /// The gateway, and the domain whose names it gives.
     pub gateway: Option<(NodeId, String)>,
+}
+
+impl Wish {
+    /// How much of the node at this place among those that were chosen: first come those that run something.
+    fn of(&self, index: usize) -> Capacity {
+        if index < self.nodes { self.each } else { Capacity { storage: self.each.storage, ..Capacity::default() } }
+    }
 }
 
 /// A node that was chosen.
@@ -87,8 +96,12 @@ pub struct Evdc {
 }
 
 impl Versioned for Evdc {
-    const VERSION: u16 = 1;
+    const VERSION: u16 = 2;
     const NAME: &'static str = "eVDC";
+
+    fn from_older(version: u16, body: &[u8]) -> Result<Self, DecodeError> {
+        older::read(version, body)
+    }
 }
 
 impl Evdc {
@@ -103,7 +116,8 @@ impl Evdc {
     pub fn is_ready(&self) -> bool {
         let told = |pick: &Pick| pick.lease.is_some() && pick.told == self.serial;
         let gateway = self.wish.gateway.is_none() || self.gateway_told == self.serial;
-        !self.removing && self.picks.len() == self.wish.nodes && self.picks.iter().all(told) && gateway
+        let wished = self.wish.nodes + self.wish.storage_nodes;
+        !self.removing && self.picks.len() == wished && self.picks.iter().all(told) && gateway
     }
 }
 
@@ -257,21 +271,17 @@ impl Tenant {
 
     /// Chooses the nodes that are still missing.
     async fn choose(&self, evdc: &mut Evdc) -> Result<(), TenantError> {
-        let missing = evdc.wish.nodes.saturating_sub(evdc.picks.len());
-        if missing == 0 {
+        let wish = evdc.wish.clone();
+        if evdc.picks.len() >= wish.nodes + wish.storage_nodes {
             return Ok(());
         }
-        let taken: BTreeSet<NodeId> = evdc.picks.iter().map(|pick| pick.member.node).collect();
         let mut offers = self.offers().await;
-        offers.retain(|offer| !taken.contains(&offer.node) && offer.price.micro_per_hour <= evdc.wish.price_max);
-        for offer in choose(&offers, missing, evdc.wish.each)? {
-            let mut lease = [0; LeaseId::BYTES];
-            getrandom::fill(&mut lease).map_err(|_| TenantError::Random)?;
-            // A number is not given twice, so that addresses of a member that left do not become another's.
-            let subnet = evdc.picks.iter().map(|pick| pick.member.subnet).max().unwrap_or(0) + 1;
-            let name = format!("node-{subnet}");
-            let member = Member { node: offer.node, lease: LeaseId::from_bytes(lease), name, subnet };
-            evdc.picks.push(Pick { member, offer: offer.clone(), lease: None, told: 0 });
+        offers.retain(|offer| offer.price.micro_per_hour <= wish.price_max);
+        for until in [wish.nodes, wish.nodes + wish.storage_nodes] {
+            let missing = until.saturating_sub(evdc.picks.len());
+            let taken: BTreeSet<NodeId> = evdc.picks.iter().map(|pick| pick.member.node).collect();
+            offers.retain(|offer| !taken.contains(&offer.node));
+            pick(evdc, choose(&offers, missing, wish.of(until - 1))?)?;
         }
         evdc.serial += 1;
         self.keep(evdc).await
@@ -291,7 +301,7 @@ impl Tenant {
             provider: pick.offer.owner,
             tenant: self.owner.id(),
             evdc: evdc.id,
-            capacity: evdc.wish.each,
+            capacity: evdc.wish.of(index),
             price: Price { ..pick.offer.price.clone() },
             not_before: now,
             not_after: now + LEASE_SECONDS,
@@ -447,9 +457,25 @@ impl Tenant {
     }
 }
 
+/// Makes members of the nodes that were chosen.
+fn pick(evdc: &mut Evdc, chosen: Vec<&Offer>) -> Result<(), TenantError> {
+    for offer in chosen {
+        let mut lease = [0; LeaseId::BYTES];
+        getrandom::fill(&mut lease).map_err(|_| TenantError::Random)?;
+        // A number is not given twice, so that addresses of a member that left do not become another's.
+        let subnet = evdc.picks.iter().map(|pick| pick.member.subnet).max().unwrap_or(0) + 1;
+        let name = format!("node-{subnet}");
+        let member = Member { node: offer.node, lease: LeaseId::from_bytes(lease), name, subnet };
+        evdc.picks.push(Pick { member, offer: offer.clone(), lease: None, told: 0 });
+    }
+    Ok(())
+}
+
 fn key(id: EvdcId) -> Bytes {
     Bytes::from([PREFIX, id.to_string().as_bytes()].concat())
 }
+
+mod older;
 
 /// Seconds since 1970 UTC.
 pub(crate) fn now() -> u64 {

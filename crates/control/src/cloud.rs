@@ -42,6 +42,9 @@ pub struct EvdcRequest {
     pub nodes: usize,
     /// How much of each.
     pub each: Amount,
+    /// How many more that lend storage alone.
+    #[serde(default)]
+    pub storage_nodes: usize,
     /// The most to pay for an hour of a node, in millionths of the currency's unit.
     pub price_max: u64,
     /// The gateway through which it is reached from outside.
@@ -89,6 +92,9 @@ pub struct MemberStatus {
     pub owner: OwnerId,
     /// Whether it serves the API.
     pub control: bool,
+    /// Whether it lends storage alone: nothing runs there.
+    #[serde(default)]
+    pub storage_only: bool,
     /// Until when it is rented, seconds since 1970 UTC; `None` while it has granted nothing.
     pub until: Option<u64>,
     /// Whether it knows the present members.

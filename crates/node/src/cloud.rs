@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -237,11 +237,17 @@ fn compute(config: &Config) -> Result<(Embedded, PathBuf), String> {
     if !rustix::process::geteuid().is_root() {
         return Err("workloads need root: namespaces, mounts and cgroups".into());
     }
-    // Nodes of one machine are told apart by where their state lies.
-    let name = blake3::hash(config.data_dir.as_os_str().as_encoded_bytes()).to_hex();
-    let run_dir = PathBuf::from("/run/atoll").join(&name.as_str()[..RUN_NAME_CHARS]);
-    let runtime = Embedded::open(EmbeddedConfig::new(config.data_dir.join("runtime")));
-    Ok((runtime.map_err(|error| error.to_string())?, run_dir))
+    let runtime = Embedded::open(EmbeddedConfig::new(config.data_dir.join(RUNTIME_DIR)));
+    Ok((runtime.map_err(|error| error.to_string())?, run_dir(&config.data_dir)))
+}
+
+/// Where containers and their records lie, below the data directory.
+pub(crate) const RUNTIME_DIR: &str = "runtime";
+
+/// Where what is gone after a restart of the machine lies. Nodes of one machine are told apart by where their state lies.
+pub(crate) fn run_dir(data_dir: &Path) -> PathBuf {
+    let name = blake3::hash(data_dir.as_os_str().as_encoded_bytes()).to_hex();
+    PathBuf::from("/run/atoll").join(&name.as_str()[..RUN_NAME_CHARS])
 }
 
 /// Characters of the name of a node's folder below `/run/atoll`: 48 bits.

@@ -285,7 +285,7 @@ fn engine_config() -> EngineConfig {
     }
 }
 
-fn open_kv(data_dir: &DataDir) -> Result<Arc<dyn KeyValue>, NodeError> {
+pub(crate) fn open_kv(data_dir: &DataDir) -> Result<Arc<dyn KeyValue>, NodeError> {
     Ok(Arc::new(Embedded::open(data_dir.kv(), EmbeddedConfig::default())?))
 }
 

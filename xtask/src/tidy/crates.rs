@@ -36,7 +36,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("crates/iac", &["crates/base"]),
     ("crates/dashboard", &["crates/base", "crates/control"]),
     ("crates/control", &["crates/base"]),
-    ("crates/grid", &["crates/base", "crates/control"]),
+    ("crates/lab", &["crates/base"]),
+    ("crates/grid", &["crates/base", "crates/control", "crates/lab"]),
     (
         "crates/cloud",
         &[
@@ -70,13 +71,12 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     // The container helper is this binary again, single-threaded, before anything else of it runs; hence its runtime.
     ("bins", &["crates/base", "crates/control", "crates/evdc/runtime", "crates/grid", "crates/market", "crates/node"]),
-    ("testing/lab", &["crates/base"]),
     ("testing/fuzz", &["crates"]),
     ("xtask", &[]),
 ];
 
 /// What the tests of any crate may use besides its own area.
-const TEST_TOOLS: [&str; 2] = ["crates/grid", "testing"];
+const TEST_TOOLS: [&str; 3] = ["crates/grid", "crates/lab", "testing"];
 
 /// Programs; their tests run the whole and may also speak to it as a foreign peer would, so they may use any crate.
 const PROGRAMS: &str = "bins";

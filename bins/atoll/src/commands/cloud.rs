@@ -88,7 +88,8 @@ fn request(create: &EvdcCreate) -> anyhow::Result<EvdcRequest> {
         _ => anyhow::bail!("--gateway and --domain go together: which node, and the domain whose names it gives"),
     };
     let each = Amount { cpu_milli: create.cpu, memory: create.memory, storage: create.storage, pods: create.pods };
-    Ok(EvdcRequest { nodes: create.nodes, each, price_max: create.price_max, gateway })
+    let (nodes, storage_nodes) = (create.nodes, create.storage_nodes);
+    Ok(EvdcRequest { nodes, each, storage_nodes, price_max: create.price_max, gateway })
 }
 
 fn describe(evdc: &EvdcStatus) -> String {
@@ -115,7 +116,14 @@ fn describe(evdc: &EvdcStatus) -> String {
             member.name.clone(),
             member.node.short().to_string(),
             member.owner.short().to_string(),
-            if member.control { "API" } else { "" }.to_owned(),
+            if member.control {
+                "API, pods"
+            } else if member.storage_only {
+                "storage"
+            } else {
+                "pods"
+            }
+            .to_owned(),
             until.map_or_else(|| "not rented yet".to_owned(), |at| at.to_string()),
             if member.told { "yes" } else { "no" }.to_owned(),
         ]

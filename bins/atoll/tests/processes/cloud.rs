@@ -10,7 +10,8 @@ use atoll_images::{Builder, Content, Reference, Store, StoreConfig};
 
 use crate::common::{lone_node, output, run, run_json};
 
-/// A web server in a few lines of std, compiled by the test, so that its image is small: it answers with the pod's name and its version.
+/// A web server in a few lines of std, compiled by the test, so that its image is small: it answers with its version and the pod's name, and
+/// with many of these where more than one packet is asked for.
 const SERVER: &str = r##"
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
@@ -25,8 +26,11 @@ fn main() {
             let mut out = stream.try_clone().unwrap();
             let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
             // Request after request until the other side closes.
-            while lines.by_ref().take_while(|line| !line.is_empty()).count() > 0 {
-                let body = format!("{version} {name}\n");
+            loop {
+                let head: Vec<String> = lines.by_ref().take_while(|line| !line.is_empty()).collect();
+                let Some(request) = head.first() else { break };
+                let times = if request.contains("/many ") { 10_000 } else { 1 };
+                let body = format!("{version} {name}\n").repeat(times);
                 let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
                 if out.write_all(head.as_bytes()).and_then(|()| out.write_all(body.as_bytes())).is_err() {
                     break;
@@ -152,7 +156,7 @@ impl World {
 }
 
 /// The image, as an archive.
-fn image(folder: &Path) -> String {
+pub(crate) fn image(folder: &Path) -> String {
     let (source, program, archive) = (folder.join("server.rs"), folder.join("server"), folder.join("server.tar"));
     std::fs::write(&source, SERVER).unwrap();
     let compiled = Command::new("rustc")
@@ -178,7 +182,7 @@ fn image(folder: &Path) -> String {
     archive.to_str().unwrap().to_owned()
 }
 
-fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+pub(crate) fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     let began = Instant::now();
     while !holds() {
         assert!(began.elapsed() < Duration::from_secs(90), "it does not come to this: {what}");

@@ -1,4 +1,4 @@
-//! Hosts for tests: network namespaces on one bridge, cut and joined at will, gone afterwards whatever happens.
+//! Hosts for tests and the demo: network namespaces on one bridge, cut and joined at will, gone afterwards whatever happens.
 //!
 //! A [`Lab`] has a hub (a namespace with the bridge), some hosts and one host `outside`, each a namespace with one cable (veth) to the bridge, an address of
 //! both families and a default route to the hub. Nothing of it is in the machine's own namespace, so no address or name can collide there; the names of
@@ -6,8 +6,9 @@
 //!
 //! # How it ends
 //!
-//! A guardian process, started first, waits for the end of its standard input. That comes when the lab is dropped, and also when the test
-//! panics, is interrupted or is killed; then the guardian ends what still runs in the namespaces of this lab and removes them.
+//! A guardian process, started first, waits for the end of its standard input. That comes when the lab is dropped, and also when its process
+//! panics, is interrupted or is killed; then the guardian ends what still runs in the namespaces of this lab, does what it was told to do at the end
+//! ([`Lab::with_last_words`]: containers have namespaces of their own and mounts, so they are not found this way) and removes them.
 //!
 //! It takes root, iproute2 and util-linux; without them [`LabError`] says what to install.
 
@@ -29,13 +30,17 @@ const NAMESPACES: &str = "/run/netns";
 /// Labs of this process, so that each has a name of its own.
 static LABS: AtomicU32 = AtomicU32::new(0);
 
-/// Waits for the end of its input, then removes what the names given as arguments stand for. A process in a namespace is only ended if that is of this lab.
+/// Waits for the end of its input, then removes what the names given as arguments stand for, the first of which is a script to be run before the namespaces
+/// go. A process in a namespace is only ended if that is of this lab.
 const GUARDIAN: &str = r#"
 trap '' INT TERM HUP
 cat >/dev/null
+last_words=$1
+shift
 for name in "$@"; do
   for pid in $(ip netns pids "$name" 2>/dev/null); do kill -9 "$pid" 2>/dev/null; done
 done
+sh -c "$last_words"
 for name in "$@"; do ip netns delete "$name" 2>/dev/null; done
 "#;
 
@@ -93,6 +98,16 @@ impl Lab {
     ///
     /// [`LabError`]; nothing is left behind.
     pub fn new(hosts: usize) -> Result<Self, LabError> {
+        Self::with_last_words(hosts, |_| String::new())
+    }
+
+    /// The same, with a shell script for the end: it is run when nothing runs in the namespaces any more and they are still there. It is told of
+    /// the hosts before they are made.
+    ///
+    /// # Errors
+    ///
+    /// [`LabError`]; nothing is left behind.
+    pub fn with_last_words(hosts: usize, last_words: impl FnOnce(&[Host]) -> String) -> Result<Self, LabError> {
         check_machine()?;
         if hosts > HOSTS_MAX {
             return Err(LabError::TooMany { wanted: hosts });
@@ -106,7 +121,7 @@ impl Lab {
         let hub = format!("{name}-hub");
         let (outside, hosts) = (host(hosts), (0..hosts).map(host).collect::<Vec<_>>());
         let namespaces = hosts.iter().chain([&outside]).map(|host| host.namespace.as_str()).chain([hub.as_str()]);
-        let guardian = guard(namespaces)?;
+        let guardian = guard(&last_words(&hosts), namespaces)?;
         let lab = Self { hub, hosts, outside, guardian };
         // From here on, dropping it removes what there is.
         lab.build()?;
@@ -134,6 +149,22 @@ impl Lab {
             at(&["-6", "route", "add", "default", "via", &v6(HUB).to_string()])?;
         }
         Ok(())
+    }
+
+    /// Lets the hosts live on when this ends; removing them is then somebody else's.
+    ///
+    /// # Errors
+    ///
+    /// [`LabError::Step`] if the guardian cannot be told.
+    pub fn leave_standing(mut self) -> Result<(), LabError> {
+        let killed = self.guardian.kill().and_then(|()| self.guardian.wait());
+        killed.map(drop).map_err(|error| LabError::Step { command: "kill".to_owned(), said: error.to_string() })
+    }
+
+    /// Names of all namespaces, the hub's and that of the host outside among them.
+    pub fn namespaces(&self) -> impl Iterator<Item = &str> {
+        let hosts = self.hosts.iter().chain([&self.outside]).map(|host| host.namespace.as_str());
+        hosts.chain([self.hub.as_str()])
     }
 
     /// A host.
@@ -236,9 +267,9 @@ fn check_machine() -> Result<(), LabError> {
 }
 
 /// Starts the guardian, out of the reach of the terminal's signals.
-fn guard<'a>(namespaces: impl Iterator<Item = &'a str>) -> Result<Child, LabError> {
+fn guard<'a>(last_words: &str, namespaces: impl Iterator<Item = &'a str>) -> Result<Child, LabError> {
     let mut command = Command::new("sh");
-    command.args(["-c", GUARDIAN, "guardian"]).args(namespaces).process_group(0);
+    command.args(["-c", GUARDIAN, "guardian", last_words]).args(namespaces).process_group(0);
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
     command.spawn().map_err(|error| LabError::Step { command: "sh".to_owned(), said: error.to_string() })
 }
