@@ -217,9 +217,6 @@ pub(crate) struct EvdcCreate {
     /// Pods on each
     #[arg(long, default_value_t = 30, value_name = "N")]
     pub(crate) pods: u32,
-    /// How many more nodes lend their storage alone, as much as each of the others
-    #[arg(long, default_value_t = 0, value_name = "N")]
-    pub(crate) storage_nodes: usize,
     /// The most to pay for an hour of a node, in millionths of the currency's unit
     #[arg(long, default_value_t = 0, value_name = "MICRO")]
     pub(crate) price_max: u64,

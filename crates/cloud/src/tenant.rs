@@ -38,6 +38,10 @@ const LEASE_SECONDS: u64 = 24 * 3600;
 /// A grant to store outlives the lease by this, so that a renewal that comes late finds the volumes still writable.
 const GRANT_MARGIN_SECONDS: u64 = 3600;
 
+/// Homes that volumes want: six for 4+2, and two more, so that with two gone everything is made whole again. Where the nodes of an eVDC and the tenant's own
+/// are fewer, storage alone is rented besides, from peers that lend nothing else.
+const HOMES_WISHED: usize = 8;
+
 /// Nodes that answer with an offer within this are chosen among.
 const OFFER_WITHIN: Duration = Duration::from_secs(3);
 
@@ -50,19 +54,10 @@ pub struct Wish {
     pub nodes: usize,
     /// How much of each.
     pub each: Capacity,
-    /// How many more that lend storage alone, as much as each of the others: volumes lie on them, nothing runs there.
-    pub storage_nodes: usize,
     /// The most to pay for an hour of a node, in millionths of the currency; offers above are not taken.
     pub price_max: u64,
     /// The gateway, and the domain whose names it gives.
     pub gateway: Option<(NodeId, String)>,
-}
-
-impl Wish {
-    /// How much of the node at this place among those that were chosen: first come those that run something.
-    fn of(&self, index: usize) -> Capacity {
-        if index < self.nodes { self.each } else { Capacity { storage: self.each.storage, ..Capacity::default() } }
-    }
 }
 
 /// A node that was chosen.
@@ -76,6 +71,18 @@ pub struct Pick {
     pub lease: Option<Lease>,
     /// The serial of the membership that it was told last.
     pub told: u64,
+}
+
+impl Pick {
+    /// Whether it lends storage alone: nothing runs there.
+    #[must_use]
+    pub fn is_storage_only(&self) -> bool {
+        is_storage_only(&self.offer)
+    }
+}
+
+fn is_storage_only(offer: &Offer) -> bool {
+    offer.total.cpu_milli == 0
 }
 
 /// An eVDC as its tenant keeps it.
@@ -96,12 +103,8 @@ pub struct Evdc {
 }
 
 impl Versioned for Evdc {
-    const VERSION: u16 = 2;
+    const VERSION: u16 = 1;
     const NAME: &'static str = "eVDC";
-
-    fn from_older(version: u16, body: &[u8]) -> Result<Self, DecodeError> {
-        older::read(version, body)
-    }
 }
 
 impl Evdc {
@@ -111,13 +114,24 @@ impl Evdc {
         self.picks.first().map(|pick| pick.member.node)
     }
 
+    /// How many of its nodes run something.
+    fn running(&self) -> usize {
+        self.picks.iter().filter(|pick| !pick.is_storage_only()).count()
+    }
+
+    /// How many that lend storage alone are looked for: as many as volumes want, while the eVDC is founded. Later ones would move what lies there.
+    fn storage_missing(&self) -> usize {
+        let founding = self.picks.iter().all(|pick| pick.told == 0) && self.running() == self.picks.len();
+        // The tenant's own node is a home, too.
+        if founding && self.wish.each.storage.0 > 0 { HOMES_WISHED.saturating_sub(self.wish.nodes + 1) } else { 0 }
+    }
+
     /// Whether every node has granted its lease and knows of the present members.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         let told = |pick: &Pick| pick.lease.is_some() && pick.told == self.serial;
         let gateway = self.wish.gateway.is_none() || self.gateway_told == self.serial;
-        let wished = self.wish.nodes + self.wish.storage_nodes;
-        !self.removing && self.picks.len() == wished && self.picks.iter().all(told) && gateway
+        !self.removing && self.running() == self.wish.nodes && self.picks.iter().all(told) && gateway
     }
 }
 
@@ -271,17 +285,27 @@ impl Tenant {
 
     /// Chooses the nodes that are still missing.
     async fn choose(&self, evdc: &mut Evdc) -> Result<(), TenantError> {
-        let wish = evdc.wish.clone();
-        if evdc.picks.len() >= wish.nodes + wish.storage_nodes {
+        let missing = evdc.wish.nodes.saturating_sub(evdc.running());
+        let storage = evdc.storage_missing();
+        if missing == 0 && storage == 0 {
             return Ok(());
         }
+        let taken: BTreeSet<NodeId> = evdc.picks.iter().map(|pick| pick.member.node).collect();
         let mut offers = self.offers().await;
-        offers.retain(|offer| offer.price.micro_per_hour <= wish.price_max);
-        for until in [wish.nodes, wish.nodes + wish.storage_nodes] {
-            let missing = until.saturating_sub(evdc.picks.len());
-            let taken: BTreeSet<NodeId> = evdc.picks.iter().map(|pick| pick.member.node).collect();
-            offers.retain(|offer| !taken.contains(&offer.node));
-            pick(evdc, choose(&offers, missing, wish.of(until - 1))?)?;
+        offers.retain(|offer| !taken.contains(&offer.node) && offer.price.micro_per_hour <= evdc.wish.price_max);
+        let mut chosen = choose(&offers, missing, evdc.wish.each)?;
+        chosen.extend(for_storage(&evdc.wish, storage, &offers));
+        if chosen.is_empty() {
+            return Ok(());
+        }
+        for offer in chosen {
+            let mut lease = [0; LeaseId::BYTES];
+            getrandom::fill(&mut lease).map_err(|_| TenantError::Random)?;
+            // A number is not given twice, so that addresses of a member that left do not become another's.
+            let subnet = evdc.picks.iter().map(|pick| pick.member.subnet).max().unwrap_or(0) + 1;
+            let name = format!("node-{subnet}");
+            let member = Member { node: offer.node, lease: LeaseId::from_bytes(lease), name, subnet };
+            evdc.picks.push(Pick { member, offer: offer.clone(), lease: None, told: 0 });
         }
         evdc.serial += 1;
         self.keep(evdc).await
@@ -301,7 +325,7 @@ impl Tenant {
             provider: pick.offer.owner,
             tenant: self.owner.id(),
             evdc: evdc.id,
-            capacity: evdc.wish.of(index),
+            capacity: if pick.is_storage_only() { storage_of(&evdc.wish) } else { evdc.wish.each },
             price: Price { ..pick.offer.price.clone() },
             not_before: now,
             not_after: now + LEASE_SECONDS,
@@ -457,25 +481,23 @@ impl Tenant {
     }
 }
 
-/// Makes members of the nodes that were chosen.
-fn pick(evdc: &mut Evdc, chosen: Vec<&Offer>) -> Result<(), TenantError> {
-    for offer in chosen {
-        let mut lease = [0; LeaseId::BYTES];
-        getrandom::fill(&mut lease).map_err(|_| TenantError::Random)?;
-        // A number is not given twice, so that addresses of a member that left do not become another's.
-        let subnet = evdc.picks.iter().map(|pick| pick.member.subnet).max().unwrap_or(0) + 1;
-        let name = format!("node-{subnet}");
-        let member = Member { node: offer.node, lease: LeaseId::from_bytes(lease), name, subnet };
-        evdc.picks.push(Pick { member, offer: offer.clone(), lease: None, told: 0 });
-    }
-    Ok(())
+/// Offers of storage alone that are taken for this wish.
+fn for_storage<'a>(wish: &Wish, wanted: usize, offers: &'a [Offer]) -> Vec<&'a Offer> {
+    let each = storage_of(wish);
+    let fits = |offer: &&Offer| is_storage_only(offer) && offer.free.holds(&each);
+    let mut fitting: Vec<&Offer> = offers.iter().filter(fits).collect();
+    fitting.sort_by_key(|offer| (offer.price.micro_per_hour, offer.node));
+    fitting.truncate(wanted);
+    fitting
+}
+
+fn storage_of(wish: &Wish) -> Capacity {
+    Capacity { storage: wish.each.storage, ..Capacity::default() }
 }
 
 fn key(id: EvdcId) -> Bytes {
     Bytes::from([PREFIX, id.to_string().as_bytes()].concat())
 }
-
-mod older;
 
 /// Seconds since 1970 UTC.
 pub(crate) fn now() -> u64 {

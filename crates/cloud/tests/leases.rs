@@ -57,10 +57,14 @@ fn store(folder: &tempfile::TempDir) -> Arc<dyn KeyValue> {
 }
 
 async fn lender(owner: &Arc<OwnerKey>) -> Lender {
+    lender_of(owner, capacity(100)).await
+}
+
+async fn lender_of(owner: &Arc<OwnerKey>, total: Capacity) -> Lender {
     let folder = tempfile::tempdir().unwrap();
     let key = Arc::new(NodeKey::generate());
     let kv = store(&folder);
-    let keeper = Keeper::open(kv.clone(), key.id(), owner.clone(), capacity(100), Price::default()).await.unwrap();
+    let keeper = Keeper::open(kv.clone(), key.id(), owner.clone(), total, Price::default()).await.unwrap();
     let assignments = Assignments::open(kv, key.id(), 0).await.unwrap();
     // The handlers need the link, and the link its handlers: the provider is put in once both are there.
     let late: Arc<std::sync::OnceLock<Provider>> = Arc::default();
@@ -203,6 +207,27 @@ async fn a_tenant_that_broke_off_goes_on_where_it_was() {
     for lender in &world.lenders {
         assert!(lender.keeper.all().is_empty());
     }
+}
+
+#[tokio::test]
+async fn storage_is_rented_besides_from_who_lends_nothing_else() {
+    let world = world().await;
+    let storage = Capacity { storage: capacity(100).storage, ..Capacity::default() };
+    let attic = lender_of(&Arc::new(OwnerKey::generate()), storage).await;
+    let ticket = attic.link.handle().invite(Duration::from_secs(60), 1).unwrap();
+    world.link.handle().join(&ticket).await.unwrap();
+    let tenant = world.tenant();
+    let evdc = tenant.create(wish(2, 60)).await.unwrap();
+    assert!(evdc.is_ready());
+    let (alone, running): (Vec<_>, Vec<_>) = evdc.picks.iter().partition(|pick| pick.is_storage_only());
+    assert_eq!((alone.len(), running.len()), (1, 2));
+    assert_ne!(evdc.control(), Some(attic.id()));
+    let terms = attic.keeper.all().remove(0);
+    let each = Capacity { storage: capacity(60).storage, ..Capacity::default() };
+    assert_eq!((alone[0].member.node, terms.capacity), (attic.id(), each));
+    assert_eq!(tenant.pursue("hello").await.unwrap().picks.len(), 3, "once is enough");
+    tenant.remove("hello").await.unwrap();
+    assert!(attic.keeper.all().is_empty());
 }
 
 #[tokio::test]

@@ -42,9 +42,6 @@ pub struct EvdcRequest {
     pub nodes: usize,
     /// How much of each.
     pub each: Amount,
-    /// How many more that lend storage alone.
-    #[serde(default)]
-    pub storage_nodes: usize,
     /// The most to pay for an hour of a node, in millionths of the currency's unit.
     pub price_max: u64,
     /// The gateway through which it is reached from outside.

@@ -88,8 +88,7 @@ fn request(create: &EvdcCreate) -> anyhow::Result<EvdcRequest> {
         _ => anyhow::bail!("--gateway and --domain go together: which node, and the domain whose names it gives"),
     };
     let each = Amount { cpu_milli: create.cpu, memory: create.memory, storage: create.storage, pods: create.pods };
-    let (nodes, storage_nodes) = (create.nodes, create.storage_nodes);
-    Ok(EvdcRequest { nodes, each, storage_nodes, price_max: create.price_max, gateway })
+    Ok(EvdcRequest { nodes: create.nodes, each, price_max: create.price_max, gateway })
 }
 
 fn describe(evdc: &EvdcStatus) -> String {

@@ -95,18 +95,11 @@ pub(super) async fn create(
     {
         return Err(refused(&TenantError::Gateway(gateway.node)));
     }
-    if request.storage_nodes > NODES_MAX - request.nodes {
-        return Err(wrong(format!("an eVDC has at most {NODES_MAX} nodes, those that lend storage alone among them")));
-    }
-    if request.storage_nodes > 0 && request.each.storage.0 == 0 {
-        return Err(wrong("nodes that lend storage alone are wished for, but no storage of each".into()));
-    }
     let Amount { cpu_milli, memory, storage, pods } = request.each;
     let wish = Wish {
         name,
         nodes: request.nodes,
         each: Capacity { cpu_milli, memory, storage, pods },
-        storage_nodes: request.storage_nodes,
         price_max: request.price_max,
         gateway: request.gateway.map(|gateway| (gateway.node, gateway.domain.to_ascii_lowercase())),
     };
@@ -214,12 +207,12 @@ fn status(parts: &Parts, evdc: &Evdc) -> EvdcStatus {
     let waited_for = |pick: &&Pick| pick.lease.is_none() || pick.told != evdc.serial;
     let waited_for: Vec<&str> = evdc.picks.iter().filter(waited_for).map(|pick| pick.member.name.as_str()).collect();
     let problem = (!waited_for.is_empty()).then(|| format!("not rented or not told yet: {}", waited_for.join(", ")));
-    let member = |(index, pick): (usize, &Pick)| MemberStatus {
+    let member = |pick: &Pick| MemberStatus {
         name: pick.member.name.clone(),
         node: pick.member.node,
         owner: pick.offer.owner,
         control: Some(pick.member.node) == evdc.control(),
-        storage_only: index >= evdc.wish.nodes,
+        storage_only: pick.is_storage_only(),
         until: pick.lease.as_ref().and_then(|lease| lease.check().ok()).map(|terms| terms.not_after),
         told: pick.told == evdc.serial,
     };
@@ -232,6 +225,6 @@ fn status(parts: &Parts, evdc: &Evdc) -> EvdcStatus {
         api: parts.cloud.ports.url(&evdc.id),
         gateway: gateway.map(|(node, domain)| GatewayRequest { node, domain }),
         each: amount(evdc.wish.each),
-        members: evdc.picks.iter().enumerate().map(member).collect(),
+        members: evdc.picks.iter().map(member).collect(),
     }
 }
