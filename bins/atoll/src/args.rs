@@ -100,7 +100,7 @@ pub(crate) enum Command {
     /// This node as a gateway
     #[command(subcommand)]
     Gateway(GatewayCommand),
-    /// Raise a grid of nodes on this machine, store a directory, kill nodes, read every byte back
+    /// Show on this machine what Atoll does: a cloud on rented machines, or a directory stored; nodes are killed, nothing is lost
     Demo(Demo),
 }
 
@@ -332,18 +332,30 @@ pub(crate) struct Heal {
 pub(crate) struct Demo {
     /// The directory to store [default: one that is made up]
     pub(crate) path: Option<PathBuf>,
+    /// What to show [default: the cloud where this machine can, and the store where not or where a directory is named]
+    #[arg(long, value_enum, value_name = "PART")]
+    pub(crate) part: Option<DemoPart>,
     /// How much to make up
     #[arg(long, default_value = "512M", value_name = "BYTES")]
     pub(crate) bytes: ByteCount,
     /// How many files to make up
     #[arg(long, default_value_t = 3000, value_name = "N")]
     pub(crate) files: usize,
-    /// Where the grid keeps its data [default: a new folder in the directory for temporary files]
+    /// Where the nodes keep their data [default: a new folder in the directory for temporary files]
     #[arg(long, value_name = "DIR")]
     pub(crate) folder: Option<PathBuf>,
-    /// Leave the grid running at the end and say how to use it
+    /// Leave the nodes running at the end and say how to use them
     #[arg(long)]
     pub(crate) keep: bool,
+}
+
+/// What the demo shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DemoPart {
+    /// A directory dispersed over nodes, nodes killed, every byte read back
+    Store,
+    /// Machines rented, an application on them that outlives two of them, rolled over and removed; takes root
+    Cloud,
 }
 
 /// `BUCKET`, `BUCKET/KEY` or `BUCKET/PREFIX/`.

@@ -12,11 +12,15 @@
 //!
 //! It takes root, iproute2 and util-linux; without them [`LabError`] says what to install.
 
-use std::io::Read as _;
+use std::io::{self, Read as _};
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::os::fd::AsFd as _;
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// Hosts that a lab can have: they share a /24.
 pub const HOSTS_MAX: usize = 200;
@@ -233,6 +237,19 @@ impl Host {
     #[must_use]
     pub fn namespace(&self) -> &str {
         &self.namespace
+    }
+
+    /// Does something in the host's network, on a thread of its own. Sockets that it makes stay there.
+    ///
+    /// # Errors
+    ///
+    /// The host is gone, or what is done fails.
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+        let namespace = std::fs::File::open(Path::new(NAMESPACES).join(&self.namespace))?;
+        let enter = || move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network));
+        let worked =
+            std::thread::scope(|scope| scope.spawn(|| enter().map_err(io::Error::from).and_then(|()| work())).join());
+        worked.unwrap_or_else(|_| Err(io::Error::other("it panicked")))
     }
 
     /// A command that runs a program in the host's network, and otherwise as if it were run here. What is still running at the end of the lab is killed.
