@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+#[path = "processes/apps.rs"]
+mod apps;
 #[path = "processes/cloud.rs"]
 mod cloud;
 #[path = "processes/common.rs"]
@@ -20,3 +22,5 @@ mod network;
 mod node;
 #[path = "processes/store.rs"]
 mod store;
+#[path = "processes/world.rs"]
+mod world;
