@@ -97,11 +97,142 @@ pub(crate) enum Command {
     /// Images on this node; members of its owner's eVDCs fetch them from here
     #[command(subcommand)]
     Image(ImageCommand),
+    /// Show what would be done to make a stack as its files say
+    Plan(StackLook),
+    /// Make a stack as its files say
+    Apply(StackApply),
+    /// Remove everything that a stack made
+    Destroy(StackApply),
+    /// Show what has moved since a stack was applied
+    Drift(StackLook),
+    /// Applications: the catalogue, and what is installed of it
+    #[command(subcommand)]
+    App(AppCommand),
     /// This node as a gateway
     #[command(subcommand)]
     Gateway(GatewayCommand),
     /// Show on this machine what Atoll does: a cloud on rented machines, or a directory stored; nodes are killed, nothing is lost
     Demo(Demo),
+    /// Run one of the catalogue's small servers: guestbook-web, guestbook-db, website (in its container; configured by the environment)
+    Sample {
+        /// Which
+        name: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StackPlace {
+    /// The folder of the stack's YAML files, or one file
+    #[arg(default_value = ".", value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    /// The name of a stack whose files are gone, instead
+    #[arg(long, value_name = "NAME", conflicts_with = "dir")]
+    pub(crate) stack: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StackLook {
+    #[command(flatten)]
+    pub(crate) place: StackPlace,
+    /// Exit with 2 if there is a difference
+    #[arg(long)]
+    pub(crate) detailed_exitcode: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StackApply {
+    #[command(flatten)]
+    pub(crate) place: StackPlace,
+    /// Do not ask
+    #[arg(long, short)]
+    pub(crate) yes: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AppCommand {
+    /// List what is installed
+    List {
+        /// Only in this eVDC
+        #[arg(long, value_name = "NAME")]
+        evdc: Option<String>,
+    },
+    /// List the catalogue
+    Search {
+        /// Only applications whose name or description has this word
+        word: Option<String>,
+    },
+    /// Show what an application is, what it needs and what it asks for
+    Show {
+        /// Its name in the catalogue
+        name: String,
+    },
+    /// Install an application and wait until it has come up
+    Install {
+        /// Its name in the catalogue
+        app: String,
+        /// What to call the release [default: the application's name]
+        #[arg(long, value_name = "RELEASE")]
+        name: Option<String>,
+        #[command(flatten)]
+        at: AppPlace,
+        #[command(flatten)]
+        values: AppValues,
+    },
+    /// Change the values of a release, or its application's version; what is not given stays
+    Upgrade {
+        /// The release
+        release: String,
+        #[command(flatten)]
+        at: AppPlace,
+        #[command(flatten)]
+        values: AppValues,
+    },
+    /// Return a release to an earlier revision
+    Rollback {
+        /// The release
+        release: String,
+        /// The revision [default: the one before]
+        revision: Option<u64>,
+        #[command(flatten)]
+        at: AppPlace,
+    },
+    /// Show a release and what it consists of
+    Status {
+        /// The release
+        release: String,
+        #[command(flatten)]
+        at: AppPlace,
+    },
+    /// Remove a release; its volumes are kept
+    Rm {
+        /// The release
+        release: String,
+        #[command(flatten)]
+        at: AppPlace,
+        /// Delete its volumes, too
+        #[arg(long)]
+        data: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AppPlace {
+    /// The eVDC
+    #[arg(long, value_name = "NAME")]
+    pub(crate) evdc: String,
+    /// The namespace in it
+    #[arg(long, default_value = "default", value_name = "NAMESPACE")]
+    pub(crate) namespace: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AppValues {
+    /// A file of values; later ones win
+    #[arg(long, value_name = "FILE")]
+    pub(crate) values: Vec<PathBuf>,
+    /// One value, such as image.tag=1.1.0; wins over files
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -239,6 +370,12 @@ pub(crate) enum ImageCommand {
         /// What to call the image instead of the name in the archive
         #[arg(long, value_name = "NAME")]
         name: Option<String>,
+    },
+    /// Make the image of the catalogue's own servers out of this program; applications that ask for one get it by themselves
+    Sample {
+        /// Its tag: the version that the servers report
+        #[arg(long, value_name = "TAG")]
+        tag: String,
     },
     /// Remove an image
     Rm {

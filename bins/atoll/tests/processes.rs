@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+#[path = "processes/apps.rs"]
+mod apps;
 #[path = "processes/cloud.rs"]
 mod cloud;
 #[path = "processes/common.rs"]
@@ -22,3 +24,5 @@ mod node;
 mod pods;
 #[path = "processes/store.rs"]
 mod store;
+#[path = "processes/world.rs"]
+mod world;

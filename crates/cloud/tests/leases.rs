@@ -245,3 +245,48 @@ async fn a_gateway_gets_to_know_the_members() {
     }
     assert!(known.len() <= 3, "the tenant and the members, nobody else: {known:?}");
 }
+
+#[tokio::test]
+async fn nodes_are_reserved_one_by_one_and_become_an_evdc() {
+    let world = world().await;
+    let tenant = world.tenant();
+    for nodes in 1..=2 {
+        let evdc = tenant.reserve(wish(nodes, 60)).await.unwrap();
+        assert_eq!((evdc.picks.len(), evdc.is_ready()), (nodes, false));
+    }
+    let evdc = tenant.get("hello").await.unwrap();
+    let owners: BTreeSet<_> = evdc.picks.iter().map(|pick| pick.offer.owner).collect();
+    assert_eq!(owners.len(), 2, "one after the other gives the same owners as all at once");
+    assert!(evdc.picks.iter().all(|pick| pick.lease.is_some()));
+    // Nobody works for it yet, and pursuing it does not change that.
+    assert!(!tenant.pursue("hello").await.unwrap().is_ready());
+    assert!(world.lenders.iter().all(|lender| lender.assignments.all().is_empty()));
+    // What nobody lends leaves what is there as it is.
+    assert!(matches!(tenant.reserve(wish(4, 60)).await, Err(TenantError::TooFew(_))));
+    assert!(matches!(tenant.reserve(wish(2, 50)).await, Err(TenantError::Exists(_))));
+    assert_eq!(tenant.get("hello").await.unwrap(), evdc);
+
+    // One is given back, one is taken again, and it opens.
+    tenant.return_reserved("hello", 1).await.unwrap();
+    assert_eq!(tenant.get("hello").await.unwrap().picks.len(), 1);
+    tenant.reserve(wish(2, 60)).await.unwrap();
+    assert!(tenant.open("hello", None).await.unwrap().is_ready());
+    assert_eq!(world.lenders.iter().filter(|lender| !lender.assignments.all().is_empty()).count(), 2);
+    assert!(matches!(tenant.return_reserved("hello", 1).await, Err(TenantError::Stands(_))));
+    // It grows, and its members hear of each other.
+    tenant.reserve(wish(3, 60)).await.unwrap();
+    assert!(tenant.open("hello", None).await.unwrap().is_ready());
+    assert!(world.lenders.iter().all(|lender| lender.assignments.all()[0].membership.members.len() == 3));
+    tenant.remove("hello").await.unwrap();
+    assert!(world.lenders.iter().all(|lender| lender.keeper.all().is_empty()));
+
+    tenant.reserve(wish(2, 60)).await.unwrap();
+    tenant.return_reserved("hello", 0).await.unwrap();
+    assert!(matches!(tenant.get("hello").await, Err(TenantError::NotFound(_))));
+    assert!(world.lenders.iter().all(|lender| lender.keeper.all().is_empty()));
+    assert!(matches!(tenant.reserve(wish(4, 60)).await, Err(TenantError::TooFew(_))));
+    assert!(
+        matches!(tenant.get("hello").await, Err(TenantError::NotFound(_))),
+        "a wish that nobody answers is forgotten"
+    );
+}

@@ -9,8 +9,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use atoll_cloud::{
-    Assigned, Assignments, ControlPlanes, HomesOf, ImageServer, Provider, Tenant, WorkerParts, Workers, homes_of,
+    Assigned, Assignments, ControlPlanes, Evdc, HomesOf, ImageServer, Provider, Tenant, WorkerParts, Workers, homes_of,
 };
+use atoll_deploy::Deploy;
 use atoll_engine::Homes;
 use atoll_gateway::{Authority, FrontConfig, Gateway, GatewayConfig, Names, serve_https, serve_redirect};
 use atoll_ids::{ByteCount, NodeId, OwnerId};
@@ -32,6 +33,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::{Config, GatewaySettings, Rooms};
 use crate::daemon::NodeError;
 use crate::kube_ports::KubePorts;
+use crate::peer_table::PeerTable;
 use crate::storage::LocalHome;
 
 /// Leases are renewed after half a day, and members that were away are told what they missed: a look every half minute is enough for both.
@@ -187,6 +189,32 @@ impl Cloud {
         Ok(Self { tenant, assignments, gateway, ports, images, no_compute, workers, segments, rooms, provider, planes })
     }
 
+    /// Applications and stacks of this node's owner.
+    pub(crate) fn deploy(&self, link: &LinkHandle, kv: &Arc<dyn KeyValue>, peers: &PeerTable) -> Deploy {
+        let peers = peers.clone();
+        let gateways = move || {
+            let all = peers.status().into_iter();
+            all.filter_map(|peer| Some((peer.node, peer.gateway?))).collect()
+        };
+        Deploy::new(self.tenant.clone(), link.clone(), kv.clone(), self.images.clone(), Arc::new(gateways))
+    }
+
+    /// Serves the APIs of the eVDCs that there are on their ports, and no others.
+    pub(crate) async fn serve_apis(&self, before: &[Evdc], stop: &CancellationToken) {
+        let all = self.tenant.all().await.unwrap_or_default();
+        let there = |evdc: &Evdc| all.iter().any(|it| it.id == evdc.id && !it.removing);
+        for gone in before.iter().filter(|it| !there(it)) {
+            if let Err(error) = self.ports.end(&gone.id).await {
+                tracing::warn!(name = gone.wish.name, %error, "the port of an eVDC's API is not forgotten");
+            }
+        }
+        for evdc in all.iter().filter(|it| !it.removing && !it.reserved) {
+            if let Err(error) = self.ports.serve(evdc, stop).await {
+                tracing::warn!(name = evdc.wish.name, %error, "no port for the API of an eVDC");
+            }
+        }
+    }
+
     /// Does this node's part until told to stop.
     pub(crate) async fn run(&self, stop: CancellationToken) {
         let tasks = TaskTracker::new();
@@ -296,6 +324,9 @@ async fn pursue(tenant: Tenant, ports: KubePorts, stop: CancellationToken) {
                 if let Err(error) = tenant.remove(name).await {
                     tracing::debug!(name, %error, "an eVDC is not given back to everyone yet");
                 }
+                continue;
+            }
+            if evdc.reserved {
                 continue;
             }
             if let Err(error) = ports.serve(&evdc, &stop).await {

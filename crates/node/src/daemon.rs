@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use atoll_control::{NodeStatus, RoleStatus};
+use atoll_deploy::Deploy;
 use atoll_engine::{Engine, EngineConfig};
 use atoll_ids::{Domain, NodeId, OwnerId};
 use atoll_keys::{KeyFileError, NodeKey, OwnerKey};
@@ -94,6 +95,7 @@ pub(crate) struct Parts {
     pub(crate) peers: PeerTable,
     pub(crate) engine: Engine,
     pub(crate) cloud: Cloud,
+    pub(crate) deploy: Deploy,
     pub(crate) segments: Option<Segments>,
     pub(crate) shard_stats: Option<Arc<ShardServerStats>>,
     pub(crate) stop: CancellationToken,
@@ -163,6 +165,7 @@ impl Node {
             planetary: network.handle().planetary(),
         };
         let cloud = Cloud::open(&config, ground, &doors).await?;
+        let deploy = cloud.deploy(&handle, &kv, &peers);
         let engine = Engine::open(engine_config(), kv, owner_key, Arc::new(peers.clone())).await?;
         let metrics = bind_local(config.metrics, "metrics", "node.metrics").await?;
         let dashboard = bind_local(config.dashboard, "the dashboard", "node.dashboard").await?;
@@ -178,6 +181,7 @@ impl Node {
             peers,
             engine,
             cloud,
+            deploy,
             segments,
             shard_stats,
             stop,
@@ -314,8 +318,11 @@ fn card_maker(
     ownership: atoll_keys::Signed<card::Ownership>,
 ) -> Arc<dyn Fn() -> Card + Send + Sync> {
     let (name, place) = (config.name.clone(), (config.site.clone(), config.country.clone()));
-    let segments = segments.clone();
-    Arc::new(move || Card::new(name.clone(), place.clone(), segments.as_ref().map(storage::status), ownership.clone()))
+    let (segments, gateway) = (segments.clone(), config.gateway.as_ref().map(|gateway| gateway.domain.clone()));
+    Arc::new(move || {
+        let storage = segments.as_ref().map(storage::status);
+        Card::new(name.clone(), place.clone(), storage, gateway.clone(), ownership.clone())
+    })
 }
 
 /// What peers are served.

@@ -49,8 +49,18 @@ const LAYERS: &[(&str, &[&str])] = &[
             "crates/views",
             "crates/evdc",
             "crates/gateway",
+        ],
+    ),
+    (
+        "crates/deploy",
+        &[
+            "crates/base",
+            "crates/net/link",
+            "crates/evdc/images",
+            "crates/evdc/lease",
             "crates/market",
             "crates/iac",
+            "crates/cloud",
         ],
     ),
     (
@@ -66,6 +76,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "crates/iac",
             "crates/dashboard",
             "crates/cloud",
+            "crates/deploy",
             "crates/control",
         ],
     ),

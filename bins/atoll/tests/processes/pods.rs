@@ -9,8 +9,9 @@ use atoll_grid::{NodeProcess, Start};
 use atoll_lab::{Host, Lab};
 use serde_json::Value;
 
-use crate::cloud::{image, wait_until};
+use crate::cloud::image;
 use crate::common::{program, run, run_json};
+use crate::world::wait_until;
 
 const MEMBERS: [&str; 3] = ["one", "two", "three"];
 
