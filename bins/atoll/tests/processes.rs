@@ -24,5 +24,7 @@ mod node;
 mod pods;
 #[path = "processes/store.rs"]
 mod store;
+#[path = "processes/story.rs"]
+mod story;
 #[path = "processes/world.rs"]
 mod world;

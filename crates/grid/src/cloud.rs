@@ -15,7 +15,7 @@ use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub use figures::Idle;
 pub use machines::Machines;
@@ -100,29 +100,17 @@ pub async fn run(config: &CloudConfig, tell: &mut (dyn FnMut(Tell<'_>) + Send)) 
     let began = Instant::now();
     let on_step = |step: &str| tell(Tell::Begin(step));
     let machines = Machines::raise(&config.program, &config.folder, config.keep, on_step).await?;
-    machines.join().await?;
     let mut story = Story { machines, tell, steps: Vec::new(), stack: config.folder.join("hello") };
-    story.end(began, "raise machines", format!("{} nodes of 5 owners, each in a network of its own", MACHINES.len()));
-    story.network().await?;
-    story.plan_and_apply().await?;
-    story.kubectl_lists().await?;
-    story.page_opens().await?;
-    let idle = story.idle().await?;
-    let back = story.two_die().await?;
-    let requests_rolling = story.roll_over().await?;
-    let mut kept = None;
-    if !config.keep {
-        story.destroy().await?;
+    match story.through(began, config.keep).await {
+        Ok(mut report) => {
+            report.kept = story.finish(config.keep).await?;
+            Ok(report)
+        }
+        Err(error) => match story.machines.save_logs() {
+            Ok(logs) => Err(GridError::Wrong(format!("{error}; what the nodes logged is kept in {}", logs.display()))),
+            Err(_) => Err(error),
+        },
     }
-    let Story { machines, steps, .. } = story;
-    if config.keep {
-        let (home, kubeconfig) = (machines.dir(HOME_NAME), machines.folder().join("kubeconfig"));
-        let namespace = machines.host(HOME_NAME).namespace().to_owned();
-        kept = Some(Kept { home, namespace, kubeconfig, end: machines.leave()? });
-    } else {
-        machines.end().await?;
-    }
-    Ok(CloudReport { steps, idle, back_seconds: back.as_secs_f64(), requests_rolling, kept })
 }
 
 struct Story<'a> {
@@ -144,6 +132,39 @@ impl Story<'_> {
         let step = Step { step: step.to_owned(), files: None, bytes: None, seconds, seen };
         (self.tell)(Tell::End(&step));
         self.steps.push(step);
+    }
+
+    /// Everything, up to the end or the first thing that does not hold.
+    async fn through(&mut self, began: Instant, keep: bool) -> Result<CloudReport, GridError> {
+        self.machines.join().await?;
+        self.end(
+            began,
+            "raise machines",
+            format!("{} nodes of 5 owners, each in a network of its own", MACHINES.len()),
+        );
+        self.network().await?;
+        self.plan_and_apply().await?;
+        self.kubectl_lists().await?;
+        self.page_opens().await?;
+        let idle = self.idle().await?;
+        let back = self.two_die().await?;
+        let requests_rolling = self.roll_over().await?;
+        if !keep {
+            self.destroy().await?;
+        }
+        let steps = std::mem::take(&mut self.steps);
+        Ok(CloudReport { steps, idle, back_seconds: back.as_secs_f64(), requests_rolling, kept: None })
+    }
+
+    async fn finish(self, keep: bool) -> Result<Option<Kept>, GridError> {
+        let machines = self.machines;
+        if !keep {
+            machines.end().await?;
+            return Ok(None);
+        }
+        let (home, kubeconfig) = (machines.dir(HOME_NAME), machines.folder().join("kubeconfig"));
+        let namespace = machines.host(HOME_NAME).namespace().to_owned();
+        Ok(Some(Kept { home, namespace, kubeconfig, end: machines.leave()? }))
     }
 
     async fn network(&mut self) -> Result<(), GridError> {
@@ -215,6 +236,15 @@ impl Story<'_> {
         said(&format!("kubectl {}", arguments.join(" ")), kubectl, "").await
     }
 
+    /// The nodes that the pods of a component are on, as far as they are not on their way out.
+    async fn nodes_of(&self, component: &str) -> Result<Vec<String>, GridError> {
+        let label = format!("app.kubernetes.io/component={component}");
+        let pods = self.kubectl(&["get", "pods", "-l", &label, "-o", "json"]).await?;
+        let pods: Pods = serde_json::from_str(&pods).map_err(|error| GridError::Wrong(format!("kubectl: {error}")))?;
+        let staying = pods.items.into_iter().filter(|pod| pod.metadata.deletion_timestamp.is_none());
+        Ok(staying.filter_map(|pod| pod.spec.node_name).collect())
+    }
+
     async fn kubectl_lists(&mut self) -> Result<(), GridError> {
         let began = self.begin("kubectl lists the nodes");
         let file = self.machines.folder().join("kubeconfig").display().to_string();
@@ -240,10 +270,9 @@ impl Story<'_> {
         if !(0..ENTRIES).all(|number| page.shows(&entry(number))) {
             return Err(GridError::Wrong("an entry that was written is not on the page".into()));
         }
-        let web = self.kubectl(&["get", "pods", "-l", "app.kubernetes.io/component=web", "-o", NODES_OF_PODS]).await?;
-        let on: std::collections::BTreeSet<&str> = web.split_whitespace().collect();
+        let on: std::collections::BTreeSet<String> = self.nodes_of("web").await?.into_iter().collect();
         if on.len() != 2 {
-            return Err(GridError::Wrong(format!("the page's replicas are on {} nodes, not on 2: {web}", on.len())));
+            return Err(GridError::Wrong(format!("the page's replicas are on {on:?}, not on 2 nodes")));
         }
         self.end(began, "open the page", format!("https://{HOST}, version {version}, {ENTRIES} entries signed"));
         Ok(())
@@ -260,10 +289,10 @@ impl Story<'_> {
 
     /// The machine that the database is on.
     async fn database(&self) -> Result<&'static str, GridError> {
-        let nodes = self.kubectl(&["get", "pods", "-l", "app.kubernetes.io/component=db", "-o", NODES_OF_PODS]).await?;
+        let nodes = self.nodes_of("db").await?;
         let evdc =
             self.machines.home().evdc(EVDC).await.map_err(|source| self.machines.node(HOME_NAME).control(source))?;
-        let member = evdc.members.iter().find(|member| member.name == nodes.trim());
+        let member = evdc.members.iter().find(|member| nodes == [member.name.as_str()]);
         let member =
             member.ok_or_else(|| GridError::Wrong(format!("the database is on {nodes:?}, which is no member")))?;
         if member.control {
@@ -426,8 +455,29 @@ impl Story<'_> {
     }
 }
 
-/// Names of the nodes of some pods that are not on their way out.
-const NODES_OF_PODS: &str = "jsonpath={range .items[?(!@.metadata.deletionTimestamp)]}{.spec.nodeName}{\" \"}{end}";
+/// What of `kubectl get pods -o json` matters here.
+#[derive(Deserialize)]
+struct Pods {
+    items: Vec<Pod>,
+}
+
+#[derive(Deserialize)]
+struct Pod {
+    metadata: Metadata,
+    spec: PodSpec,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Metadata {
+    deletion_timestamp: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PodSpec {
+    node_name: Option<String>,
+}
 
 fn entry(number: usize) -> String {
     format!("entry {number} of the story")

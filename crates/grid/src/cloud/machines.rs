@@ -184,6 +184,16 @@ impl Machines {
         &self.folder
     }
 
+    /// Puts what the nodes logged where it stays.
+    pub(super) fn save_logs(&self) -> std::io::Result<PathBuf> {
+        let logs = self.folder.with_extension("logs");
+        std::fs::create_dir_all(&logs)?;
+        for (name, node) in &self.nodes {
+            std::fs::copy(node.log(), logs.join(name).with_extension("log"))?;
+        }
+        Ok(logs)
+    }
+
     /// Ends the nodes in order, then what they left, then the hosts.
     pub(super) async fn end(mut self) -> Result<(), GridError> {
         for node in self.nodes.values_mut().filter(|node| node.is_started()) {
