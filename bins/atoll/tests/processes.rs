@@ -12,6 +12,8 @@ mod common;
 mod demo;
 #[path = "processes/faults.rs"]
 mod faults;
+#[path = "processes/filesystems.rs"]
+mod filesystems;
 #[path = "processes/help.rs"]
 mod help;
 #[path = "processes/kill.rs"]
@@ -26,5 +28,7 @@ mod pods;
 mod store;
 #[path = "processes/story.rs"]
 mod story;
+#[path = "processes/volumes.rs"]
+mod volumes;
 #[path = "processes/world.rs"]
 mod world;

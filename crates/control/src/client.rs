@@ -2,6 +2,7 @@
 
 mod cloud;
 mod deploy;
+mod fs;
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -5,6 +5,7 @@
 
 mod apps;
 pub(crate) mod cloud;
+mod fs;
 mod jobs;
 mod net;
 mod node;
@@ -82,6 +83,10 @@ fn router(parts: Arc<Parts>) -> Router {
         .route("/get", post(jobs::get))
         .route("/remove", post(jobs::remove))
         .route("/heal", post(jobs::heal))
+        .route("/healing", get(fs::healing))
+        .route("/fs", get(fs::list))
+        .route("/fs/{name}", get(fs::show).put(fs::create).delete(fs::remove))
+        .route("/fs/{name}/mount", put(fs::mount).delete(fs::unmount))
         .route("/offers", get(cloud::offers))
         .route("/evdcs", get(cloud::evdcs))
         .route("/evdcs/{name}", get(cloud::evdc).put(cloud::create).delete(cloud::remove))
