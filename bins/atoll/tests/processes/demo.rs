@@ -31,7 +31,7 @@ fn an_interrupted_demo_leaves_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let grid = folder.path().join("demo");
         let mut child = Command::new(program())
-            .args(["demo", "--bytes", "8M", "--files", "200", "--folder", grid.to_str().unwrap()])
+            .args(["demo", "--part", "store", "--bytes", "8M", "--files", "200", "--folder", grid.to_str().unwrap()])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
