@@ -89,9 +89,10 @@ fn a_failed_deletion_is_open_until_the_log_goes_on() {
                 let again = put(&store, 1, &content(1, 0, 500)).await.unwrap();
                 assert_eq!(again, PutOutcome::Stored, "not said to be there without a record that makes it true");
             }
+            // A crash, before which all that was written reached the disk after all, the deletion with it.
+            let crashed = disk.settled();
             drop(store);
-            // All that was written reached the disk after all, the deletion with it.
-            let found = open(&disk.settled()).get(owner(1), shard(1)).await.ok();
+            let found = open(&crashed).get(owner(1), shard(1)).await.ok();
             assert_eq!(found.is_some(), goes_on);
         });
     }
