@@ -27,7 +27,7 @@ pub use deploy::{
     StackDrift, StackFile, StackPlan, StackRequest, StackSummary, UninstallRequest,
 };
 pub use error::{ApiError, Kind};
-pub use fs::{AwayNode, FsMountRequest, FsMounted, FsRequest, FsStatus, HealingStatus, VolumeStatus};
+pub use fs::{AwayNode, FsMountRequest, FsMounted, FsRemoved, FsRequest, FsStatus, HealingStatus, VolumeStatus};
 pub use net::{DroppedPackets, InterfaceStatus, NeighbourStatus, NetPeer, NetRoute, NetStatus};
 pub use node::{ConfigEntry, InviteRequest, Invited, JoinRequest, NodeStatus, PeerStatus, RoleStatus, StorageStatus};
 pub use store::{
