@@ -20,6 +20,7 @@ mod network;
 mod peer_table;
 mod peers;
 mod ports;
+mod sockets;
 mod storage;
 mod transfer;
 
