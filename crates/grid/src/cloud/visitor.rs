@@ -12,8 +12,8 @@ use crate::GridError;
 /// The name under which the page opens, as the stack has it.
 pub(super) const HOST: &str = "guestbook.atoll.test";
 
-/// A visitor gives up after this.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// A visitor gives up after this, as a gateway does. A page that waits for its database is slow, and has not failed.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Between two looks at something that is waited for.
 const PAUSE: Duration = Duration::from_millis(250);
