@@ -8,6 +8,7 @@ mod figures;
 mod machines;
 mod needs;
 mod network;
+mod objects;
 mod visitor;
 
 use std::path::PathBuf;
@@ -16,7 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use atoll_control::FsMounted;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 pub use figures::Idle;
 pub use machines::Machines;
@@ -36,6 +37,9 @@ const EVDC: &str = "home";
 
 /// The image's tag in it, and the one that it is rolled over to.
 const TAGS: [&str; 2] = ["1.0.0", "1.1.0"];
+
+/// How its volume is to be dispersed: any two nodes may die.
+const POLICY: &str = "4+2";
 
 /// Entries written before anything is killed.
 const ENTRIES: usize = 12;
@@ -244,9 +248,17 @@ impl Story<'_> {
     async fn nodes_of(&self, component: &str) -> Result<Vec<String>, GridError> {
         let label = format!("app.kubernetes.io/component={component}");
         let pods = self.kubectl(&["get", "pods", "-l", &label, "-o", "json"]).await?;
-        let pods: Pods = serde_json::from_str(&pods).map_err(|error| GridError::Wrong(format!("kubectl: {error}")))?;
-        let staying = pods.items.into_iter().filter(|pod| pod.metadata.deletion_timestamp.is_none());
-        Ok(staying.filter_map(|pod| pod.spec.node_name).collect())
+        objects::nodes_of_pods(&pods)
+    }
+
+    /// Fails unless the database's volume is dispersed as it should be.
+    async fn dispersed(&self) -> Result<(), GridError> {
+        let secrets = self.kubectl(&["get", "secrets", "-n", "kube-system", "-o", "json"]).await?;
+        let policies = objects::policies_of_volumes(&secrets)?;
+        if policies != [POLICY] {
+            return Err(GridError::Wrong(format!("the volume is dispersed {policies:?}, not {POLICY}")));
+        }
+        Ok(())
     }
 
     async fn kubectl_lists(&mut self) -> Result<(), GridError> {
@@ -278,7 +290,9 @@ impl Story<'_> {
         if on.len() != 2 {
             return Err(GridError::Wrong(format!("the page's replicas are on {on:?}, not on 2 nodes")));
         }
-        self.end(began, "open the page", format!("https://{HOST}, version {version}, {ENTRIES} entries signed"));
+        self.dispersed().await?;
+        let seen = format!("https://{HOST}, version {version}, {ENTRIES} entries signed, kept {POLICY}");
+        self.end(began, "open the page", seen);
         Ok(())
     }
 
@@ -459,30 +473,6 @@ impl Story<'_> {
         left.extend(mounts.lines().filter(|line| line.contains(&folder)).map(|line| format!("mount {line}")));
         Ok(left)
     }
-}
-
-/// What of `kubectl get pods -o json` matters here.
-#[derive(Deserialize)]
-struct Pods {
-    items: Vec<Pod>,
-}
-
-#[derive(Deserialize)]
-struct Pod {
-    metadata: Metadata,
-    spec: PodSpec,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Metadata {
-    deletion_timestamp: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct PodSpec {
-    node_name: Option<String>,
 }
 
 fn entry(number: usize) -> String {
