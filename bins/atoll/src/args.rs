@@ -475,15 +475,15 @@ pub(crate) struct Heal {
 pub(crate) struct Demo {
     /// The directory to store [default: one that is made up]
     pub(crate) path: Option<PathBuf>,
-    /// What to show [default: the cloud where this machine can, and the store where not or where a directory is named]
+    /// What to show [default: the cloud where this machine can, and the store where not, or where it is told what to store]
     #[arg(long, value_enum, value_name = "PART")]
     pub(crate) part: Option<DemoPart>,
-    /// How much to make up
-    #[arg(long, default_value = "512M", value_name = "BYTES")]
-    pub(crate) bytes: ByteCount,
-    /// How many files to make up
-    #[arg(long, default_value_t = 3000, value_name = "N")]
-    pub(crate) files: usize,
+    /// How much to make up for the store to keep [default: 512M]
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) bytes: Option<ByteCount>,
+    /// How many files to make up [default: 3000]
+    #[arg(long, value_name = "N")]
+    pub(crate) files: Option<usize>,
     /// Where the nodes keep their data [default: a new folder in the directory for temporary files]
     #[arg(long, value_name = "DIR")]
     pub(crate) folder: Option<PathBuf>,

@@ -8,6 +8,7 @@ mod figures;
 mod machines;
 mod needs;
 mod network;
+mod objects;
 mod visitor;
 
 use std::path::PathBuf;
@@ -15,11 +16,12 @@ use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
+use atoll_control::FsMounted;
+use serde::Serialize;
 
 pub use figures::Idle;
 pub use machines::Machines;
-use machines::{ATTIC_NAME, FIVE, GATEWAY_NAME, HOME_NAME, MACHINES, STRANGER_NAME, said};
+use machines::{ATTIC_NAME, FIVE, HOME_NAME, MACHINES, STRANGER_NAME, said};
 pub use needs::missing;
 use network::Place;
 use visitor::{HOST, Visitor};
@@ -36,6 +38,9 @@ const EVDC: &str = "home";
 /// The image's tag in it, and the one that it is rolled over to.
 const TAGS: [&str; 2] = ["1.0.0", "1.1.0"];
 
+/// How its volume is to be dispersed: any two nodes may die.
+const POLICY: &str = "4+2";
+
 /// Entries written before anything is killed.
 const ENTRIES: usize = 12;
 
@@ -44,6 +49,9 @@ const BACK_WITHIN: Duration = Duration::from_secs(75);
 
 /// Volumes make again what was on a machine that is gone for 30 s, looking every 10 s.
 const HEALED_WITHIN: Duration = Duration::from_secs(150);
+
+/// A heal of so little takes no longer between two shards.
+const SETTLED_AFTER: Duration = Duration::from_secs(3);
 
 /// What a person waits for: images fetched, containers started.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -240,9 +248,17 @@ impl Story<'_> {
     async fn nodes_of(&self, component: &str) -> Result<Vec<String>, GridError> {
         let label = format!("app.kubernetes.io/component={component}");
         let pods = self.kubectl(&["get", "pods", "-l", &label, "-o", "json"]).await?;
-        let pods: Pods = serde_json::from_str(&pods).map_err(|error| GridError::Wrong(format!("kubectl: {error}")))?;
-        let staying = pods.items.into_iter().filter(|pod| pod.metadata.deletion_timestamp.is_none());
-        Ok(staying.filter_map(|pod| pod.spec.node_name).collect())
+        objects::nodes_of_pods(&pods)
+    }
+
+    /// Fails unless the database's volume is dispersed as it should be.
+    async fn dispersed(&self) -> Result<(), GridError> {
+        let secrets = self.kubectl(&["get", "secrets", "-n", "kube-system", "-o", "json"]).await?;
+        let policies = objects::policies_of_volumes(&secrets)?;
+        if policies != [POLICY] {
+            return Err(GridError::Wrong(format!("the volume is dispersed {policies:?}, not {POLICY}")));
+        }
+        Ok(())
     }
 
     async fn kubectl_lists(&mut self) -> Result<(), GridError> {
@@ -274,7 +290,9 @@ impl Story<'_> {
         if on.len() != 2 {
             return Err(GridError::Wrong(format!("the page's replicas are on {on:?}, not on 2 nodes")));
         }
-        self.end(began, "open the page", format!("https://{HOST}, version {version}, {ENTRIES} entries signed"));
+        self.dispersed().await?;
+        let seen = format!("https://{HOST}, version {version}, {ENTRIES} entries signed, kept {POLICY}");
+        self.end(began, "open the page", seen);
         Ok(())
     }
 
@@ -310,10 +328,6 @@ impl Story<'_> {
 
     async fn two_die(&mut self) -> Result<Duration, GridError> {
         let victims = [self.database().await?, ATTIC_NAME];
-        let mut lost = 0;
-        for victim in victims {
-            lost += self.shards(victim).await?;
-        }
         let began = self.begin(&format!("SIGKILL {} with the database, and {}", victims[0], victims[1]));
         for victim in victims {
             self.machines.node_mut(victim)?.kill().await?;
@@ -327,10 +341,9 @@ impl Story<'_> {
         let visitor = Visitor::new(&self.machines).await?;
         let all = |page: &visitor::Page| (0..ENTRIES).all(|number| page.shows(&entry(number)));
         let (_, back) = visitor.page_when(BACK_WITHIN, "the page with every entry", all).await?;
-        let before = self.shards_alive(&victims).await?;
         let within = BACK_WITHIN.as_secs();
         self.end(began, "page again", format!("all {ENTRIES} entries, within the {within} s allowed"));
-        self.healed(&victims, before, lost).await?;
+        self.healed(&victims).await?;
         let began = self.begin("writing with two nodes dead");
         let visitor = Visitor::new(&self.machines).await?;
         visitor.sign("A visitor", &entry(ENTRIES)).await?;
@@ -342,32 +355,39 @@ impl Story<'_> {
         Ok(back)
     }
 
-    async fn shards(&self, name: &str) -> Result<u64, GridError> {
-        Ok(self.machines.node(name).status().await?.storage.map_or(0, |storage| storage.shards))
-    }
-
-    async fn shards_alive(&self, dead: &[&str]) -> Result<u64, GridError> {
-        let mut all = 0;
-        let keeps = |name: &&str| !dead.contains(name) && *name != STRANGER_NAME && *name != GATEWAY_NAME;
-        for name in MACHINES.iter().map(|machine| machine.name).filter(keeps) {
-            all += self.shards(name).await?;
+    /// What the database's volume says of itself, wherever it is mounted now.
+    async fn volume(&self, dead: &[&str]) -> Result<Option<FsMounted>, GridError> {
+        for name in FIVE.iter().filter(|name| !dead.contains(name)) {
+            let volumes = self.machines.node(name).status().await?.volumes;
+            if let Some(volume) = volumes.into_iter().next() {
+                return Ok(Some(volume.mounted));
+            }
         }
-        Ok(all)
+        Ok(None)
     }
 
-    /// Waits until as many shards were made again as were lost.
-    async fn healed(&mut self, dead: &[&str], before: u64, lost: u64) -> Result<(), GridError> {
+    /// Waits until the volume has made shards again, misses none and makes no more.
+    async fn healed(&mut self, dead: &[&str]) -> Result<(), GridError> {
         let began = self.begin("waiting until what was on the dead nodes is made again elsewhere");
+        let (mut last, mut since) = (None, Instant::now());
         loop {
-            let made = self.shards_alive(dead).await?.saturating_sub(before);
-            if made >= lost {
-                self.end(began, "heal", format!("{made} shards made again for the {lost} on the dead nodes"));
-                return Ok(());
+            let now = self.volume(dead).await?.map(|it| (it.rebuilt, it.degraded, it.beyond_repair));
+            if now != last {
+                (last, since) = (now, Instant::now());
             }
-            if began.elapsed() > HEALED_WITHIN {
-                return Err(GridError::Wrong(format!("{made} of {lost} lost shards were made again")));
+            match now {
+                Some((_, _, 1..)) => return Err(GridError::Wrong("a part of the volume is beyond repair".into())),
+                Some((rebuilt @ 1.., 0, 0)) if since.elapsed() >= SETTLED_AFTER => {
+                    self.end(began, "heal", format!("{rebuilt} shards made again, none missing, none beyond repair"));
+                    return Ok(());
+                }
+                _ if began.elapsed() > HEALED_WITHIN => {
+                    return Err(GridError::Wrong(format!(
+                        "the volume is not whole; (rebuilt, degraded, lost): {now:?}"
+                    )));
+                }
+                _ => tokio::time::sleep(PAUSE).await,
             }
-            tokio::time::sleep(PAUSE).await;
         }
     }
 
@@ -453,30 +473,6 @@ impl Story<'_> {
         left.extend(mounts.lines().filter(|line| line.contains(&folder)).map(|line| format!("mount {line}")));
         Ok(left)
     }
-}
-
-/// What of `kubectl get pods -o json` matters here.
-#[derive(Deserialize)]
-struct Pods {
-    items: Vec<Pod>,
-}
-
-#[derive(Deserialize)]
-struct Pod {
-    metadata: Metadata,
-    spec: PodSpec,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Metadata {
-    deletion_timestamp: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct PodSpec {
-    node_name: Option<String>,
 }
 
 fn entry(number: usize) -> String {

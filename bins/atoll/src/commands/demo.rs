@@ -21,19 +21,23 @@ use crate::progress::Progress;
 /// Killed processes are gone in milliseconds.
 const REMOVE_WITHIN: Duration = Duration::from_secs(10);
 
+/// What is made up unless told otherwise: enough to last some seconds.
+const FILES: usize = 3000;
+const BYTES: u64 = 512 << 20;
+
 /// Any seed does; a fixed one makes two runs comparable.
 const SEED: u64 = 0x0a70;
 
 pub(super) async fn run(context: &Context, demo: &Demo) -> anyhow::Result<()> {
-    match (demo.part, &demo.path) {
-        (Some(DemoPart::Cloud), Some(_)) => {
-            return Err(advise(
-                "the cloud's part of the demo stores no directory",
-                "leave out the path, or --part cloud",
-            ));
+    let stores = demo.path.is_some() || demo.bytes.is_some() || demo.files.is_some();
+    match (demo.part, stores) {
+        (Some(DemoPart::Cloud), true) => {
+            let help = "leave out what is to be stored, or --part cloud";
+            return Err(advise("the cloud's part of the demo stores no directory", help));
         }
-        (Some(DemoPart::Store), _) | (None, Some(_)) => {}
-        (part, None) => match missing_for_cloud().first() {
+        (Some(DemoPart::Store), _) => {}
+        (None, true) => eprintln!("the cloud's part is left out for what is to be stored; `atoll demo` alone shows it"),
+        (part, false) => match missing_for_cloud().first() {
             None => return run_story(context, demo).await,
             Some(why) if part.is_some() => anyhow::bail!("the cloud cannot be shown here: {why}"),
             Some(why) => eprintln!("the cloud's part is left out here: {why}"),
@@ -47,7 +51,11 @@ async fn run_store(context: &Context, demo: &Demo) -> anyhow::Result<()> {
     let config = DemoConfig {
         program: std::env::current_exe().context("cannot find this program's own file")?,
         source: demo.path.clone(),
-        spec: TreeSpec { files: demo.files, bytes: demo.bytes.0, seed: SEED },
+        spec: TreeSpec {
+            files: demo.files.unwrap_or(FILES),
+            bytes: demo.bytes.map_or(BYTES, |bytes| bytes.0),
+            seed: SEED,
+        },
         folder: folder.clone(),
         keep: demo.keep,
         stop: Arc::default(),

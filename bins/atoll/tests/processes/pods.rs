@@ -13,7 +13,7 @@ use crate::cloud::image;
 use crate::common::{program, run, run_json};
 use crate::world::wait_until;
 
-const MEMBERS: [&str; 3] = ["one", "two", "three"];
+pub(crate) const MEMBERS: [&str; 3] = ["one", "two", "three"];
 
 /// `web` twice on different machines; `lone` once, on a third that is not the API's unless there is no other.
 const OBJECTS: &str = r#"
@@ -77,11 +77,11 @@ spec:
 "#;
 
 /// Nodes on machines of their own: a tenant, a gateway, three that lend, and one that nobody rents.
-struct World {
+pub(crate) struct World {
     nodes: BTreeMap<&'static str, NodeProcess>,
     // Ended in this order: what runs in containers, then the machines, then the folder.
     _containers: Containers,
-    lab: Lab,
+    pub(crate) lab: Lab,
     folder: tempfile::TempDir,
 }
 
@@ -108,7 +108,7 @@ struct Pod {
 }
 
 impl World {
-    async fn raise() -> Self {
+    pub(crate) async fn raise() -> Self {
         assert!(rustix::process::geteuid().is_root(), "containers need root: run the tests as root");
         let (lab, folder) = (Lab::new(6).unwrap(), tempfile::tempdir().unwrap());
         let lends = ["lend.cpu=1000", "lend.memory=512M", "lend.storage=512M", "storage.capacity=1G"];
@@ -133,16 +133,16 @@ impl World {
         world
     }
 
-    fn dir(&self, name: &str) -> PathBuf {
+    pub(crate) fn dir(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    fn host(&self, name: &str) -> &Host {
+    pub(crate) fn host(&self, name: &str) -> &Host {
         let order = ["home", "gateway", "bystander", "one", "two", "three"];
         self.lab.host(order.iter().position(|it| *it == name).unwrap())
     }
 
-    fn kubectl(&self, arguments: &[&str]) -> String {
+    pub(crate) fn kubectl(&self, arguments: &[&str]) -> String {
         let mut kubectl = self.host("home").command("kubectl");
         let ran = kubectl.arg("--kubeconfig").arg(self.dir("kubeconfig")).args(arguments).output();
         let ran = ran.expect("kubectl is not installed: apt-get install kubernetes-client");

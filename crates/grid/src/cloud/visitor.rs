@@ -12,8 +12,11 @@ use crate::GridError;
 /// The name under which the page opens, as the stack has it.
 pub(super) const HOST: &str = "guestbook.atoll.test";
 
-/// A visitor gives up after this.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// A visitor gives up after this, as a gateway does. A page that waits for its database is slow, and has not failed.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// One look at something that is waited for.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// Between two looks at something that is waited for.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -58,10 +61,10 @@ impl<'a> Visitor<'a> {
         Ok(Self { machines, authority })
     }
 
-    fn curl(&self, path: &str) -> Command {
+    fn curl(&self, path: &str, patience: Duration) -> Command {
         let mut curl = self.machines.visitor("curl");
         let gateway = self.machines.host(GATEWAY_NAME).ipv4();
-        curl.args(["-sS", "--fail", "--noproxy", "*", "--max-time", &PATIENCE.as_secs().to_string(), "--cacert"]);
+        curl.args(["-sS", "--fail", "--noproxy", "*", "--max-time", &patience.as_secs().to_string(), "--cacert"]);
         curl.arg(&self.authority).args(["--resolve", &format!("{HOST}:443:{gateway}")]);
         curl.arg(format!("https://{HOST}{path}"));
         curl
@@ -69,7 +72,11 @@ impl<'a> Visitor<'a> {
 
     /// Opens the page.
     pub(super) async fn page(&self) -> Result<Page, GridError> {
-        said("curl", self.curl("/"), "").await.map(Page)
+        self.open(PATIENCE).await
+    }
+
+    async fn open(&self, patience: Duration) -> Result<Page, GridError> {
+        said("curl", self.curl("/", patience), "").await.map(Page)
     }
 
     /// Opens it until it comes and is as it should be; gives how long that took.
@@ -81,7 +88,7 @@ impl<'a> Visitor<'a> {
     ) -> Result<(Page, Duration), GridError> {
         let began = Instant::now();
         loop {
-            let last = match self.page().await {
+            let last = match self.open(LOOK).await {
                 Ok(page) if fits(&page) => return Ok((page, began.elapsed())),
                 Ok(_) => "it is not like that".to_owned(),
                 Err(error) => error.to_string(),
@@ -96,7 +103,7 @@ impl<'a> Visitor<'a> {
     /// Signs the page.
     pub(super) async fn sign(&self, name: &str, text: &str) -> Result<(), GridError> {
         let page = self.page().await?;
-        let mut curl = self.curl("/sign");
+        let mut curl = self.curl("/sign", PATIENCE);
         let id = format!("id={}", page.form_id()?);
         for field in [id, format!("name={name}"), format!("text={text}")] {
             curl.args(["--data-urlencode", &field]);

@@ -21,8 +21,9 @@ use super::guestbook_db::Page;
 use super::store::{Entry, NAME_BYTES_MAX, TEXT_BYTES_MAX};
 use super::{Ready, SampleError, VERSION, Variables, probes};
 
-/// How long a visitor waits while the database cannot be reached.
-const PATIENCE: Duration = Duration::from_secs(8);
+/// How long a visitor waits while the database cannot be reached: a new version of it stops, lets go of its volume and starts within this, and gateways
+/// wait for a minute.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// How long one attempt may take.
 const ATTEMPT: Duration = Duration::from_secs(2);
 /// Between two attempts.
