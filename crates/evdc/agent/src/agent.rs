@@ -304,7 +304,7 @@ impl Pods {
         match records::load_all(&self.shared.config.dir.join("pods")) {
             Ok(found) => {
                 for record in found {
-                    self.worker(record.pod, false, record.exclusive);
+                    self.worker(Wish { pod: Arc::new(record.pod), gone: false, confirmed: false }, record.exclusive);
                 }
             }
             Err(error) => tracing::error!(%error, "the records of pods cannot be read"),
@@ -318,23 +318,24 @@ impl Pods {
             known.wish.send_modify(|wish| {
                 wish.pod = fresh;
                 wish.gone |= gone;
+                wish.confirmed = true;
             });
             return;
         }
         // One that never ran here and is over, or gone, needs nothing.
         let leaving = pod.metadata.deletion_timestamp.is_some();
         if !gone && (leaving || !crate::observed::is_over(&pod)) {
-            self.worker(pod, gone, false);
+            self.worker(Wish { pod: Arc::new(pod), gone, confirmed: true }, false);
         }
     }
 
-    fn worker(&mut self, pod: Pod, gone: bool, exclusive: bool) {
-        let Some(key) = key_of(&pod) else {
-            tracing::warn!(uid = ?pod.metadata.uid, "a pod's uid cannot name its files; it is left alone");
+    fn worker(&mut self, wish: Wish, exclusive: bool) {
+        let Some(key) = key_of(&wish.pod) else {
+            tracing::warn!(uid = ?wish.pod.metadata.uid, "a pod's uid cannot name its files; it is left alone");
             return;
         };
         let uid = key.as_str().to_owned();
-        let (wish, seen) = channel::channel(Wish { pod: Arc::new(pod), gone });
+        let (wish, seen) = channel::channel(wish);
         let worker = Worker::new(self.shared.clone(), uid.clone(), key, seen, exclusive);
         let stop = self.stop.clone();
         self.known.insert(uid.clone(), Known { wish });

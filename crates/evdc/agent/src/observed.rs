@@ -32,6 +32,8 @@ pub struct Observed {
     pub cut_off: bool,
     /// Whether the pod holds a volume that only one node may write.
     pub exclusive: bool,
+    /// It is known from this node's records only: the API has not said since the agent began that it is still this node's.
+    pub unconfirmed: bool,
     /// The pod is not wanted here any more, though nobody asked to delete it here: it is gone from the API.
     pub gone: bool,
     /// Everything of it on this node was removed.

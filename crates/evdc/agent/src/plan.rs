@@ -85,6 +85,10 @@ pub fn decide(pod: &Pod, observed: &Observed, now: Timestamp) -> Plan {
         return plan;
     }
     if !observed.prepared {
+        if observed.unconfirmed && observed.exclusive {
+            // Taking the volume would take it from whoever has it by now.
+            return Plan::default();
+        }
         return match &observed.blocked {
             Some(blocked) if blocked.until > now => Plan::wait(blocked.until),
             _ => Plan::act(Action::Prepare),

@@ -52,6 +52,8 @@ pub(crate) struct Wish {
     pub(crate) pod: Arc<Pod>,
     /// The API server does not have it any more, or has it elsewhere.
     pub(crate) gone: bool,
+    /// The API server has been heard on it since the agent began.
+    pub(crate) confirmed: bool,
 }
 
 pub(crate) struct Worker {
@@ -120,6 +122,7 @@ impl Worker {
         loop {
             let wish = self.wish.borrow_and_update().clone();
             self.observed.gone = wish.gone;
+            self.observed.unconfirmed = !wish.confirmed;
             self.observed.cut_off = *self.shared.cut_off.borrow();
             let now = Timestamp::now();
             let plan = decide(&wish.pod, &self.observed, now);
@@ -240,7 +243,10 @@ impl Worker {
                 self.observed.address = Some(address);
                 self.namespace = namespace;
             }
-            self.prepare(&wish.pod).await;
+            // A volume that only one may write waits for the API to say that the pod is still this node's.
+            if wish.confirmed || !self.observed.exclusive {
+                self.prepare(&wish.pod).await;
+            }
         }
         let running: Vec<String> =
             self.observed.containers.iter().filter(|(_, it)| it.is_running()).map(|(name, _)| name.clone()).collect();

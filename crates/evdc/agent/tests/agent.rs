@@ -117,15 +117,20 @@ async fn a_job_is_over_once() {
     agent.stop().await;
 }
 
-#[tokio::test]
-async fn claims_are_mounted_and_given_back_when_cut_off() {
-    let world = World::new();
+/// A claim `data`, bound to the volume `vol-1`.
+fn claim_data(world: &World) {
     let claims = "/api/v1/namespaces/default/persistentvolumeclaims";
     let claim = json!({"metadata": {"name": "data", "namespace": "default"},
         "spec": {"accessModes": ["ReadWriteOnce"], "volumeName": "pv"}, "status": {"phase": "Bound"}});
     world.api.create(claims, claim);
     let volume = json!({"metadata": {"name": "pv"}, "spec": {"csi": {"driver": "atoll", "volumeHandle": "vol-1"}}});
     world.api.create("/api/v1/persistentvolumes", volume);
+}
+
+#[tokio::test]
+async fn claims_are_mounted_and_given_back_when_cut_off() {
+    let world = World::new();
+    claim_data(&world);
     let agent = world.start();
     let spec = json!({"restartPolicy": "Always", "terminationGracePeriodSeconds": 1,
         "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}],
@@ -147,12 +152,7 @@ async fn claims_are_mounted_and_given_back_when_cut_off() {
 #[tokio::test]
 async fn a_container_that_lost_its_volume_starts_again_and_says_why() {
     let world = World::new();
-    let claims = "/api/v1/namespaces/default/persistentvolumeclaims";
-    let claim = json!({"metadata": {"name": "data", "namespace": "default"},
-        "spec": {"accessModes": ["ReadWriteOnce"], "volumeName": "pv"}, "status": {"phase": "Bound"}});
-    world.api.create(claims, claim);
-    let volume = json!({"metadata": {"name": "pv"}, "spec": {"csi": {"driver": "atoll", "volumeHandle": "vol-1"}}});
-    world.api.create("/api/v1/persistentvolumes", volume);
+    claim_data(&world);
     let agent = world.start();
     let spec = json!({"restartPolicy": "Always", "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}],
         "containers": [
@@ -182,6 +182,28 @@ async fn a_container_that_lost_its_volume_starts_again_and_says_why() {
     world.api.until(POD, "db", |pod| pod["status"]["containerStatuses"][1]["restartCount"] == 1).await;
     assert_eq!(world.runtime.created("uid-db.one.1"), 1);
     assert_eq!(world.runtime.signals("uid-db.one.1"), [0; 0]);
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn an_agent_that_comes_back_takes_no_volume_that_went_elsewhere() {
+    let world = World::new();
+    claim_data(&world);
+    let agent = world.start();
+    let spec = json!({"restartPolicy": "Always", "terminationGracePeriodSeconds": 1,
+        "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}],
+        "containers": [{"name": "one", "image": "img", "command": ["/x"], "volumeMounts": [{"name": "v", "mountPath": "/data"}]}]});
+    world.api.create(POD, pod("db", spec));
+    world.api.until(POD, "db", is_ready).await;
+    agent.stop().await;
+    world.volumes.lose();
+    // Nobody waited for this node: the pod was made anew on another one, which writes the volume now.
+    world.api.remove(POD, "db");
+
+    let agent = world.start();
+    world.runtime.until(<[String]>::is_empty).await;
+    world.network.until_empty().await;
+    assert_eq!(world.volumes.times(), 1, "it was not mounted again");
     agent.stop().await;
 }
 

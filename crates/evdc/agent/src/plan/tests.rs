@@ -135,6 +135,19 @@ fn a_node_that_is_cut_off_stops_what_must_not_run_twice() {
 }
 
 #[test]
+fn what_must_not_run_twice_is_not_taken_up_on_hearsay() {
+    let before = Observed { unconfirmed: true, prepared: false, ..observed(&[("one", running()), ("two", running())]) };
+    check("others are", &pod("Always"), &before, Some(Action::Prepare));
+    let exclusive = Observed { exclusive: true, ..before };
+    check("this one waits for a word of the API", &pod("Always"), &exclusive, None);
+    let gone = Observed { gone: true, unconfirmed: false, ..exclusive.clone() };
+    let stop = Action::StopAll { grace: GRACE_DEFAULT, failure: None };
+    check("and ends when it is not this node's any more", &pod("Always"), &gone, Some(stop));
+    let confirmed = Observed { unconfirmed: false, ..exclusive };
+    check("and goes on when it is", &pod("Always"), &confirmed, Some(Action::Prepare));
+}
+
+#[test]
 fn what_waits_is_tried_when_its_time_has_come() {
     let later = now().saturating_add(SignedDuration::from_secs(3)).unwrap();
     let held = |until| {

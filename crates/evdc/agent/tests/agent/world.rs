@@ -352,11 +352,17 @@ impl Network for Addresses {
 #[derive(Default)]
 pub(crate) struct Mounts {
     mounted: Watched<BTreeMap<PathBuf, String>>,
+    times: std::sync::atomic::AtomicUsize,
 }
 
 impl Mounts {
     pub(crate) fn mounted(&self) -> Vec<String> {
         self.mounted.0.borrow().values().cloned().collect()
+    }
+
+    /// How often one was mounted that was not.
+    pub(crate) fn times(&self) -> usize {
+        self.times.load(std::sync::atomic::Ordering::SeqCst)
     }
 
     /// As when the process that served them is killed.
@@ -375,6 +381,7 @@ impl VolumeDriver for Mounts {
         self.mounted.0.send_modify(|mounted| {
             if mounted.insert(request.target.clone(), request.handle.clone()).is_none() {
                 attached = Attached::Anew;
+                self.times.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
             }
         });
         std::future::ready(Ok(attached)).boxed()
