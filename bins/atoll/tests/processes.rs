@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+#[path = "processes/apps.rs"]
+mod apps;
 #[path = "processes/cloud.rs"]
 mod cloud;
 #[path = "processes/common.rs"]
@@ -20,7 +22,13 @@ mod kill;
 mod network;
 #[path = "processes/node.rs"]
 mod node;
+#[path = "processes/pods.rs"]
+mod pods;
 #[path = "processes/store.rs"]
 mod store;
+#[path = "processes/story.rs"]
+mod story;
 #[path = "processes/volumes.rs"]
 mod volumes;
+#[path = "processes/world.rs"]
+mod world;

@@ -33,11 +33,8 @@ pub use dial::{API_SERVER_NAME, ApiAddress, DialError, KUBE_PROTOCOL, named};
 pub use homes::TenantHomes;
 pub use images::{FromHome, IMAGE_PROTOCOL, ImageServer};
 pub use ingress::follow as follow_ingresses;
-pub use protocol::{
-    Admission, Answer, Credentials, FRAME_BYTES_MAX, PROTOCOL, ProtocolError, Request, ask, decode_request, hear,
-    kubeconfig,
-};
+pub use protocol::{Admission, Answer, Credentials, PROTOCOL, Request, ask, decode_request, hear, kubeconfig};
 pub use provider::{Issue, Provider, Whom};
 pub use tenant::{Evdc, Pick, Tenant, TenantError, Wish};
 pub use volumes::{HomesOf, KubeProvisioner, KubeVolumes, MountedVolumes, Mounts, homes_of};
-pub use worker::{WorkerParts, Workers};
+pub use worker::{WorkerParts, Workers, remove_network};

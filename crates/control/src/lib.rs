@@ -10,6 +10,7 @@
 
 mod client;
 mod cloud;
+mod deploy;
 mod error;
 mod fs;
 mod net;
@@ -20,6 +21,10 @@ pub use client::{Body, Client, ClientError, Events, Upload};
 pub use cloud::{
     Amount, EvdcRequest, EvdcStatus, GatewayRequest, GatewayRoute, GatewayStatus, ImageStatus, Kubeconfig, LoadRequest,
     MemberStatus, OfferStatus,
+};
+pub use deploy::{
+    AppAsk, AppNeeds, AppObject, AppStatus, CatalogueApp, InstallRequest, RemovedApp, RollbackRequest, SampleRequest,
+    StackDrift, StackFile, StackPlan, StackRequest, StackSummary, UninstallRequest,
 };
 pub use error::{ApiError, Kind};
 pub use fs::{AwayNode, FsMountRequest, FsMounted, FsRemoved, FsRequest, FsStatus, HealingStatus, VolumeStatus};

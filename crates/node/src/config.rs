@@ -137,7 +137,7 @@ pub(crate) const KEYS: &[Key] = &[
         name: "lend.cpu",
         kind: Kind::Integer { min: 0, max: 1_000_000 },
         default: Some("0"),
-        doc: "thousandths of a processor core that tenants may rent; nothing is lent while it is 0",
+        doc: "thousandths of a processor core that tenants may rent; storage alone is lent while it is 0",
         flag: None,
     },
     Key {
@@ -339,7 +339,7 @@ impl Config {
                 roles.push(role);
             }
         }
-        let (lend, price) = lent(&settings, roles.contains(&Role::Compute))?;
+        let (lend, price) = lent(&settings, roles.contains(&Role::Compute), roles.contains(&Role::Storage))?;
         let gateway = gateway(&settings)?.filter(|_| roles.contains(&Role::Gateway));
         let healing =
             HealingConfig { after: settings.get("storage.heal_after"), rate: settings.get("storage.heal_rate") };
@@ -404,7 +404,7 @@ impl Config {
 }
 
 /// What tenants may rent, and at what price.
-fn lent(settings: &Settings, compute: bool) -> Result<(Capacity, Price), ConfigError> {
+fn lent(settings: &Settings, compute: bool, stores: bool) -> Result<(Capacity, Price), ConfigError> {
     let whole = |name: &str| u64::try_from(settings.get::<i64>(name)).unwrap_or_default();
     let small = |name: &str| u32::try_from(whole(name)).unwrap_or(u32::MAX);
     let currency: String = settings.get("lend.currency");
@@ -418,8 +418,9 @@ fn lent(settings: &Settings, compute: bool) -> Result<(Capacity, Price), ConfigE
         storage: settings.get("lend.storage"),
         pods: small("lend.pods"),
     };
-    let lends = compute && total.cpu_milli > 0 && total.memory.0 > 0;
-    Ok((if lends { total } else { Capacity::default() }, price))
+    let runs = compute && total.cpu_milli > 0 && total.memory.0 > 0;
+    let stores = Capacity { storage: if stores { total.storage } else { ByteCount(0) }, ..Capacity::default() };
+    Ok((if runs { Capacity { storage: stores.storage, ..total } } else { stores }, price))
 }
 
 fn gateway(settings: &Settings) -> Result<Option<GatewaySettings>, ConfigError> {

@@ -78,6 +78,14 @@ impl Embedded {
         Ok(Self { inner: Arc::new(inner) })
     }
 
+    /// Ends and removes everything that runs here or ran, with its limits: for a node that is not to come back. Answers with the number of sandboxes.
+    ///
+    /// # Errors
+    /// [`RuntimeError`] of the first that cannot be removed; what is removed until then stays removed.
+    pub async fn remove_all(&self) -> Result<usize, RuntimeError> {
+        self.blocking(Inner::remove_all).await
+    }
+
     /// Work that blocks, with the result of its thread.
     fn blocking<T: Send + 'static>(
         &self,
@@ -124,8 +132,9 @@ impl Inner {
 
     /// Away in one step, then at leisure: nothing half-removed is ever taken for something.
     fn discard(&self, path: &Path) -> Result<(), RuntimeError> {
-        let name = path.file_name().unwrap_or_default();
-        let doomed = self.dir.join("trash").join(name);
+        // With its parent's name, for a sandbox and a container may have the same one.
+        let name: Vec<_> = path.iter().rev().take(2).map(|part| part.to_string_lossy()).collect();
+        let doomed = self.dir.join("trash").join(name.join("."));
         if doomed.exists() {
             fs::remove_dir_all(&doomed).map_err(io_error("remove", &doomed))?;
         }
