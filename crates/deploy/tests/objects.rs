@@ -44,11 +44,8 @@ async fn objects_of_any_kind_are_written_and_found() {
     let odd = named("Odd", "example.org/v1", "o");
     assert_eq!(objects.get(&odd, "default").await.unwrap(), None);
     assert!(!objects.delete(&odd, "default").await.unwrap());
-    let refused = objects.apply(
-        &json!({"apiVersion": "example.org/v1", "kind": "Odd", "metadata": {"name": "o"}}),
-        "default",
-        false,
-    );
+    let odd = json!({"apiVersion": "example.org/v1", "kind": "Odd", "metadata": {"name": "o"}});
+    let refused = objects.apply(&odd, "default", false);
     assert!(matches!(refused.await, Err(ClusterError::Refused(_))));
     assert_eq!(
         objects
