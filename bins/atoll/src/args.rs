@@ -104,13 +104,13 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Image(ImageCommand),
     /// Show what would be done to make a stack as its files say
-    Plan(StackLook),
+    Plan(Plan),
     /// Make a stack as its files say
-    Apply(StackApply),
+    Apply(Apply),
     /// Remove everything that a stack made
-    Destroy(StackApply),
+    Destroy(Destroy),
     /// Show what has moved since a stack was applied
-    Drift(StackLook),
+    Drift(Drift),
     /// Applications: the catalogue, and what is installed of it
     #[command(subcommand)]
     App(AppCommand),
@@ -126,27 +126,53 @@ pub(crate) enum Command {
     },
 }
 
+/// The files of a stack.
 #[derive(Debug, Args)]
-pub(crate) struct StackPlace {
+pub(crate) struct StackFiles {
     /// The folder of the stack's YAML files, or one file
     #[arg(default_value = ".", value_name = "DIR")]
     pub(crate) dir: PathBuf,
+}
+
+/// A stack, also one without files.
+#[derive(Debug, Args)]
+pub(crate) struct StackPlace {
+    #[command(flatten)]
+    pub(crate) files: StackFiles,
     /// The name of a stack whose files are gone, instead
     #[arg(long, value_name = "NAME", conflicts_with = "dir")]
     pub(crate) stack: Option<String>,
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct StackLook {
+pub(crate) struct Plan {
     #[command(flatten)]
-    pub(crate) place: StackPlace,
-    /// Exit with 2 if there is a difference
+    pub(crate) files: StackFiles,
+    /// Exit with 2 if there is something to do
     #[arg(long)]
     pub(crate) detailed_exitcode: bool,
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct StackApply {
+pub(crate) struct Drift {
+    #[command(flatten)]
+    pub(crate) place: StackPlace,
+    /// Exit with 2 if something has moved
+    #[arg(long)]
+    pub(crate) detailed_exitcode: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Apply {
+    #[command(flatten)]
+    pub(crate) files: StackFiles,
+    /// Do not ask
+    #[arg(long, short)]
+    pub(crate) yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Destroy {
     #[command(flatten)]
     pub(crate) place: StackPlace,
     /// Do not ask

@@ -42,10 +42,10 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let context = Context { data_dir, output: cli.output };
     let done = match cli.command {
         // What differs is told by the exit status.
-        Command::Plan(look) => return stack::plan(&context, &look).await,
-        Command::Drift(look) => return stack::drift(&context, &look).await,
-        Command::Apply(apply) => stack::apply(&context, &apply, false).await,
-        Command::Destroy(apply) => stack::apply(&context, &apply, true).await,
+        Command::Plan(plan) => return stack::plan(&context, &plan).await,
+        Command::Drift(drift) => return stack::drift(&context, &drift).await,
+        Command::Apply(apply) => stack::apply(&context, &apply).await,
+        Command::Destroy(destroy) => stack::destroy(&context, &destroy).await,
         Command::App(command) => app::run(&context, &command).await,
         Command::Sample { name } => app::sample(&name).await,
         Command::Up(up) => node::up(&context, &up).await,

@@ -577,8 +577,7 @@ mod tests {
         let id = EvdcId::from_bytes([5; 16]);
         let evdc = Evdc { serial: 9, gateway_told: 8, ..Evdc::new(id, wish) };
         // What version 1 wrote, byte for byte: everything but the last field.
-        let fixture = "0100100505050505050505050505050505050505056865 6c6c6f02f403000003070000 090800";
-        let fixture: String = fixture.split_whitespace().collect();
+        let fixture = "0100050505050505050505050505050505050568656c6c6f02f403000003070000090800";
         let bytes: Vec<u8> =
             (0..fixture.len()).step_by(2).map(|at| u8::from_str_radix(&fixture[at..at + 2], 16).unwrap()).collect();
         assert_eq!(decode::<Evdc>(&bytes).unwrap(), evdc);

@@ -233,3 +233,65 @@ pub fn digest(plan: &Plan) -> String {
     let json = serde_json::to_string(plan).unwrap_or_default();
     blake3::hash(json.as_bytes()).to_hex().to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use std::collections::BTreeSet;
+
+    use atoll_iac::{Live, Owned};
+    use serde_json::json;
+
+    use super::*;
+
+    fn stack(nodes: usize, memory: &str) -> Stack {
+        let text =
+            format!("stack: s\nevdc: {{name: e, nodes: {nodes}, each: {{cpu: 1, memory: {memory}, storage: 1Gi}}}}\n");
+        Stack::read(&[SourceFile { name: "s.yaml".into(), text }], &BuiltIn).unwrap()
+    }
+
+    /// What is there after a stack was applied, as far as `there` says so.
+    fn applied(stack: &Stack, there: impl Fn(&ResourceId) -> bool) -> (Live, Inventory) {
+        let (mut live, mut inventory) = (Live::new(), Inventory::new("s"));
+        for (id, it) in stack.resources.iter().filter(|(id, _)| there(id)) {
+            live.insert(id.clone(), it.spec.clone());
+            let owned = Owned { spec: it.spec.clone(), needs: it.needs.clone(), pending: false };
+            inventory.owned.insert(id.clone(), owned);
+        }
+        (live, inventory)
+    }
+
+    #[test]
+    fn single_nodes_of_an_evdc_that_stands_stay() {
+        let check = |before: &Stack, half: bool, after: Option<&Stack>, expect: Option<&str>| {
+            let (live, inventory) = applied(before, |id| !half || !matches!(id, ResourceId::Evdc(_)));
+            let plan = match after {
+                Some(after) => atoll_iac::plan(after, &live, &inventory).unwrap(),
+                None => atoll_iac::destroy(&live, &inventory).unwrap(),
+            };
+            let said = refuse(&plan).err().map(|it| it.to_string());
+            assert_eq!(said.is_some(), expect.is_some(), "{said:?}");
+            assert!(expect.is_none_or(|expect| said.unwrap().contains(expect)));
+        };
+        let (three, two, large) = (stack(3, "1Gi"), stack(2, "1Gi"), stack(3, "2Gi"));
+        check(&two, false, Some(&three), None);
+        check(&three, false, Some(&three), None);
+        check(&three, false, Some(&two), Some("single nodes are not given back"));
+        check(&three, false, Some(&large), Some("the size of rented nodes"));
+        check(&three, false, None, None);
+        // Its creation was broken off before it stood.
+        check(&three, true, Some(&two), None);
+        check(&three, true, None, None);
+    }
+
+    #[test]
+    fn another_plan_has_another_digest() {
+        let (live, inventory) = applied(&stack(2, "1Gi"), |_| true);
+        let plan = |stack: &Stack| atoll_iac::plan(stack, &live, &inventory).unwrap();
+        assert_eq!(digest(&plan(&stack(3, "1Gi"))), digest(&plan(&stack(3, "1Gi"))));
+        assert_ne!(digest(&plan(&stack(3, "1Gi"))), digest(&plan(&stack(4, "1Gi"))));
+        assert!(BuiltIn.names().iter().all(|name| BuiltIn.version(name).is_some()));
+        assert_eq!(evdc_among(BTreeSet::from(["lease/e/1".parse().unwrap()]).iter()), Some("e".to_owned()));
+    }
+}

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use atoll_iac::{
-    Catalogue, Change, Cloud, CloudError, EngineError, Inventory, Plan, Resource, ResourceId, SourceFile, Stack, engine,
+    Catalogue, Change, Cloud, CloudError, EngineError, Inventory, Plan, Resource, ResourceId, SourceFile, Stack,
+    drift_text, engine,
 };
 use proptest::prelude::*;
 use serde_json::{Value as Json, json};
@@ -116,7 +117,7 @@ fn nine_lines_describe_it_all() {
     assert_eq!(ids[5..], ["evdc/home", "app/default/guestbook"]);
     let lease = &stack.resources[&ids[0].parse().unwrap()];
     assert_eq!(lease.spec, json!({ "cpuMillis": 1000, "memoryBytes": 1_u64 << 30, "storageBytes": 4_u64 << 30 }));
-    let app = &stack.resources[&ids[5].parse().unwrap()];
+    let app = &stack.resources[&ids[6].parse().unwrap()];
     assert_eq!(app.spec["values"]["image"]["tag"], "1.0.0");
     for id in stack.resources.keys() {
         assert_eq!(&id.to_string().parse::<ResourceId>().unwrap(), id);
@@ -157,7 +158,7 @@ async fn the_life_of_a_stack() {
     let extra = "apiVersion: v1\nkind: Namespace\nmetadata: {name: more}\n---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: c, namespace: more}\ndata: {a: '1', b: '2'}\n---\napiVersion: v1\nkind: Secret\nmetadata: {name: s}\nstringData: {k: hidden}\n";
     let stack = read(&[HELLO, extra]).unwrap();
     let first = apply(&cloud, &stack).await.unwrap();
-    assert!(first.text().ends_with("9 to create, 0 to change, 0 to replace, 0 to delete.\n"), "{}", first.text());
+    assert!(first.text().ends_with("10 to create, 0 to change, 0 to replace, 0 to delete.\n"), "{}", first.text());
     assert!(!first.json().to_string().contains("hidden") && !first.text().contains("hidden"));
     assert!(engine::plan(&cloud, &stack).await.unwrap().changes.is_empty());
 
@@ -182,8 +183,24 @@ async fn the_life_of_a_stack() {
     assert_eq!(drift.len(), 2);
     assert_eq!((drift[0].fields[0].path.as_str(), &drift[0].fields[0].to), ("data.a", &Some(json!("9"))));
     assert!(drift[1].missing);
+    let text = drift_text(&drift);
+    assert!(text.contains("~ object/v1/ConfigMap/more/c\n    data.a: \"1\" → \"9\"\n- object/v1/Secret"), "{text}");
     apply(&cloud, &newer).await.unwrap();
     assert!(engine::drift(&cloud, "hello").await.unwrap().is_empty());
+
+    // Something within an application moves: that is seen, and planned to be set right.
+    let app = "app/default/guestbook".parse().unwrap();
+    let moved = json!([{ "path": "Deployment/web spec.replicas", "from": 1, "to": 2 }]);
+    cloud.there.lock().unwrap().get_mut(&app).unwrap()["moved"] = moved;
+    let drift = engine::drift(&cloud, "hello").await.unwrap();
+    assert_eq!((&drift[0].fields[0].from, &drift[0].fields[0].to), (&Some(json!(2)), &Some(json!(1))));
+    let text = engine::plan(&cloud, &newer).await.unwrap().text();
+    assert!(text.contains("~ app/default/guestbook\n    Deployment/web spec.replicas: 1 → 2\n"), "{text}");
+    cloud.there.lock().unwrap().get_mut(&app).unwrap().as_object_mut().unwrap().remove("moved");
+    assert_eq!(
+        drift_text(&engine::drift(&cloud, "hello").await.unwrap()),
+        "Nothing has moved: everything is as it was written.\n"
+    );
 
     // A smaller stack: what is not written any more goes, a lease of another size is made anew.
     let smaller = read(&[&HELLO.replace("nodes: 5", "nodes: 4").replace("1Gi", "2Gi")]).unwrap();

@@ -56,6 +56,8 @@ const LAYERS: &[(&str, &[&str])] = &[
         &[
             "crates/base",
             "crates/net/link",
+            // Its tests bring charts to a real API server.
+            "crates/evdc/apiserver",
             "crates/evdc/images",
             "crates/evdc/lease",
             "crates/market",

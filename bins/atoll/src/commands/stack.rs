@@ -9,7 +9,7 @@ use atoll_control::{StackFile, StackPlan, StackRequest, StackSummary, Summary};
 
 use super::Context;
 use super::app::follow;
-use crate::args::{StackApply, StackLook, StackPlace};
+use crate::args::{Apply, Destroy, Drift, Plan, StackFiles, StackPlace};
 use crate::failure::advise;
 use crate::output::print;
 
@@ -19,33 +19,41 @@ const DIFFERS: u8 = 2;
 /// Largest file of a stack; the node refuses larger ones, too.
 const FILE_BYTES_MAX: u64 = 4 << 20;
 
-pub(super) async fn plan(context: &Context, look: &StackLook) -> anyhow::Result<ExitCode> {
-    let plan = context.client().plan_stack(&request(&look.place, false)?).await?;
-    let json = serde_json::json!({"stack": plan.stack, "empty": plan.empty, "changes": plan.changes});
-    print(context.output, &json, |_| plan.text.clone())?;
-    Ok(exit(look, !plan.empty))
+pub(super) async fn plan(context: &Context, plan: &Plan) -> anyhow::Result<ExitCode> {
+    let found = context.client().plan_stack(&written(&plan.files)?).await?;
+    let json = serde_json::json!({"stack": found.stack, "empty": found.empty, "changes": found.changes});
+    print(context.output, &json, |_| found.text.clone())?;
+    Ok(exit(plan.detailed_exitcode && !found.empty))
 }
 
-pub(super) async fn drift(context: &Context, look: &StackLook) -> anyhow::Result<ExitCode> {
-    let drift = context.client().stack_drift(&request(&look.place, false)?).await?;
-    print(context.output, &drift.moved, |_| drift.text.clone())?;
-    Ok(exit(look, drift.moved.as_array().is_some_and(|moved| !moved.is_empty())))
+pub(super) async fn drift(context: &Context, drift: &Drift) -> anyhow::Result<ExitCode> {
+    let found = context.client().stack_drift(&named(&drift.place)?).await?;
+    print(context.output, &found.moved, |_| found.text.clone())?;
+    let moved = found.moved.as_array().is_some_and(|moved| !moved.is_empty());
+    Ok(exit(drift.detailed_exitcode && moved))
 }
 
-fn exit(look: &StackLook, differs: bool) -> ExitCode {
-    if look.detailed_exitcode && differs { ExitCode::from(DIFFERS) } else { ExitCode::SUCCESS }
+fn exit(differs: bool) -> ExitCode {
+    if differs { ExitCode::from(DIFFERS) } else { ExitCode::SUCCESS }
 }
 
-pub(super) async fn apply(context: &Context, apply: &StackApply, destroy: bool) -> anyhow::Result<()> {
+pub(super) async fn apply(context: &Context, apply: &Apply) -> anyhow::Result<()> {
+    carry_out(context, written(&apply.files)?, apply.yes).await
+}
+
+pub(super) async fn destroy(context: &Context, destroy: &Destroy) -> anyhow::Result<()> {
+    carry_out(context, StackRequest { destroy: true, ..named(&destroy.place)? }, destroy.yes).await
+}
+
+async fn carry_out(context: &Context, mut request: StackRequest, yes: bool) -> anyhow::Result<()> {
     let client = context.client();
-    let mut request = request(&apply.place, destroy)?;
     let plan = client.plan_stack(&request).await?;
-    if !apply.yes {
-        agree(&plan, destroy)?;
+    if !yes {
+        agree(&plan, request.destroy)?;
         request.shown = Some(plan.digest.clone());
     }
-    let events = client.apply_stack(&request).await?;
-    let Summary::Stack(summary) = follow(events, if destroy { "destroying" } else { "applying" }).await? else {
+    let doing = if request.destroy { "destroying" } else { "applying" };
+    let Summary::Stack(summary) = follow(client.apply_stack(&request).await?, doing).await? else {
         anyhow::bail!("the node answered with something else than what became of a stack");
     };
     print(context.output, &summary, |summary| done(summary, &plan))
@@ -79,12 +87,15 @@ fn done(summary: &StackSummary, plan: &StackPlan) -> String {
     )
 }
 
-fn request(place: &StackPlace, destroy: bool) -> anyhow::Result<StackRequest> {
-    if let Some(name) = &place.stack {
-        return Ok(StackRequest { name: Some(name.clone()), destroy, ..StackRequest::default() });
+fn written(files: &StackFiles) -> anyhow::Result<StackRequest> {
+    Ok(StackRequest { files: read(&files.dir)?, ..StackRequest::default() })
+}
+
+fn named(place: &StackPlace) -> anyhow::Result<StackRequest> {
+    match &place.stack {
+        Some(name) => Ok(StackRequest { name: Some(name.clone()), ..StackRequest::default() }),
+        None => written(&place.files),
     }
-    let files = read(&place.dir)?;
-    Ok(StackRequest { files, destroy, ..StackRequest::default() })
 }
 
 /// The YAML files of a folder by name, or the one file.
