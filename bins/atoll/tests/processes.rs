@@ -18,5 +18,7 @@ mod kill;
 mod network;
 #[path = "processes/node.rs"]
 mod node;
+#[path = "processes/pods.rs"]
+mod pods;
 #[path = "processes/store.rs"]
 mod store;

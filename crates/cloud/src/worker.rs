@@ -1,6 +1,7 @@
 //! A member's part: network, agent and gateway connection for each eVDC that this node was assigned to.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddrV6;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,12 +10,14 @@ use atoll_agent::{Agent, Config, Parts, StoreImages};
 use atoll_gateway::{Connector, Dial, DialError, PROTOCOL as GATEWAY_PROTOCOL, Served};
 use atoll_ids::{EvdcId, NodeId};
 use atoll_images::{ImageError, Store};
+use atoll_kubelet::Kubelet;
 use atoll_link::{LinkHandle, Traffic};
-use atoll_podnet::{EvdcTag, PodNet};
+use atoll_podnet::{EvdcTag, NodeService, PodNet, Protocol};
 use atoll_runtime::{GroupName, GroupSpec, Resources, Runtime};
 use atoll_tun::{Prefix, Routes};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -24,12 +27,16 @@ use crate::control::ControlPlanes;
 use crate::dial::ApiAddress;
 use crate::images::from_home;
 use crate::ingress;
+use crate::kubelet::Kubelets;
 use crate::protocol::{Answer, Credentials, PROTOCOL, Request, ask};
 use crate::provider::Whom;
 use crate::volumes::{HomesOf, KubeVolumes};
 
 /// What a member cannot do yet is tried again after this.
 const RETRY: Duration = Duration::from_secs(2);
+
+/// Where API servers listen by custom.
+const API_PORT: u16 = 6443;
 
 /// Processes and threads of all pods of a lease, for each pod that it allows: Kubernetes' own usual limit per pod.
 const PIDS_PER_POD: u32 = 1024;
@@ -43,6 +50,8 @@ pub struct WorkerParts {
     pub assignments: Assignments,
     /// The API servers on this node: an agent beside one needs no stream to it.
     pub planes: ControlPlanes,
+    /// Told of the agents, which answer for their pods.
+    pub kubelets: Kubelets,
     /// What runs containers.
     pub runtime: Arc<dyn Runtime>,
     /// Where images lie.
@@ -201,6 +210,10 @@ async fn member(parts: &WorkerParts, assigned: &Assigned, stop: &CancellationTok
     config.storage_bytes = capacity.storage.0;
     config.pods_max = capacity.pods;
     config.group = Some(group);
+    let api = api_of(parts, assigned)?;
+    let listener =
+        TcpListener::bind(api).await.map_err(|error| format!("pods cannot reach the API at {api}: {error}"))?;
+    config.api = Some(api);
     let fetch = from_home(parts.link.clone(), membership.home, dir.join("incoming"));
     let agent = Agent::new(
         config,
@@ -213,9 +226,26 @@ async fn member(parts: &WorkerParts, assigned: &Assigned, stop: &CancellationTok
         },
     );
     let agent = agent.map_err(|error| error.to_string())?;
+    parts.kubelets.set(membership.evdc, Kubelet::new(Arc::new(agent.streams())), stop.clone());
     tracing::info!(evdc = membership.name, member = assigned.member.name, "the agent is up");
-    tokio::join!(agent.run(stop.clone()), serve_gateway(parts, assigned, client, stop));
+    let serve_api = serve_api(parts, assigned, listener, stop);
+    tokio::join!(agent.run(stop.clone()), serve_gateway(parts, assigned, client, stop), serve_api);
     Ok(())
+}
+
+/// Where pods of this member find the API: at the member's own address in the eVDC.
+fn api_of(parts: &WorkerParts, assigned: &Assigned) -> Result<SocketAddrV6, String> {
+    let config = network_config(parts, assigned)?;
+    Ok(SocketAddrV6::new(config.node_address(), API_PORT, 0, 0))
+}
+
+/// Carries pods' connections to the API. TLS is between them and the API server, which knows them by their tokens.
+async fn serve_api(parts: &WorkerParts, assigned: &Assigned, listener: TcpListener, stop: &CancellationToken) {
+    let (evdc, control) = (assigned.membership.evdc, assigned.membership.control);
+    if control == assigned.member.node {
+        return parts.planes.serve_local(evdc, listener, stop.clone()).await;
+    }
+    ApiAddress { link: parts.link.clone(), control, evdc }.serve_local(listener, stop.clone()).await;
 }
 
 /// An id as a label's value: at most 63 characters (Kubernetes, "Labels and Selectors").
@@ -233,12 +263,16 @@ fn run_dir(parts: &WorkerParts, assigned: &Assigned) -> PathBuf {
 }
 
 async fn open_network(parts: &WorkerParts, assigned: &Assigned) -> Result<PodNet, String> {
+    PodNet::open(network_config(parts, assigned)?).await.map_err(|error| error.to_string())
+}
+
+fn network_config(parts: &WorkerParts, assigned: &Assigned) -> Result<atoll_podnet::Config, String> {
     let membership = &assigned.membership;
     let prefix = |address, length| atoll_podnet::Prefix::new(address, length).map_err(|error| error.to_string());
     // Several members of one eVDC may be on one machine and share its firewall, so the tag names the member, too.
     let tag = format!("{}-{}", membership.evdc.short(), assigned.member.subnet);
     let tag: EvdcTag = tag.parse().map_err(|error| format!("{error}"))?;
-    let config = atoll_podnet::Config {
+    Ok(atoll_podnet::Config {
         tag,
         run_dir: run_dir(parts, assigned).join("net"),
         evdc: prefix(membership.prefix(), 48)?,
@@ -246,9 +280,8 @@ async fn open_network(parts: &WorkerParts, assigned: &Assigned) -> Result<PodNet
         services: prefix(membership.services(), 112)?,
         planetary: parts.planetary.as_ref().map(|(name, _)| name.clone()),
         mtu: None,
-        node_services: Vec::new(),
-    };
-    PodNet::open(config).await.map_err(|error| error.to_string())
+        node_services: vec![NodeService { protocol: Protocol::Tcp, port: API_PORT }],
+    })
 }
 
 async fn client(parts: &WorkerParts, assigned: &Assigned) -> Result<kube::Client, String> {

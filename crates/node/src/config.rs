@@ -8,6 +8,7 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use atoll_control::ConfigEntry;
 use atoll_ids::{ByteCount, DomainError, NodeId, OwnerId};
@@ -161,6 +162,13 @@ pub(crate) const KEYS: &[Key] = &[
         flag: None,
     },
     Key {
+        name: "rent.seconds",
+        kind: Kind::Integer { min: 20, max: 366 * 24 * 3600 },
+        default: Some("86400"),
+        doc: "how long a lease runs that this node's owner takes; it is renewed after half of that while this node is up",
+        flag: None,
+    },
+    Key {
         name: "gateway.domain",
         kind: Kind::Text,
         default: None,
@@ -274,6 +282,8 @@ pub struct Config {
     pub(crate) lend: Capacity,
     /// What all of it costs.
     pub(crate) price: Price,
+    /// How long leases run that this node's owner takes.
+    pub(crate) lease: Duration,
     pub(crate) gateway: Option<GatewaySettings>,
     quota: Option<ByteCount>,
     roles: Vec<Role>,
@@ -324,6 +334,7 @@ impl Config {
             }
         }
         let (lend, price) = lent(&settings, roles.contains(&Role::Compute))?;
+        let lease = Duration::from_secs(u64::try_from(settings.get::<i64>("rent.seconds")).unwrap_or_default());
         let gateway = gateway(&settings)?.filter(|_| roles.contains(&Role::Gateway));
         Ok(Self {
             data_dir: data_dir.to_path_buf(),
@@ -341,6 +352,7 @@ impl Config {
             quota: settings.get_optional("storage.quota"),
             lend,
             price,
+            lease,
             gateway,
             roles,
             settings: Arc::new(settings),
