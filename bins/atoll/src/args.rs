@@ -1,9 +1,12 @@
 //! What can be typed. Help texts are part of the product; a test compares them with `tests/help`.
 
+mod fs;
+
 use std::path::PathBuf;
 
 use atoll_ids::{BucketName, ByteCount, NodeId};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+pub(crate) use fs::FsCommand;
 
 /// One peer-to-peer cloud out of anyone's Linux machines.
 #[derive(Debug, Parser)]
@@ -81,6 +84,9 @@ pub(crate) enum Command {
     },
     /// Find lost and rotten shards and make them again
     Heal(Heal),
+    /// File systems: ordinary files, dispersed like objects
+    #[command(subcommand)]
+    Fs(FsCommand),
     /// Show what the peers lend
     Offers,
     /// Edge virtual data centres: machines rented from peers, with a Kubernetes API

@@ -2,6 +2,7 @@
 
 mod cloud;
 mod demo;
+mod fs;
 mod id;
 mod net;
 mod node;
@@ -54,6 +55,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Stat { object } => store::stat(&context, &object).await,
         Command::Du { place } => store::du(&context, &place).await,
         Command::Heal(heal) => store::heal(&context, &heal).await,
+        Command::Fs(command) => fs::run(&context, &command).await,
         Command::Offers => cloud::offers(&context).await,
         Command::Evdc(command) => cloud::evdc(&context, &command).await,
         Command::Kubeconfig { name, file } => cloud::kubeconfig(&context, &name, file.as_deref()).await,

@@ -10,6 +10,8 @@ mod common;
 mod demo;
 #[path = "processes/faults.rs"]
 mod faults;
+#[path = "processes/filesystems.rs"]
+mod filesystems;
 #[path = "processes/help.rs"]
 mod help;
 #[path = "processes/kill.rs"]
@@ -22,3 +24,5 @@ mod node;
 mod pods;
 #[path = "processes/store.rs"]
 mod store;
+#[path = "processes/volumes.rs"]
+mod volumes;

@@ -117,6 +117,22 @@ impl Assignment {
     }
 }
 
+impl Assignment {
+    /// What it said to `node` while it ran: for clearing up after it.
+    ///
+    /// # Errors
+    /// [`AssignmentError`]
+    pub(crate) fn once(&self, node: NodeId) -> Result<Assigned, AssignmentError> {
+        let membership = Membership::check(&self.membership, None)?;
+        let terms = self.lease.check()?;
+        let member = membership.member(node).cloned().ok_or(AssignmentError::NoMember)?;
+        if terms.evdc != membership.evdc || terms.id != member.lease {
+            return Err(AssignmentError::Mixed("lease"));
+        }
+        Ok(Assigned { membership, terms, member, assignment: self.clone() })
+    }
+}
+
 impl Assigned {
     /// Whether this node serves the eVDC's API.
     #[must_use]
@@ -260,4 +276,4 @@ fn key(evdc: EvdcId) -> Bytes {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -111,3 +111,87 @@ impl NodeProxy for ToMembers {
         async move { Self::open(self, &node).await }.boxed()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use atoll_ids::LeaseId;
+    use atoll_keys::NodeKey;
+    use atoll_kubelet::{Command, CommandIo, LogWish, Pods, Refusal};
+    use atoll_kv::{Embedded, EmbeddedConfig};
+    use atoll_lease::Member;
+    use atoll_wire::write_frame;
+    use bytes::Bytes;
+    use futures_util::stream::BoxStream as Pieces;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpStream;
+
+    use super::*;
+    use crate::assignment::tests::{NOW, world};
+
+    /// Has none, which is an answer.
+    struct NoPods;
+
+    impl Pods for NoPods {
+        fn logs(&self, _: LogWish) -> BoxFuture<'_, Result<Pieces<'static, Result<Bytes, Refusal>>, Refusal>> {
+            async { Err(Refusal::NotFound("no such pod".to_owned())) }.boxed()
+        }
+
+        fn exec(&self, _: Command, _: CommandIo) -> BoxFuture<'_, Result<i32, Refusal>> {
+            async { Err(Refusal::NotFound("no such pod".to_owned())) }.boxed()
+        }
+
+        fn dial<'a>(&'a self, _: &'a str, _: &'a str, _: u16) -> BoxFuture<'a, Result<TcpStream, Refusal>> {
+            async { Err(Refusal::NotFound("no such pod".to_owned())) }.boxed()
+        }
+    }
+
+    /// What a node is answered that asks for a log, in an eVDC of this id.
+    async fn asked(kubelets: &Kubelets, peer: NodeId, evdc: EvdcId) -> String {
+        let (mut ours, theirs) = tokio::io::duplex(4096);
+        let asking = async {
+            // Whoever is not heard finds the stream closed.
+            let _ = write_frame(&mut ours, evdc.as_bytes(), 16).await;
+            let request = b"GET /containerLogs/a/b/c HTTP/1.1\r\nhost: node\r\nconnection: close\r\n\r\n";
+            let _ = ours.write_all(request).await;
+            let mut answer = String::new();
+            ours.read_to_string(&mut answer).await.unwrap();
+            answer
+        };
+        tokio::join!(kubelets.handle(peer, Box::new(theirs)), asking).1
+    }
+
+    #[tokio::test]
+    async fn only_the_node_of_the_api_is_answered() {
+        let dir = tempfile::tempdir().unwrap();
+        let kv =
+            Arc::new(Embedded::open(dir.path(), EmbeddedConfig { free_bytes_min: 0, ..Default::default() }).unwrap());
+        let world = world();
+        let mut draft = world.draft();
+        let [control, other] = [2, 3].map(|number| Member {
+            node: NodeKey::generate().id(),
+            lease: LeaseId::from_bytes([number; 16]),
+            name: format!("member-{number}"),
+            subnet: number.into(),
+        });
+        draft.membership.control = control.node;
+        draft.membership.members.extend([control.clone(), other.clone()]);
+        let evdc = draft.membership.evdc;
+        let assignments = Assignments::open(kv, world.node, NOW).await.unwrap();
+        assignments.take(world.sign(&draft), NOW).await.unwrap();
+        let kubelets = Kubelets::new(assignments);
+        assert_eq!(asked(&kubelets, control.node, evdc).await, "", "no agent runs yet");
+        let stop = CancellationToken::new();
+        kubelets.set(evdc, Kubelet::new(Arc::new(NoPods)), stop.clone());
+        let answer = asked(&kubelets, control.node, evdc).await;
+        assert!(answer.starts_with("HTTP/1.1 404") && answer.contains("no such pod"), "{answer}");
+        let (gateway, _) = draft.membership.gateway.clone().unwrap();
+        for stranger in [other.node, draft.membership.home, gateway, world.node, NodeKey::generate().id()] {
+            assert_eq!(asked(&kubelets, stranger, evdc).await, "");
+        }
+        assert_eq!(asked(&kubelets, control.node, EvdcId::from_bytes([9; 16])).await, "", "of another eVDC");
+        stop.cancel();
+        assert_eq!(asked(&kubelets, control.node, evdc).await, "", "the agent has ended");
+    }
+}

@@ -24,6 +24,7 @@ mod ingress;
 mod kubelet;
 mod protocol;
 mod provider;
+mod remains;
 mod tenant;
 mod volumes;
 mod worker;
@@ -35,11 +36,8 @@ pub use homes::TenantHomes;
 pub use images::{FromHome, IMAGE_PROTOCOL, ImageServer};
 pub use ingress::follow as follow_ingresses;
 pub use kubelet::{KUBELET_PROTOCOL, Kubelets};
-pub use protocol::{
-    Admission, Answer, Credentials, FRAME_BYTES_MAX, PROTOCOL, ProtocolError, Request, ask, decode_request, hear,
-    kubeconfig,
-};
+pub use protocol::{Admission, Answer, Credentials, PROTOCOL, Request, ask, decode_request, hear, kubeconfig};
 pub use provider::{Issue, Provider, Whom};
 pub use tenant::{Evdc, Pick, Tenant, TenantError, Wish};
-pub use volumes::{HomesOf, KubeProvisioner, KubeVolumes, homes_of};
+pub use volumes::{HomesOf, KubeProvisioner, KubeVolumes, MountedVolumes, Mounts, homes_of};
 pub use worker::{WorkerParts, Workers};

@@ -6,22 +6,19 @@ use atoll_ids::EvdcId;
 use atoll_keys::Signed;
 use atoll_lease::{LeaseEnd, Membership};
 use atoll_link::AddressRecord;
-use atoll_wire::{DecodeError, FrameError, Versioned, decode, encode, read_frame, write_frame};
+use atoll_wire::exchange::{self, ExchangeError, Terms};
+use atoll_wire::{DecodeError, Versioned, decode};
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
-use tokio::time::timeout;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::assignment::Assignment;
 
 /// The protocol's name.
 pub const PROTOCOL: &str = "atoll/evdc/1";
 
-/// A membership of 512 members with their address records.
-pub const FRAME_BYTES_MAX: u32 = 1 << 20;
-
-/// Taking an assignment starts an API server; everything else is quicker.
-const WITHIN: Duration = Duration::from_secs(30);
+/// Room for a membership of 512 members with their address records; time for the start of an API server, which taking an assignment can
+/// mean.
+const TERMS: Terms = Terms { frame_bytes_max: 1 << 20, within: Duration::from_secs(30) };
 
 /// What is asked of a member.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -108,59 +105,25 @@ impl Versioned for Answer {
     const NAME: &'static str = "eVDC answer";
 }
 
-/// Why no answer came.
-#[derive(Debug, Error)]
-pub enum ProtocolError {
-    /// The stream broke, or a frame was too large.
-    #[error("the stream broke: {0}")]
-    Frame(#[from] FrameError),
-    /// The stream broke.
-    #[error("the stream broke: {0}")]
-    Io(#[from] std::io::Error),
-    /// What came is not of this protocol.
-    #[error(transparent)]
-    Malformed(#[from] DecodeError),
-    /// The other side closed without a word.
-    #[error("the other side closed the stream without an answer")]
-    Closed,
-    /// Nothing came in time.
-    #[error("no answer within {} s", WITHIN.as_secs())]
-    Late,
-}
-
 /// Asks the member at the other end.
 ///
 /// # Errors
-/// [`ProtocolError`]; a refusal is an answer.
-pub async fn ask<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, request: &Request) -> Result<Answer, ProtocolError> {
-    let exchange = async {
-        write_frame(&mut stream, &encode(request), FRAME_BYTES_MAX).await?;
-        stream.flush().await?;
-        let frame = read_frame(&mut stream, FRAME_BYTES_MAX).await?.ok_or(ProtocolError::Closed)?;
-        let answer = decode(&frame)?;
-        // The answer is here; how the stream ends no longer matters.
-        let _: Result<(), _> = stream.shutdown().await;
-        Ok(answer)
-    };
-    timeout(WITHIN, exchange).await.map_err(|_| ProtocolError::Late)?
+/// [`ExchangeError`]; a refusal is an answer.
+pub async fn ask<S: AsyncRead + AsyncWrite + Unpin>(stream: S, request: &Request) -> Result<Answer, ExchangeError> {
+    exchange::ask(stream, request, TERMS).await
 }
 
 /// Hears one request and answers with what `respond` makes of it.
 ///
 /// # Errors
-/// [`ProtocolError`]
-pub async fn hear<S, R, F>(mut stream: S, respond: R) -> Result<(), ProtocolError>
+/// [`ExchangeError`]
+pub async fn hear<S, R, F>(stream: S, respond: R) -> Result<(), ExchangeError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
     R: FnOnce(Request) -> F,
     F: Future<Output = Answer>,
 {
-    let frame = timeout(WITHIN, read_frame(&mut stream, FRAME_BYTES_MAX)).await.map_err(|_| ProtocolError::Late)??;
-    let request = decode(&frame.ok_or(ProtocolError::Closed)?)?;
-    let answer = respond(request).await;
-    write_frame(&mut stream, &encode(&answer), FRAME_BYTES_MAX).await?;
-    stream.shutdown().await?;
-    Ok(())
+    exchange::hear(stream, TERMS, respond).await
 }
 
 /// Decodes a request, for fuzzing: whether it is one.

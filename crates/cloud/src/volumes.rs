@@ -6,27 +6,28 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use atoll_agent::{Problem, VolumeDriver, VolumeRequest};
+use atoll_agent::{Attached, Problem, VolumeDriver, VolumeRequest};
 use atoll_controllers::{ProvisionError, Provisioner, VolumeRequest as Claim};
 use atoll_engine::Homes;
 use atoll_fs::{
     FuseOptions, HeadError, HeadStore, Mounted, Policy, StoredHead, Volume, VolumeConfig, VolumeError, VolumeName,
-    VolumeOptions, VolumeSecret, clear_stale,
+    VolumeOptions, VolumeSecret, VolumeStatus, clear_stale,
 };
 use atoll_ids::{NodeId, OwnerId};
 use atoll_link::LinkHandle;
 use atoll_shard::ShardHome;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, join_all};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{DeleteParams, ObjectMeta, PostParams};
 use kube::{Api, Client};
 use tokio::sync::Mutex;
+use tokio::time::timeout;
 
 use crate::assignment::Assigned;
 use crate::homes::TenantHomes;
@@ -45,6 +46,9 @@ const HEAL_AFTER: Duration = Duration::from_secs(30);
 
 /// How often volumes look whether there is something to heal.
 const HEAL_EVERY: Duration = Duration::from_secs(10);
+
+/// What was written last gets this long to be stored when a member ends. A node that is told to stop has ten seconds for everything.
+const END_WITHIN: Duration = Duration::from_secs(5);
 
 const CONFIG: &str = "config";
 const SECRET: &str = "secret";
@@ -237,26 +241,95 @@ impl Provisioner for KubeProvisioner {
     }
 }
 
+/// A volume's handle and its mount, if there is one. Whoever mounts or unmounts there has it.
+type Slot = Arc<Mutex<Option<(String, Mounted)>>>;
+
+/// What a member has mounted. Kept apart from [`KubeVolumes`], which ends in the middle of whatever it does: what was written is flushed all the same.
+#[derive(Default)]
+pub struct Mounts(std::sync::Mutex<HashMap<PathBuf, Slot>>);
+
+impl Mounts {
+    fn slots(&self) -> MutexGuard<'_, HashMap<PathBuf, Slot>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn slot(&self, target: &Path) -> Slot {
+        self.slots().entry(target.to_owned()).or_default().clone()
+    }
+
+    /// Flushes and unmounts all, as far as that is done in time. Containers run on; what they had open there is gone.
+    pub async fn end(&self) {
+        let slots: Vec<Slot> = std::mem::take(&mut *self.slots()).into_values().collect();
+        let ends = slots.iter().map(|slot| async {
+            let Some((handle, mounted)) = slot.lock().await.take() else { return };
+            match timeout(END_WITHIN, mounted.unmount()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(handle, %error, "what a volume was told last is not stored"),
+                Err(_) => tracing::warn!(handle, "what a volume was told last could not be stored in time"),
+            }
+        });
+        join_all(ends).await;
+    }
+}
+
+/// How the volumes that members on this node have mounted are doing. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct MountedVolumes(Arc<std::sync::Mutex<Vec<Weak<Mounts>>>>);
+
+impl MountedVolumes {
+    /// Takes in what one more member mounts.
+    pub(crate) fn add(&self, mounts: &Arc<Mounts>) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|known| known.strong_count() > 0);
+        all.push(Arc::downgrade(mounts));
+    }
+
+    /// Their handles and how they are doing. One that is just being mounted or unmounted is left out.
+    pub fn status(&self) -> Vec<(String, VolumeStatus)> {
+        let all: Vec<Arc<Mounts>> =
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().filter_map(Weak::upgrade).collect();
+        let slots: Vec<Slot> =
+            all.iter().flat_map(|mounts| mounts.slots().values().cloned().collect::<Vec<_>>()).collect();
+        let told = |slot: &Slot| {
+            let slot = slot.try_lock().ok()?;
+            slot.as_ref().map(|(handle, mounted)| (handle.clone(), mounted.status()))
+        };
+        let mut volumes: Vec<_> = slots.iter().filter_map(told).collect();
+        volumes.sort_by(|one, other| one.0.cmp(&other.0));
+        volumes
+    }
+}
+
 /// Mounts volumes on a member.
 pub struct KubeVolumes {
     client: Client,
     homes: Arc<dyn Homes>,
-    mounted: Mutex<HashMap<PathBuf, (String, Mounted)>>,
+    mounts: Arc<Mounts>,
 }
 
 impl KubeVolumes {
     /// Volumes on `homes`.
-    pub fn new(client: Client, homes: Arc<dyn Homes>) -> Self {
-        Self { client, homes, mounted: Mutex::default() }
+    pub fn new(client: Client, homes: Arc<dyn Homes>, mounts: Arc<Mounts>) -> Self {
+        Self { client, homes, mounts }
     }
 
-    async fn attach(&self, request: &VolumeRequest) -> Result<(), String> {
-        let mut mounted = self.mounted.lock().await;
-        if let Some((handle, known)) = mounted.get(&request.target) {
-            if *handle == request.handle && !known.status().fenced {
-                return Ok(());
+    async fn attach(&self, request: &VolumeRequest) -> Result<Attached, String> {
+        let slot = self.mounts.slot(&request.target);
+        let mut slot = slot.lock().await;
+        if let Some((handle, known)) = slot.as_ref() {
+            if *handle != request.handle {
+                return Err(format!("volume {handle} is mounted there"));
             }
-            return Err("another volume, or one that was taken over by another node, is mounted there".into());
+            if known.status().fenced {
+                return Err("it was taken over by another node".into());
+            }
+            if known.is_in_place().await {
+                return Ok(Attached::Kept);
+            }
+        }
+        if let Some((handle, dead)) = slot.take() {
+            tracing::warn!(handle, at = %request.target.display(), "a volume is not mounted any more; it is mounted anew");
+            dead.unmount().await.map_err(|error| format!("what it was told last is not stored: {error}"))?;
         }
         if request.read_only {
             return Err("volumes are not mounted read-only".into());
@@ -271,8 +344,8 @@ impl KubeVolumes {
         match Mounted::mount(volume.clone(), &request.target, FuseOptions::default()).await {
             Ok(mount) => {
                 tracing::info!(handle = request.handle, at = %request.target.display(), "a volume is mounted");
-                mounted.insert(request.target.clone(), (request.handle.clone(), mount));
-                Ok(())
+                *slot = Some((request.handle.clone(), mount));
+                Ok(Attached::Anew)
             }
             Err(error) => {
                 // Nothing was written; how the closing goes says nothing.
@@ -284,14 +357,18 @@ impl KubeVolumes {
 }
 
 impl VolumeDriver for KubeVolumes {
-    fn mount<'a>(&'a self, request: &'a VolumeRequest) -> BoxFuture<'a, Result<(), Problem>> {
+    fn mount<'a>(&'a self, request: &'a VolumeRequest) -> BoxFuture<'a, Result<Attached, Problem>> {
         async move { self.attach(request).await.map_err(|why| Problem(format!("volume {}: {why}", request.handle))) }
             .boxed()
     }
 
     fn unmount<'a>(&'a self, target: &'a Path) -> BoxFuture<'a, Result<(), Problem>> {
         async move {
-            let known = self.mounted.lock().await.remove(target);
+            let slot = self.mounts.slots().remove(target);
+            let known = match slot {
+                Some(slot) => slot.lock().await.take(),
+                None => None,
+            };
             let Some((handle, mounted)) = known else {
                 let target = target.to_owned();
                 let cleared = tokio::task::spawn_blocking(move || clear_stale(&target)).await;

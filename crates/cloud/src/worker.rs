@@ -30,7 +30,8 @@ use crate::ingress;
 use crate::kubelet::Kubelets;
 use crate::protocol::{Answer, Credentials, PROTOCOL, Request, ask};
 use crate::provider::Whom;
-use crate::volumes::{HomesOf, KubeVolumes};
+use crate::remains;
+use crate::volumes::{HomesOf, KubeVolumes, MountedVolumes, Mounts};
 
 /// What a member cannot do yet is tried again after this.
 const RETRY: Duration = Duration::from_secs(2);
@@ -60,6 +61,8 @@ pub struct WorkerParts {
     pub planetary: Option<(String, Routes)>,
     /// Where volumes lie.
     pub homes: Arc<HomesOf>,
+    /// Told what is mounted.
+    pub mounted: MountedVolumes,
     /// Where members keep what stays.
     pub dir: PathBuf,
     /// Where they keep what does not outlive the machine's running.
@@ -86,6 +89,7 @@ impl Workers {
 
     /// Does a member's part for every assignment until told to stop. Containers run on after that.
     pub async fn run(mut self, stop: CancellationToken) {
+        self.clear_remains().await;
         let mut changes = self.parts.assignments.changes();
         loop {
             changes.mark_unchanged();
@@ -97,6 +101,17 @@ impl Workers {
         }
         for running in self.running.into_values() {
             running.end().await;
+        }
+    }
+
+    /// What ended while this node was down, or was killed in the middle of clearing up.
+    async fn clear_remains(&self) {
+        for assignment in remains::of(&self.parts.dir).await {
+            let Ok(assigned) = assignment.once(self.parts.link.node_id()) else { continue };
+            if self.parts.assignments.get(&assigned.membership.evdc).is_none() {
+                tracing::info!(evdc = %assigned.membership.evdc.short(), "clearing up after a lease that ended");
+                clear(&self.parts, &assigned).await;
+            }
         }
     }
 
@@ -172,20 +187,30 @@ fn start(parts: &WorkerParts, assigned: Assigned, stop: &CancellationToken) -> R
 
 async fn work(parts: WorkerParts, assigned: Assigned, stop: CancellationToken) {
     let evdc = assigned.membership.evdc;
+    let mounts = Arc::new(Mounts::default());
+    parts.mounted.add(&mounts);
     loop {
-        let tried = stop.run_until_cancelled(member(&parts, &assigned, &stop).boxed()).await;
+        let tried = stop.run_until_cancelled(member(&parts, &assigned, &mounts, &stop).boxed()).await;
         match tried {
-            None | Some(Ok(())) => return,
+            None | Some(Ok(())) => break,
             Some(Err(why)) => tracing::warn!(evdc = %evdc.short(), why, "a member's part cannot be done yet"),
         }
         if stop.run_until_cancelled(tokio::time::sleep(RETRY)).await.is_none() {
-            return;
+            break;
         }
     }
+    mounts.end().await;
 }
 
-async fn member(parts: &WorkerParts, assigned: &Assigned, stop: &CancellationToken) -> Result<(), String> {
+async fn member(
+    parts: &WorkerParts,
+    assigned: &Assigned,
+    mounts: &Arc<Mounts>,
+    stop: &CancellationToken,
+) -> Result<(), String> {
     let membership = &assigned.membership;
+    let dir = parts.dir.join(membership.evdc.to_string());
+    remains::note(&dir, &assigned.assignment).await?;
     let client = client(parts, assigned).await?;
     let network = open_network(parts, assigned).await?;
     let group = group(assigned)?;
@@ -198,7 +223,6 @@ async fn member(parts: &WorkerParts, assigned: &Assigned, stop: &CancellationTok
     };
     let limited = parts.runtime.set_group(GroupSpec { name: group.clone(), limits }).await;
     limited.map_err(|error| error.to_string())?;
-    let dir = parts.dir.join(membership.evdc.to_string());
     let mut config = Config::new(&assigned.member.name, dir.clone(), run_dir(parts, assigned).join("agent"));
     config.labels = BTreeMap::from([
         ("atoll.cloud/node".to_owned(), label(&assigned.member.node)),
@@ -222,7 +246,7 @@ async fn member(parts: &WorkerParts, assigned: &Assigned, stop: &CancellationTok
             runtime: parts.runtime.clone(),
             network: Arc::new(network),
             images: Arc::new(StoreImages::new(parts.images.clone(), fetch)),
-            volumes: Arc::new(KubeVolumes::new(client.clone(), (parts.homes)(assigned))),
+            volumes: Arc::new(KubeVolumes::new(client.clone(), (parts.homes)(assigned), mounts.clone())),
         },
     );
     let agent = agent.map_err(|error| error.to_string())?;
@@ -354,7 +378,8 @@ async fn clear(parts: &WorkerParts, assigned: &Assigned) {
             }
         }
     }
-    let dirs = [parts.dir.join(assigned.membership.evdc.to_string()), run_dir(parts, assigned)];
+    // The folder with the note of what is to be cleared goes last.
+    let dirs = [run_dir(parts, assigned), parts.dir.join(assigned.membership.evdc.to_string())];
     for dir in dirs {
         remove(&dir).await;
     }
@@ -374,7 +399,16 @@ async fn remove_rootfs(images: Store, sandbox: String) -> Result<(), String> {
     removed.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
 }
 
+/// Removes a folder. What is still mounted in it is a tenant's data or was left by a process that was killed: it is detached first.
 async fn remove(dir: &Path) {
+    let below = dir.to_owned();
+    let detached = tokio::task::spawn_blocking(move || atoll_fs::unmount_below(&below)).await;
+    match detached.map_err(std::io::Error::other).and_then(|detached| detached) {
+        Ok(_) => {}
+        Err(error) => {
+            return tracing::warn!(dir = %dir.display(), %error, "something stays mounted where an ended lease was");
+        }
+    }
     if let Err(error) = tokio::fs::remove_dir_all(dir).await
         && error.kind() != std::io::ErrorKind::NotFound
     {

@@ -11,6 +11,7 @@
 mod client;
 mod cloud;
 mod error;
+mod fs;
 mod net;
 mod node;
 mod store;
@@ -21,6 +22,7 @@ pub use cloud::{
     MemberStatus, OfferStatus,
 };
 pub use error::{ApiError, Kind};
+pub use fs::{AwayNode, FsMountRequest, FsMounted, FsRequest, FsStatus, HealingStatus, VolumeStatus};
 pub use net::{DroppedPackets, InterfaceStatus, NeighbourStatus, NetPeer, NetRoute, NetStatus};
 pub use node::{ConfigEntry, InviteRequest, Invited, JoinRequest, NodeStatus, PeerStatus, RoleStatus, StorageStatus};
 pub use store::{

@@ -3,6 +3,8 @@
 use atoll_ids::{ByteCount, NodeId, OwnerId};
 use serde::{Deserialize, Serialize};
 
+use crate::{HealingStatus, VolumeStatus};
+
 /// `GET /v1/status`: a running node at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NodeStatus {
@@ -35,6 +37,12 @@ pub struct NodeStatus {
     pub storage: Option<StorageStatus>,
     /// The nodes it knows.
     pub peers: Vec<PeerStatus>,
+    /// How whole its owner's data is.
+    #[serde(default)]
+    pub healing: Option<HealingStatus>,
+    /// Volumes of tenants that are mounted here.
+    #[serde(default)]
+    pub volumes: Vec<VolumeStatus>,
 }
 
 /// One role of a node.

@@ -1,6 +1,6 @@
 //! The pages: from a snapshot to HTML.
 
-use atoll_control::{Amount, NodeStatus, PeerStatus};
+use atoll_control::{Amount, HealingStatus, NodeStatus, PeerStatus, VolumeStatus};
 use atoll_ids::ByteCount;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
@@ -195,6 +195,8 @@ fn storage(snapshot: &Snapshot) -> Markup {
             h2 { "Lent by this node" }
             p { (own.used) " of " (own.capacity) ", " (own.shards) " shards" (bar(own.used, own.capacity)) }
         }
+        @if let Some(healing) = &node.healing { (whole(healing)) }
+        @if !node.volumes.is_empty() { (volumes(&node.volumes)) }
         h2 { "Lent by peers" }
         table {
             tr { th { "Node" } th { "State" } th.n { "Used" } th.n { "Capacity" } th.n { "Shards" } th {} }
@@ -210,6 +212,53 @@ fn storage(snapshot: &Snapshot) -> Markup {
         h2 { "Buckets" }
         @if snapshot.buckets.is_empty() { p.empty { "None yet: " code { "atoll bucket create" } " makes one." } }
         @else { table { @for bucket in &snapshot.buckets { tr { td { (bucket.name) } td { (bucket.policy) } } } } }
+    }
+}
+
+/// How whole the owner's data is, and what is done about it.
+fn whole(healing: &HealingStatus) -> Markup {
+    let (below, lost) = (healing.below_full(), healing.beyond_repair);
+    html! {
+        h2 { "Wholeness" }
+        p {
+            @if healing.running { span.bad { "healing now" } }
+            @else if let Some(seconds) = healing.looked_seconds { "last looked " (duration(seconds)) " ago" }
+            @else { "not looked yet" }
+            ": " (yes(below == 0, "no stripe", &format!("{below} of {} stripes", healing.stripes))) " below full, "
+            (yes(lost == 0, "nothing", &lost.to_string())) " beyond repair"
+            @if healing.unplaced > 0 { ", " span.bad { (healing.unplaced) " shards for which there is no node" } }
+            ". " (healing.rebuilt) " shards (" (healing.rebuilt_bytes) ") made again since the start."
+        }
+        @if let Some(problem) = &healing.problem { p.bad { (problem) } }
+        @for away in &healing.away {
+            p {
+                span.bad { (away.name.as_deref().unwrap_or("")) " " code { (away.node.short()) } " is away" }
+                " for " (duration(away.seconds))
+                @let left = healing.after_seconds.saturating_sub(away.seconds);
+                @if left > 0 { "; what it keeps is made again elsewhere in " (duration(left)) }
+            }
+        }
+    }
+}
+
+/// Volumes of tenants that pods on this node use.
+fn volumes(volumes: &[VolumeStatus]) -> Markup {
+    html! {
+        h2 { "Volumes mounted here" }
+        table {
+            tr { th { "Volume" } th.n { "Holds" } th.n { "Not stored yet" } th.n { "Parts below full" } th.n { "Shards made again" } th { "State" } }
+            @for VolumeStatus { name, mounted } in volumes {
+                tr {
+                    td { code { (name) } } td.n { (mounted.used) } td.n { (mounted.dirty) }
+                    td.n { (mounted.degraded) } td.n { (mounted.rebuilt) }
+                    td {
+                        @if let Some(why) = &mounted.failing { span.bad { (why) } }
+                        @else if mounted.beyond_repair > 0 { span.bad { (mounted.beyond_repair) " stripes beyond repair" } }
+                        @else { span.good { "stores" } }
+                    }
+                }
+            }
+        }
     }
 }
 

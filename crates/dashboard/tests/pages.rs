@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use atoll_control::{NodeStatus, PeerStatus, RoleStatus, StorageStatus};
+use atoll_control::{
+    AwayNode, FsMounted, HealingStatus, NodeStatus, PeerStatus, RoleStatus, StorageStatus, VolumeStatus,
+};
 use atoll_dashboard::{Page, Snapshot, Source, serve};
 use atoll_ids::{ByteCount, NodeId, OwnerId};
 use futures_util::FutureExt as _;
@@ -33,6 +35,27 @@ impl Source for Node {
             storage: Some(StorageStatus { capacity: ByteCount(100), used: ByteCount(25), shards: 3 }),
             addresses: vec!["192.0.2.1:5".into()],
         };
+        let away = AwayNode { node: NodeId::from_bytes([2; 32]), name: Some("<i>".into()), seconds: silent };
+        let healing = HealingStatus {
+            after_seconds: 600,
+            running: true,
+            away: vec![away],
+            stripes: 50,
+            degraded: 12,
+            mended: 5,
+            beyond_repair: 1,
+            ..HealingStatus::default()
+        };
+        let mounted = FsMounted {
+            inodes: 2,
+            used: ByteCount(5),
+            dirty: ByteCount(0),
+            stored: true,
+            degraded: 3,
+            rebuilt: 77,
+            beyond_repair: 0,
+            failing: None,
+        };
         let node = NodeStatus {
             node: NodeId::from_bytes([1; 32]),
             name: Some("attic".into()),
@@ -48,6 +71,8 @@ impl Source for Node {
             roles: vec![RoleStatus { role: "storage".into(), active: true, note: None }],
             storage: None,
             peers: vec![peer],
+            healing: Some(healing),
+            volumes: vec![VolumeStatus { name: "pvc-1".into(), mounted }],
         };
         async { Snapshot { node, buckets: Vec::new(), offers: Vec::new(), evdcs: Vec::new(), gateway: None } }.boxed()
     }
@@ -84,6 +109,24 @@ async fn every_page_is_whole_and_escaped() {
     assert_eq!(ask(at, "/", "127.0.0.1").await.status(), StatusCode::TEMPORARY_REDIRECT);
     assert_eq!(ask(at, "/nothing", "localhost").await.status(), StatusCode::NOT_FOUND);
     assert_eq!(ask(at, "/overview", "evil.example").await.status(), StatusCode::MISDIRECTED_REQUEST);
+}
+
+#[tokio::test]
+async fn the_storage_page_says_how_whole_everything_is() {
+    let (at, _stop) = dashboard().await;
+    let body = ask(at, "/storage", "localhost").await.into_body();
+    let text = String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap();
+    for part in [
+        "healing now",
+        "7 of 50 stripes",
+        "1</span> beyond repair",
+        "&lt;i&gt;",
+        "made again elsewhere in 10 min",
+        "pvc-1",
+        "77",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
 }
 
 #[tokio::test]

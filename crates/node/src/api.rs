@@ -4,6 +4,7 @@
 //! authentication. Handlers translate between the API's types and the parts of the node; they decide nothing.
 
 pub(crate) mod cloud;
+mod fs;
 mod jobs;
 mod net;
 mod node;
@@ -80,6 +81,10 @@ fn router(parts: Arc<Parts>) -> Router {
         .route("/get", post(jobs::get))
         .route("/remove", post(jobs::remove))
         .route("/heal", post(jobs::heal))
+        .route("/healing", get(fs::healing))
+        .route("/fs", get(fs::list))
+        .route("/fs/{name}", get(fs::show).put(fs::create).delete(fs::remove))
+        .route("/fs/{name}/mount", put(fs::mount).delete(fs::unmount))
         .route("/offers", get(cloud::offers))
         .route("/evdcs", get(cloud::evdcs))
         .route("/evdcs/{name}", get(cloud::evdc).put(cloud::create).delete(cloud::remove))

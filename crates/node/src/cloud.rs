@@ -9,8 +9,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use atoll_cloud::{
-    Assigned, Assignments, ControlPlanes, HomesOf, ImageServer, Kubelets, Provider, Tenant, WorkerParts, Workers,
-    homes_of,
+    Assigned, Assignments, ControlPlanes, HomesOf, ImageServer, Kubelets, MountedVolumes, Provider, Tenant,
+    WorkerParts, Workers, homes_of,
 };
 use atoll_engine::Homes;
 use atoll_gateway::{Authority, FrontConfig, Gateway, GatewayConfig, Names, serve_https, serve_redirect};
@@ -136,6 +136,8 @@ pub(crate) struct Cloud {
     pub(crate) gateway: Option<GatewayRole>,
     pub(crate) ports: KubePorts,
     pub(crate) images: Store,
+    /// Volumes of tenants that are mounted here.
+    pub(crate) volumes: MountedVolumes,
     /// What keeps this node from running workloads, if anything does.
     pub(crate) no_compute: Option<String>,
     workers: std::sync::Mutex<Option<Workers>>,
@@ -165,6 +167,7 @@ impl Cloud {
         let tenant = Tenant::new(owner.clone(), kv.clone(), link.clone()).with_leases_of(config.lease);
         let ports = KubePorts::new(kv.clone(), link.clone());
         let images = open_images(config).await?;
+        let volumes = MountedVolumes::default();
         let workers = match compute(config) {
             Ok((runtime, run_dir)) => Ok(Workers::new(WorkerParts {
                 link: link.clone(),
@@ -175,6 +178,7 @@ impl Cloud {
                 images: images.clone(),
                 planetary: planetary.clone(),
                 homes,
+                mounted: volumes.clone(),
                 dir: config.data_dir.join("members"),
                 run_dir,
             })),
@@ -192,22 +196,42 @@ impl Cloud {
         assert!(doors.0.set(behind).is_ok(), "the doors are opened once");
         let workers = std::sync::Mutex::new(workers.ok());
         let (segments, rooms) = (segments.clone(), rooms.clone());
-        Ok(Self { tenant, assignments, gateway, ports, images, no_compute, workers, segments, rooms, provider, planes })
+        Ok(Self {
+            tenant,
+            assignments,
+            gateway,
+            ports,
+            images,
+            volumes,
+            no_compute,
+            workers,
+            segments,
+            rooms,
+            provider,
+            planes,
+        })
     }
 
     /// Does this node's part until told to stop.
     pub(crate) async fn run(&self, stop: CancellationToken) {
         let tasks = TaskTracker::new();
         tasks.spawn(self.provider.clone().run(stop.clone()));
-        tasks.spawn(self.planes.clone().run(stop.clone()));
+        // Members flush their volumes when they end, and what a volume is lies in its API server.
+        let planes_stop = CancellationToken::new();
+        tasks.spawn(self.planes.clone().run(planes_stop.clone()));
         tasks.spawn(pursue(self.tenant.clone(), self.ports.clone(), stop.clone()));
         if let Some(gateway) = &self.gateway {
             gateway.serve(&tasks, &stop);
         }
         let workers = self.workers.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
-        if let Some(workers) = workers {
-            tasks.spawn(workers.run(stop.clone()));
-        }
+        let members_stop = stop.clone();
+        tasks.spawn(async move {
+            match workers {
+                Some(workers) => workers.run(members_stop).await,
+                None => members_stop.cancelled().await,
+            }
+            planes_stop.cancel();
+        });
         if let Some(segments) = self.segments.clone() {
             let limits = limit_storage(self.assignments.clone(), segments, self.rooms.clone(), stop.clone());
             tasks.spawn(limits);

@@ -18,6 +18,7 @@ use atoll_shard::{Admission, ServePolicy};
 use atoll_telemetry::{LogConfig, LogError};
 
 use crate::data_dir::CONFIG_FILE;
+use crate::healing::HealingConfig;
 use crate::network::NetworkConfig;
 
 /// Variables that are read elsewhere and are no settings.
@@ -117,6 +118,20 @@ pub(crate) const KEYS: &[Key] = &[
         kind: Kind::ByteCount,
         default: None,
         doc: "the most that one owner may store here; no limit but the capacity unless set",
+        flag: None,
+    },
+    Key {
+        name: "storage.heal_after",
+        kind: Kind::Duration,
+        default: Some("10m"),
+        doc: "how long a node may be away before what it keeps for this owner is made again on others",
+        flag: None,
+    },
+    Key {
+        name: "storage.heal_rate",
+        kind: Kind::ByteCount,
+        default: Some("32M"),
+        doc: "bytes of shards made again per second, at most, when healing by itself",
         flag: None,
     },
     Key {
@@ -285,6 +300,7 @@ pub struct Config {
     /// How long leases run that this node's owner takes.
     pub(crate) lease: Duration,
     pub(crate) gateway: Option<GatewaySettings>,
+    pub(crate) healing: HealingConfig,
     quota: Option<ByteCount>,
     roles: Vec<Role>,
     settings: Arc<Settings>,
@@ -336,6 +352,11 @@ impl Config {
         let (lend, price) = lent(&settings, roles.contains(&Role::Compute))?;
         let lease = Duration::from_secs(u64::try_from(settings.get::<i64>("rent.seconds")).unwrap_or_default());
         let gateway = gateway(&settings)?.filter(|_| roles.contains(&Role::Gateway));
+        let healing =
+            HealingConfig { after: settings.get("storage.heal_after"), rate: settings.get("storage.heal_rate") };
+        if healing.rate.0 == 0 {
+            return Err(settings.refuse("storage.heal_rate", "nothing is healed at that rate").into());
+        }
         Ok(Self {
             data_dir: data_dir.to_path_buf(),
             name: settings.get_optional("node.name"),
@@ -354,6 +375,7 @@ impl Config {
             price,
             lease,
             gateway,
+            healing,
             roles,
             settings: Arc::new(settings),
         })

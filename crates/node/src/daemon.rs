@@ -8,8 +8,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use atoll_control::{NodeStatus, RoleStatus};
-use atoll_engine::{Engine, EngineConfig};
+use atoll_control::{NodeStatus, RoleStatus, VolumeStatus};
+use atoll_engine::{Engine, EngineConfig, Pace};
+use atoll_fs::VolumeOptions;
 use atoll_ids::{Domain, NodeId, OwnerId};
 use atoll_keys::{KeyFileError, NodeKey, OwnerKey};
 use atoll_kv::{Embedded, EmbeddedConfig, KeyValue};
@@ -24,7 +25,9 @@ use crate::card::{self, Card};
 use crate::cloud::{Cloud, Door, Doors, Ground};
 use crate::config::{Config, ConfigError, Role, Rooms};
 use crate::data_dir::{DataDir, DataDirError};
+use crate::filesystems::{self, Filesystems};
 use crate::handlers::{CardHandler, ShardHandler};
+use crate::healing::Healing;
 use crate::network::{Network, NetworkHandle};
 use crate::peer_table::PeerTable;
 use crate::peers::KvPeers;
@@ -93,6 +96,8 @@ pub(crate) struct Parts {
     pub(crate) link: LinkHandle,
     pub(crate) peers: PeerTable,
     pub(crate) engine: Engine,
+    pub(crate) filesystems: Filesystems,
+    pub(crate) healing: Healing,
     pub(crate) cloud: Cloud,
     pub(crate) segments: Option<Segments>,
     pub(crate) shard_stats: Option<Arc<ShardServerStats>>,
@@ -163,7 +168,12 @@ impl Node {
             planetary: network.handle().planetary(),
         };
         let cloud = Cloud::open(&config, ground, &doors).await?;
-        let engine = Engine::open(engine_config(), kv, owner_key, Arc::new(peers.clone())).await?;
+        let engine = Engine::open(engine_config(), kv.clone(), owner_key.clone(), Arc::new(peers.clone())).await?;
+        let pace = Arc::new(Pace::new(config.healing.rate.0));
+        let volumes =
+            VolumeOptions { heal_after: config.healing.after, pace: Some(pace.clone()), ..VolumeOptions::default() };
+        let filesystems = Filesystems::new(owner_key, kv, peers.clone(), volumes);
+        let healing = Healing::new(config.healing.clone(), pace, engine.clone(), filesystems.clone(), peers.clone());
         let metrics = bind_local(config.metrics, "metrics", "node.metrics").await?;
         let dashboard = bind_local(config.dashboard, "the dashboard", "node.dashboard").await?;
         let control = api::bind(&data_dir.control_socket())
@@ -177,6 +187,8 @@ impl Node {
             link: handle,
             peers,
             engine,
+            filesystems,
+            healing,
             cloud,
             segments,
             shard_stats,
@@ -209,6 +221,8 @@ impl Node {
         let stop = parts.stop.clone();
         let socket = parts.config.data_dir.join(atoll_control::SOCKET_NAME);
         let mut tasks: Vec<JoinHandle<()>> = vec![tokio::spawn(parts.peers.clone().run(stop.clone()))];
+        tasks.push(tokio::spawn(parts.filesystems.clone().run(stop.clone())));
+        tasks.push(tokio::spawn(parts.healing.clone().run(stop.clone())));
         let (cloud, cloud_stop) = (parts.clone(), stop.clone());
         tasks.push(tokio::spawn(async move { cloud.cloud.run(cloud_stop).await }));
         let carrying = network.run(parts.network.clone(), parts.link.clone(), parts.peers.clone(), stop.clone());
@@ -273,7 +287,17 @@ impl Parts {
             roles: roles(&self.config, &self.network, &self.cloud),
             storage: self.segments.as_ref().map(storage::status),
             peers: self.peers.status(),
+            healing: Some(self.healing.status()),
+            volumes: self.volumes(),
         }
+    }
+}
+
+impl Parts {
+    /// Volumes of tenants that are mounted here.
+    pub(crate) fn volumes(&self) -> Vec<VolumeStatus> {
+        let told = |(name, live)| VolumeStatus { name, mounted: filesystems::mounted(live) };
+        self.cloud.volumes.status().into_iter().map(told).collect()
     }
 }
 

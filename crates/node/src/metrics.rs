@@ -23,6 +23,16 @@ pub const NAMES: &[(&str, &str)] = &[
     ("atoll_storage_shards", "Shards this node keeps"),
     ("atoll_shard_stored_bytes_total", "Shard bytes stored for peers"),
     ("atoll_shard_read_bytes_total", "Shard bytes read for peers"),
+    ("atoll_heal_running", "1 while the owner's data is being healed"),
+    ("atoll_heal_nodes_away", "Nodes that keep shards of the owner and are away"),
+    ("atoll_heal_stripes_below_full", "Stripes known to have fewer shards than they should"),
+    ("atoll_heal_beyond_repair", "Objects and file systems of which too few shards are left"),
+    ("atoll_heal_rebuilt_shards_total", "Shards made again"),
+    ("atoll_heal_rebuilt_bytes_total", "Bytes of shards made again"),
+    ("atoll_volumes_mounted", "Volumes of tenants that are mounted here"),
+    ("atoll_volumes_parts_below_full", "Parts of these that were stored with shards missing and are not healed yet"),
+    ("atoll_volumes_rebuilt_shards", "Shards of these made again since they were mounted"),
+    ("atoll_volumes_beyond_repair", "Stripes of these that too few shards are left of"),
 ];
 
 /// Serves until told to stop.
@@ -65,6 +75,16 @@ fn value(parts: &Parts, name: &str) -> f64 {
         "atoll_storage_shards" => storage().map_or(0, |storage| storage.shards),
         "atoll_shard_stored_bytes_total" => stats().map_or(0, |stats| stats.put_bytes),
         "atoll_shard_read_bytes_total" => stats().map_or(0, |stats| stats.get_bytes),
+        "atoll_heal_running" => u64::from(parts.healing.status().running),
+        "atoll_heal_nodes_away" => parts.healing.status().away.len() as u64,
+        "atoll_heal_stripes_below_full" => parts.healing.status().below_full(),
+        "atoll_heal_beyond_repair" => parts.healing.status().beyond_repair,
+        "atoll_heal_rebuilt_shards_total" => parts.healing.status().rebuilt,
+        "atoll_heal_rebuilt_bytes_total" => parts.healing.status().rebuilt_bytes.0,
+        "atoll_volumes_mounted" => parts.volumes().len() as u64,
+        "atoll_volumes_parts_below_full" => parts.volumes().iter().map(|it| it.mounted.degraded).sum(),
+        "atoll_volumes_rebuilt_shards" => parts.volumes().iter().map(|it| it.mounted.rebuilt).sum(),
+        "atoll_volumes_beyond_repair" => parts.volumes().iter().map(|it| it.mounted.beyond_repair).sum(),
         _ => 0,
     };
     value as f64

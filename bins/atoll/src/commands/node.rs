@@ -1,7 +1,7 @@
 //! Commands about the node itself.
 
 use anyhow::Context as _;
-use atoll_control::{ConfigEntry, InviteRequest, JoinRequest, NodeStatus, PeerStatus};
+use atoll_control::{ConfigEntry, HealingStatus, InviteRequest, JoinRequest, NodeStatus, PeerStatus};
 use atoll_ids::{ByteCount, NodeId};
 use atoll_node::{Config, Node, SettingOverride};
 use tokio::io::AsyncReadExt as _;
@@ -149,10 +149,45 @@ fn status_text(status: &NodeStatus) -> String {
         let text = format!("{} of {} used by {} shards", storage.used, storage.capacity, storage.shards);
         lines.push(("storage", text));
     }
+    if let Some(healing) = &status.healing {
+        lines.extend(wholeness(healing).into_iter().map(|line| ("whole", line)));
+    }
+    for volume in &status.volumes {
+        let mounted = &volume.mounted;
+        let (below, lost, rebuilt) = (mounted.degraded, mounted.beyond_repair, mounted.rebuilt);
+        let text = format!(
+            "{}: {below} parts below full, {lost} stripes beyond repair, {rebuilt} shards made again",
+            volume.name
+        );
+        lines.push(("volume", text));
+    }
     let mut text: String = lines.iter().map(|(name, value)| format!("{name:<10} {value}\n")).collect();
     text.push('\n');
     text.push_str(&peers_text(&status.peers));
     text
+}
+
+/// How whole the owner's data is, and what is done about it.
+fn wholeness(healing: &HealingStatus) -> Vec<String> {
+    let below = healing.below_full();
+    let state = match (healing.running, healing.looked_seconds) {
+        (true, _) => format!("healing: {below} of {} stripes looked at are below full", healing.stripes),
+        (false, None) => "not looked yet".to_owned(),
+        (false, Some(ago)) => format!("{below} of {} stripes below full, seen {ago} s ago", healing.stripes),
+    };
+    let mut lines = vec![format!(
+        "{state}; {} beyond repair, {} shards without a node, {} made again since the start",
+        healing.beyond_repair, healing.unplaced, healing.rebuilt
+    )];
+    for away in &healing.away {
+        let name = away.name.clone().unwrap_or_else(|| away.node.short().to_string());
+        let left = healing.after_seconds.saturating_sub(away.seconds);
+        let then =
+            if left > 0 { format!("made again elsewhere in {left} s") } else { "made again elsewhere".to_owned() };
+        lines.push(format!("{name} is away for {} s; what it keeps is {then}", away.seconds));
+    }
+    lines.extend(healing.problem.iter().map(|problem| format!("healing failed: {problem}")));
+    lines
 }
 
 fn peers_text(peers: &[PeerStatus]) -> String {

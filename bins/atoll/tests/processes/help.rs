@@ -32,6 +32,13 @@ const COMMANDS: &[&[&str]] = &[
     &["stat"],
     &["du"],
     &["heal"],
+    &["fs"],
+    &["fs", "create"],
+    &["fs", "ls"],
+    &["fs", "show"],
+    &["fs", "rm"],
+    &["fs", "mount"],
+    &["fs", "umount"],
     &["demo"],
 ];
 

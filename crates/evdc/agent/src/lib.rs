@@ -54,5 +54,7 @@ mod volumes;
 mod worker;
 
 pub use agent::{Agent, Config, Parts, StartError};
-pub use seams::{ImageFacts, ImageProblem, ImageSource, Network, Problem, Pull, UserIds, VolumeDriver, VolumeRequest};
+pub use seams::{
+    Attached, ImageFacts, ImageProblem, ImageSource, Network, Problem, Pull, UserIds, VolumeDriver, VolumeRequest,
+};
 pub use store_images::{Fetch, Registry, StoreImages};

@@ -66,6 +66,8 @@ pub struct History {
     pub crashes: u32,
     /// What probes found out about the newest attempt.
     pub health: Health,
+    /// The newest attempt has lost a volume, and how: it runs on what nobody serves any more.
+    pub volume_lost: Option<String>,
 }
 
 /// One attempt.
@@ -112,6 +114,17 @@ pub struct Ended {
     pub started_at: Option<Timestamp>,
     /// When.
     pub finished_at: Timestamp,
+}
+
+/// The reason of an end that was the loss of a volume.
+pub const VOLUME_LOST: &str = "VolumeLost";
+
+impl Ended {
+    /// Whether it did what it was for. Whoever lost a volume did not, also if it ended politely when it was asked to.
+    #[must_use]
+    pub fn is_success(&self) -> bool {
+        self.code == 0 && self.reason != VOLUME_LOST
+    }
 }
 
 /// What probes say. Without probes a running container is all well.
@@ -163,9 +176,14 @@ impl History {
     }
 
     /// Notes that the newest attempt ended.
-    pub fn end(&mut self, ended: Ended) {
+    pub fn end(&mut self, mut ended: Ended) {
         let calm = ended.started_at.is_some_and(|started| ended.finished_at.duration_since(started) >= CALM);
-        self.crashes = if calm { 1 } else { self.crashes.saturating_add(1) };
+        let lost = self.volume_lost.take();
+        // The loss of a volume is not its doing: it starts again at once.
+        self.crashes = if calm || lost.is_some() { 1 } else { self.crashes.saturating_add(1) };
+        if let Some(why) = lost {
+            (ended.reason, ended.message) = (VOLUME_LOST.to_owned(), why);
+        }
         if let Some(seen) = &mut self.latest {
             seen.state = SeenState::Exited(ended);
         }
@@ -237,8 +255,8 @@ pub fn containers(spec: &PodSpec) -> impl Iterator<Item = (Role, &Container)> {
 pub fn restarts(role: Role, policy: RestartPolicy, ended: &Ended) -> bool {
     match (role, policy) {
         (Role::Sidecar, _) | (Role::Main, RestartPolicy::Always) => true,
-        (Role::Main, RestartPolicy::OnFailure) => ended.code != 0,
-        (Role::Init, RestartPolicy::Always | RestartPolicy::OnFailure) => ended.code != 0,
+        (Role::Main, RestartPolicy::OnFailure) => !ended.is_success(),
+        (Role::Init, RestartPolicy::Always | RestartPolicy::OnFailure) => !ended.is_success(),
         (Role::Init | Role::Main, RestartPolicy::Never) => false,
     }
 }

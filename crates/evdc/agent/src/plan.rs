@@ -14,6 +14,9 @@ pub const GRACE_DEFAULT: SignedDuration = SignedDuration::from_secs(30);
 /// What a pod gets whose node is cut off: it must have ended before another node may take its volumes.
 pub const GRACE_CUT_OFF: SignedDuration = SignedDuration::from_secs(5);
 
+/// What a container gets that has lost a volume: nothing that it could still write would be kept.
+pub const GRACE_VOLUME_LOST: SignedDuration = SignedDuration::from_secs(2);
+
 /// One step. The worker takes it to its end before it asks again.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Action {
@@ -32,6 +35,8 @@ pub enum Action {
         name: String,
         /// For the event.
         why: String,
+        /// Between the polite and the other signal, where that is not the pod's own to say.
+        grace: Option<SignedDuration>,
     },
     /// End all that run, sidecars last.
     StopAll {
@@ -159,7 +164,7 @@ pub fn has_ended(spec: &PodSpec, observed: &Observed) -> bool {
         history(container).and_then(History::ended).is_some_and(|ended| !restarts(role, policy, ended))
     };
     let failed =
-        |container: &Container| history(container).and_then(History::ended).is_some_and(|ended| ended.code != 0);
+        |container: &Container| history(container).and_then(History::ended).is_some_and(|ended| !ended.is_success());
     let init_failed = containers(spec).any(|(role, it)| role == Role::Init && for_good(role, it) && failed(it));
     init_failed || spec.containers.iter().all(|container| for_good(Role::Main, container))
 }
@@ -209,8 +214,14 @@ impl Steps<'_> {
         match history.latest.as_ref().map(|seen| &seen.state) {
             // A container that was made and not started: the process that made it ended in between.
             None | Some(SeenState::Created) => self.start(name, history),
+            Some(SeenState::Running { .. }) if history.volume_lost.is_some() => {
+                let why = history.volume_lost.clone().unwrap_or_default();
+                Step::Halt(Plan::act(Action::Stop { name: name.to_owned(), why, grace: Some(GRACE_VOLUME_LOST) }))
+            }
             Some(SeenState::Running { .. }) => match (&history.health.unhealthy, role) {
-                (Some(why), _) => Step::Halt(Plan::act(Action::Stop { name: name.to_owned(), why: why.clone() })),
+                (Some(why), _) => {
+                    Step::Halt(Plan::act(Action::Stop { name: name.to_owned(), why: why.clone(), grace: None }))
+                }
                 (None, Role::Main) => Step::Next,
                 (None, Role::Sidecar) if history.health.started => Step::Next,
                 (None, Role::Sidecar | Role::Init) => Step::Halt(Plan::default()),

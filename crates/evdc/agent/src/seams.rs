@@ -69,10 +69,19 @@ pub struct VolumeRequest {
     pub target: PathBuf,
 }
 
+/// What mounting came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Attached {
+    /// It was mounted there, and whoever has it open goes on.
+    Kept,
+    /// It was mounted just now. A container that began earlier still has what was there before, which nobody serves any more.
+    Anew,
+}
+
 /// Mounts persistent volumes. Mounting for writing fences every earlier writer.
 pub trait VolumeDriver: Send + Sync + 'static {
-    /// Mounts it; mounted there already is fine, also by an earlier process.
-    fn mount<'a>(&'a self, request: &'a VolumeRequest) -> BoxFuture<'a, Result<(), Problem>>;
+    /// Mounts it; mounted there already is fine. What an earlier process has left there, dead, is taken away first.
+    fn mount<'a>(&'a self, request: &'a VolumeRequest) -> BoxFuture<'a, Result<Attached, Problem>>;
 
     /// Flushes and unmounts; nothing mounted is fine.
     fn unmount<'a>(&'a self, target: &'a Path) -> BoxFuture<'a, Result<(), Problem>>;

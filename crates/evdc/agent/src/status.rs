@@ -94,7 +94,7 @@ impl View<'_> {
         }
         containers(self.spec).all(|(role, it)| match (role, self.history(it)) {
             (Role::Main, _) => true,
-            (Role::Init, history) => history.and_then(History::ended).is_some_and(|ended| ended.code == 0),
+            (Role::Init, history) => history.and_then(History::ended).is_some_and(Ended::is_success),
             (Role::Sidecar, history) => history.is_some_and(|it| it.is_running() && it.health.started),
         })
     }
@@ -111,7 +111,7 @@ impl View<'_> {
         let ends: Vec<Option<&Ended>> =
             self.spec.containers.iter().map(|it| self.history(it).and_then(History::ended)).collect();
         if has_ended(self.spec, self.observed) {
-            let good = ends.iter().all(|ended| ended.is_some_and(|ended| ended.code == 0));
+            let good = ends.iter().all(|ended| ended.is_some_and(Ended::is_success));
             return if good { "Succeeded" } else { "Failed" };
         }
         let begun = |it: &Container| {
@@ -131,7 +131,7 @@ impl View<'_> {
         let ready = match role {
             Role::Main => started && history.health.ready,
             Role::Sidecar => started && history.health.ready,
-            Role::Init => history.ended().is_some_and(|ended| ended.code == 0),
+            Role::Init => history.ended().is_some_and(Ended::is_success),
         };
         let seen = history.latest.as_ref();
         ContainerStatus {

@@ -6,7 +6,7 @@
 //! Folders of claims are
 //! never removed with their content: what cannot be unmounted stays, and says so.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
@@ -24,7 +24,7 @@ use crate::env::{ConfigProblem, Facts};
 use crate::files::{File, Files, MODE_DEFAULT, from_fields, from_keys, insert, mode_of, write};
 use crate::inputs::{Inputs, Wanted, fetch};
 use crate::quantity::units;
-use crate::seams::{Problem, VolumeDriver, VolumeRequest};
+use crate::seams::{Attached, Problem, VolumeDriver, VolumeRequest};
 
 /// Kubernetes' default for projected tokens.
 const TOKEN_SECONDS: i64 = 3_607;
@@ -53,6 +53,20 @@ pub(crate) struct Mounted {
     pub folders: BTreeMap<String, PathBuf>,
     /// One of them may be written by one node at a time.
     pub exclusive: bool,
+}
+
+/// One volume.
+struct Made {
+    folder: PathBuf,
+    exclusive: bool,
+    anew: bool,
+}
+
+impl Made {
+    /// One that lies in a folder of this node.
+    fn plain(folder: PathBuf) -> Self {
+        Self { folder, exclusive: false, anew: false }
+    }
 }
 
 /// Makes and removes them.
@@ -88,8 +102,15 @@ impl Volumes {
         self.volatile.join(uid)
     }
 
-    /// Makes all volumes of the pod; again brings those made of objects up to date.
-    pub(crate) async fn mount(&self, pod: &Pod, uid: &str, facts: &Facts) -> Result<Mounted, VolumeProblem> {
+    /// Makes all volumes of the pod; again brings those made of objects up to date. `anew` is told which were mounted just now, also when another
+    /// one fails after it: what began before does not see these.
+    pub(crate) async fn mount(
+        &self,
+        pod: &Pod,
+        uid: &str,
+        facts: &Facts,
+        anew: &mut BTreeSet<String>,
+    ) -> Result<Mounted, VolumeProblem> {
         let Some(spec) = &pod.spec else { return Ok(Mounted::default()) };
         let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
         let mut wanted = Wanted::default();
@@ -98,8 +119,11 @@ impl Volumes {
         let mut mounted = Mounted::default();
         for volume in spec.volumes.iter().flatten() {
             let made = self.one(pod, spec, uid, volume, &inputs, facts).await?;
-            mounted.exclusive |= made.1;
-            mounted.folders.insert(volume.name.clone(), made.0);
+            mounted.exclusive |= made.exclusive;
+            if made.anew {
+                anew.insert(volume.name.clone());
+            }
+            mounted.folders.insert(volume.name.clone(), made.folder);
         }
         Ok(mounted)
     }
@@ -112,7 +136,7 @@ impl Volumes {
         volume: &Volume,
         inputs: &Inputs,
         facts: &Facts,
-    ) -> Result<(PathBuf, bool), VolumeProblem> {
+    ) -> Result<Made, VolumeProblem> {
         let group =
             spec.security_context.as_ref().and_then(|it| it.fs_group).and_then(|group| u32::try_from(group).ok());
         let refused = |why: &str| VolumeProblem::Refused(volume.name.clone(), why.to_owned());
@@ -127,7 +151,7 @@ impl Volumes {
             };
             let folder = self.empties(uid).join(&volume.name);
             make_empty(&folder, memory, group).map_err(broken)?;
-            return Ok((folder, false));
+            return Ok(Made::plain(folder));
         }
         if let Some(claim) = &volume.persistent_volume_claim {
             let read_only = claim.read_only == Some(true);
@@ -135,7 +159,7 @@ impl Volumes {
         }
         if let Some(host) = &volume.host_path {
             return if self.host_path {
-                Ok((PathBuf::from(&host.path), false))
+                Ok(Made::plain(PathBuf::from(&host.path)))
             } else {
                 Err(refused("hostPath would open the node's own files to pods; this node does not allow it"))
             };
@@ -149,7 +173,7 @@ impl Volumes {
         let target = folder.clone();
         let written = tokio::task::spawn_blocking(move || write(&target, &files, group)).await;
         written.map_err(|error| broken(io::Error::other(error)))?.map_err(broken)?;
-        Ok((folder, false))
+        Ok(Made::plain(folder))
     }
 
     /// The files of a volume that is made of objects; `None` for other kinds.
@@ -270,7 +294,7 @@ impl Volumes {
         name: &str,
         read_only: bool,
         group: Option<u32>,
-    ) -> Result<(PathBuf, bool), VolumeProblem> {
+    ) -> Result<Made, VolumeProblem> {
         let not_yet = |why: String| VolumeProblem::NotYet(volume.to_owned(), why);
         let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
         let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), namespace);
@@ -287,8 +311,9 @@ impl Volumes {
         let exclusive =
             spec.access_modes.iter().flatten().any(|mode| mode == "ReadWriteOnce" || mode == "ReadWriteOncePod");
         let csi = found.csi.ok_or_else(|| not_yet(format!("persistentvolume {bound_to:?} has no csi source")))?;
+        let broken = |error| VolumeProblem::Io(volume.to_owned(), error);
         let target = self.claims(uid).join(volume);
-        std::fs::create_dir_all(&target).map_err(|error| VolumeProblem::Io(volume.to_owned(), error))?;
+        make_target(&target).map_err(broken)?;
         let request = VolumeRequest {
             driver: csi.driver,
             handle: csi.volume_handle,
@@ -296,11 +321,14 @@ impl Volumes {
             read_only: read_only || csi.read_only == Some(true),
             target: target.clone(),
         };
-        self.driver.mount(&request).await.map_err(|problem| not_yet(problem.0))?;
+        let attached = self.driver.mount(&request).await.map_err(|problem| not_yet(problem.0))?;
         if let Some(group) = group.filter(|_| !request.read_only) {
-            share(&target, group).map_err(|error| VolumeProblem::Io(volume.to_owned(), error))?;
+            let target = target.clone();
+            // Answered by this very process: not on a thread that its answer may need.
+            let shared = tokio::task::spawn_blocking(move || share(&target, group)).await;
+            shared.map_err(|error| broken(io::Error::other(error)))?.map_err(broken)?;
         }
-        Ok((target, exclusive && !request.read_only))
+        Ok(Made { folder: target, exclusive: exclusive && !request.read_only, anew: attached == Attached::Anew })
     }
 
     /// Takes all volumes of the pod away; content of `emptyDir` and of objects is removed, of claims never.
@@ -379,6 +407,17 @@ fn make_empty(folder: &Path, memory: Option<Option<u64>>, group: Option<u32>) ->
     }
     std::fs::set_permissions(folder, PermissionsExt::from_mode(0o777))?;
     group.map_or(Ok(()), |group| share(folder, group))
+}
+
+/// The folder on which a claim is mounted. It is not looked at: what an earlier process had mounted there is dead, and every look at it fails.
+fn make_target(target: &Path) -> io::Result<()> {
+    if let Some(parent) = target.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    match std::fs::create_dir(target) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// What is written in it belongs to the pod's group.

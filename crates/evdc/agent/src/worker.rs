@@ -7,7 +7,7 @@ mod start;
 mod stop;
 mod watch;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +23,7 @@ use crate::agent::Shared;
 use crate::env::Facts;
 use crate::launch::{LABEL_CONTAINER, LABEL_IMAGE, hostname};
 use crate::log_files;
-use crate::observed::{Ended, Health, History, Observed, Seen, SeenState, Waiting};
+use crate::observed::{Ended, Health, History, Observed, Seen, SeenState, VOLUME_LOST, Waiting, containers};
 use crate::plan::{Action, decide};
 use crate::records::{self, PodRecord};
 use crate::report::{self, Heard};
@@ -62,6 +62,8 @@ pub(crate) struct Worker {
     wish: channel::Receiver<Wish>,
     observed: Observed,
     mounted: Mounted,
+    /// Volumes that were mounted anew and of which the containers have not been told yet.
+    anew: BTreeSet<String>,
     namespace: PathBuf,
     inside: mpsc::Receiver<Inside>,
     tell: mpsc::Sender<Inside>,
@@ -90,6 +92,7 @@ impl Worker {
             wish,
             observed,
             mounted: Mounted::default(),
+            anew: BTreeSet::new(),
             namespace: PathBuf::new(),
             inside,
             tell,
@@ -143,7 +146,7 @@ impl Worker {
         match action {
             Action::Prepare => self.prepare(pod).await,
             Action::Start { name, attempt } => self.start(pod, &name, attempt).await,
-            Action::Stop { name, why } => self.stop_unhealthy(pod, &name, &why).await,
+            Action::Stop { name, why, grace } => self.stop_unhealthy(pod, &name, &why, grace).await,
             Action::StopAll { grace, failure } => {
                 if failure.is_some() {
                     self.observed.failure = failure;
@@ -198,10 +201,12 @@ impl Worker {
             return;
         }
         let facts = self.facts();
-        let refreshed = self.shared.volumes.mount(pod, &self.uid, &facts);
+        let refreshed = self.shared.volumes.mount(pod, &self.uid, &facts, &mut self.anew);
         let refreshed = tokio::time::timeout(API_PATIENCE, refreshed).await;
-        if let Ok(Err(error)) = refreshed {
-            tracing::warn!(pod = %self.key, %error, "volumes could not be brought up to date");
+        match refreshed {
+            Ok(Ok(mounted)) => self.take_mounted(pod, mounted),
+            Ok(Err(error)) => tracing::warn!(pod = %self.key, %error, "volumes could not be brought up to date"),
+            Err(_) => {}
         }
     }
 
@@ -215,7 +220,8 @@ impl Worker {
             let history = self.observed.containers.entry(told.name.clone()).or_default();
             let known = told.container_id.is_some();
             history.attempts_before = u32::try_from(told.restart_count).unwrap_or_default() + u32::from(known);
-            history.crashes = history.attempts_before.min(6);
+            // The attempt that the API knows of may still run.
+            history.crashes = u32::try_from(told.restart_count).unwrap_or_default().min(6);
             history.health = Health { started: told.started.unwrap_or_default(), ready: told.ready, unhealthy: None };
         }
         let found = loop {
@@ -292,12 +298,13 @@ impl Worker {
         let facts = self.facts();
         let mut cut_off = self.shared.cut_off.clone();
         let mounted = tokio::select! {
-            mounted = self.shared.volumes.mount(pod, &self.uid, &facts) => mounted,
+            mounted = self.shared.volumes.mount(pod, &self.uid, &facts, &mut self.anew) => mounted,
             _ = cut_off.wait_for(|cut_off| *cut_off) => {
                 return Err(named("FailedMount")("the API server cannot be reached".to_owned()));
             }
         };
-        self.mounted = mounted.map_err(|error: VolumeProblem| named("FailedMount")(error.to_string()))?;
+        let mounted = mounted.map_err(|error: VolumeProblem| named("FailedMount")(error.to_string()))?;
+        self.take_mounted(pod, mounted);
         if self.mounted.exclusive != self.observed.exclusive {
             self.observed.exclusive = self.mounted.exclusive;
             self.keep(pod).map_err(named("FailedMount"))?;
@@ -311,6 +318,25 @@ impl Worker {
         };
         let made = self.shared.runtime.create_sandbox(sandbox).await;
         made.map_err(|error| named("FailedCreatePodSandBox")(error.to_string()))
+    }
+
+    /// Takes in where the volumes are, and notes which containers have lost one: the process that served it was killed, and they run on with what it left.
+    fn take_mounted(&mut self, pod: &Pod, mounted: Mounted) {
+        let (spec, anew) = (pod.spec.clone().unwrap_or_default(), std::mem::take(&mut self.anew));
+        for (_, container) in containers(&spec) {
+            let lost = container.volume_mounts.iter().flatten().find(|it| anew.contains(&it.name));
+            let Some(lost) = lost else { continue };
+            let why = format!(
+                "Container {}: what served volume {:?} has ended; it is mounted anew and the container is restarted",
+                container.name, lost.name
+            );
+            let history = self.history(&container.name);
+            if history.is_running() {
+                history.volume_lost = Some(why.clone());
+                self.shared.events.send(pod, Some(&container.name), true, VOLUME_LOST, &why);
+            }
+        }
+        self.mounted = mounted;
     }
 
     fn keep(&self, pod: &Pod) -> Result<(), String> {

@@ -150,6 +150,47 @@ async fn claims_are_mounted_and_given_back_when_cut_off() {
 }
 
 #[tokio::test]
+async fn a_container_that_lost_its_volume_starts_again_and_says_why() {
+    let world = World::new();
+    let claims = "/api/v1/namespaces/default/persistentvolumeclaims";
+    let claim = json!({"metadata": {"name": "data", "namespace": "default"},
+        "spec": {"accessModes": ["ReadWriteOnce"], "volumeName": "pv"}, "status": {"phase": "Bound"}});
+    world.api.create(claims, claim);
+    let volume = json!({"metadata": {"name": "pv"}, "spec": {"csi": {"driver": "atoll", "volumeHandle": "vol-1"}}});
+    world.api.create("/api/v1/persistentvolumes", volume);
+    let agent = world.start();
+    let spec = json!({"restartPolicy": "Always", "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}],
+        "containers": [
+            {"name": "one", "image": "img", "command": ["/x"], "volumeMounts": [{"name": "v", "mountPath": "/data"}]},
+            {"name": "two", "image": "img", "command": ["/x"]}]});
+    world.api.create(POD, pod("db", spec));
+    world.api.until(POD, "db", is_ready).await;
+    agent.stop().await;
+    world.volumes.lose();
+
+    let began = std::time::Instant::now();
+    let agent = world.start();
+    let again = |pod: &Value| is_ready(pod) && pod["status"]["containerStatuses"][0]["restartCount"] == 1;
+    let seen = world.api.until(POD, "db", again).await;
+    assert!(began.elapsed() < std::time::Duration::from_secs(5), "without back-off: {:?}", began.elapsed());
+    let last = &seen["status"]["containerStatuses"][0]["lastState"]["terminated"];
+    assert_eq!(last["reason"], "VolumeLost", "{last}");
+    assert!(last["message"].as_str().unwrap().contains("\"v\""), "{last}");
+    assert_eq!(seen["status"]["containerStatuses"][1]["restartCount"], 0, "the other has lost nothing");
+    assert_eq!(world.volumes.mounted(), ["vol-1"]);
+    assert!(world.api.event_reasons().iter().any(|it| it == "VolumeLost"));
+    agent.stop().await;
+
+    // Taken up with its volume as it was: nothing is restarted.
+    let agent = world.start();
+    world.runtime.end("uid-db.two.0", 1);
+    world.api.until(POD, "db", |pod| pod["status"]["containerStatuses"][1]["restartCount"] == 1).await;
+    assert_eq!(world.runtime.created("uid-db.one.1"), 1);
+    assert_eq!(world.runtime.signals("uid-db.one.1"), [0; 0]);
+    agent.stop().await;
+}
+
+#[tokio::test]
 async fn configuration_comes_from_objects_and_waits_for_them() {
     let world = World::new();
     let agent = world.start();

@@ -60,11 +60,9 @@ impl Pods for Pretended {
             let lines = (0..10).skip(wish.tail.map_or(0, |tail| 10 - tail)).map(|number| format!("line {number}\n"));
             let lines = stream::iter(lines.collect::<Vec<_>>()).map(|line| Ok(Bytes::from(line)));
             let guard = TellDrop(self.dropped.clone());
-            let rest = stream::pending().map(move |never: ()| {
-                let _guard = &guard;
-                match never {
-                    () => Ok(Bytes::new()),
-                }
+            // Nothing more comes; it is noticed when nobody waits for it any longer.
+            let rest = stream::pending::<Result<Bytes, Refusal>>().inspect(move |_| {
+                let _held = &guard;
             });
             Ok(if wish.follow { lines.chain(rest).boxed() } else { lines.boxed() })
         }

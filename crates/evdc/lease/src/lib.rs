@@ -24,7 +24,7 @@ pub use book::{Book, Granted, RefusedLease};
 pub use choose::{TooFew, choose};
 pub use keeper::{Keeper, KeeperError};
 pub use membership::{MEMBERS_MAX, Member, Membership, MembershipError, evdc_id, pod_prefix};
-pub use protocol::{Answer, FRAME_BYTES_MAX, PROTOCOL, ProtocolError, Request, ask, serve};
+pub use protocol::{Answer, PROTOCOL, Request, ask, serve};
 pub use statements::{
     Capacity, LEASE_SECONDS_MAX, Lease, LeaseEnd, LeaseError, LeaseTerms, Offer, OfferError, Price, check_offer,
 };

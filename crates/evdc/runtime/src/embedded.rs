@@ -124,8 +124,9 @@ impl Inner {
 
     /// Away in one step, then at leisure: nothing half-removed is ever taken for something.
     fn discard(&self, path: &Path) -> Result<(), RuntimeError> {
-        let name = path.file_name().unwrap_or_default();
-        let doomed = self.dir.join("trash").join(name);
+        // With its parent's name, for a sandbox and a container may have the same one.
+        let name: Vec<_> = path.iter().rev().take(2).map(|part| part.to_string_lossy()).collect();
+        let doomed = self.dir.join("trash").join(name.join("."));
         if doomed.exists() {
             fs::remove_dir_all(&doomed).map_err(io_error("remove", &doomed))?;
         }

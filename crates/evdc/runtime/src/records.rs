@@ -127,7 +127,7 @@ pub(crate) struct ContainerRecord {
 }
 
 /// A container as its supervisor sees it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct StateRecord {
     pub(crate) version: u32,
     pub(crate) supervisor: ProcessId,

@@ -42,6 +42,7 @@ const CASES: &[Case] = cases![
     lifecycle::terminals,
     lifecycle::names_and_states_are_checked,
     lifecycle::many_at_once,
+    lifecycle::removed_while_looked_at,
     limits::memory,
     limits::memory_of_a_group,
     limits::processes,

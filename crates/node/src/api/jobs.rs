@@ -45,7 +45,11 @@ pub(super) async fn heal(State(parts): Shared, Json(request): Json<HealRequest>)
     // Which nodes are there decides what counts as lost: ask them now.
     parts.peers.refresh().await;
     let engine = parts.engine.clone();
-    respond(|events| async move { run_heal(engine, request, events).await.map(Summary::Heal) })
+    let manual = parts.healing.manual();
+    respond(|events| async move {
+        let _first = manual;
+        run_heal(engine, request, events).await.map(Summary::Heal)
+    })
 }
 
 async fn run_heal(engine: Engine, request: HealRequest, events: mpsc::Sender<Event>) -> Result<HealSummary, ApiError> {
@@ -65,6 +69,7 @@ async fn run_heal(engine: Engine, request: HealRequest, events: mpsc::Sender<Eve
             // A receiver that is behind gets a later one.
             let _ = progress.try_send(event);
         })),
+        ..HealOptions::default()
     };
     let report = tokio::select! {
         report = engine.heal(options) => report.map_err(|error| told(&error))?,

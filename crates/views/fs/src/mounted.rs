@@ -5,8 +5,10 @@
 //! Unmounting writes the kernel's dirty pages, takes no more changes, flushes (all within the volume's patience), and then detaches the directory by force: calls
 //! of programs that still have files open fail from then on. Nothing here waits for a program.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -62,7 +64,7 @@ pub enum MountError {
         error: io::Error,
     },
     /// A volume is mounted there by a process that lives.
-    #[error("{} is a mountpoint already; unmount it first: `atoll umount {}`", at.display(), at.display())]
+    #[error("{} is a mountpoint already; unmount it first: `atoll fs umount {}`", at.display(), at.display())]
     Mounted {
         /// The directory.
         at: PathBuf,
@@ -120,6 +122,46 @@ pub fn unmount(at: &Path) -> io::Result<()> {
     }
 }
 
+/// Detaches everything that is mounted below a directory, whoever serves it, the innermost first: nothing must be mounted where files are about to be
+/// removed. How many there were.
+///
+/// # Errors
+/// What the operating system says of the first that stays.
+pub fn unmount_below(dir: &Path) -> io::Result<usize> {
+    let table = fs::read("/proc/self/mountinfo")?;
+    let found = mounts_below(&table, dir);
+    for at in found.iter().rev() {
+        rustix::mount::unmount(at, UnmountFlags::DETACH)?;
+    }
+    Ok(found.len())
+}
+
+/// The mountpoints below a directory, in the order of mounting. The table is that of proc(5): the fifth field, with octal escapes.
+fn mounts_below(table: &[u8], dir: &Path) -> Vec<PathBuf> {
+    let points = table.split(|&byte| byte == b'\n').filter_map(|line| line.split(|&byte| byte == b' ').nth(4));
+    points.map(unescape).filter(|at| at.starts_with(dir)).collect()
+}
+
+/// The kernel writes space, tab, newline and backslash as three octal digits.
+fn unescape(field: &[u8]) -> PathBuf {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&first, after)) = rest.split_first() {
+        let digits = after.get(..3).filter(|_| first == b'\\').and_then(|it| std::str::from_utf8(it).ok());
+        match digits.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &after[3..];
+            }
+            None => {
+                bytes.push(first);
+                rest = after;
+            }
+        }
+    }
+    PathBuf::from(OsString::from_vec(bytes))
+}
+
 impl Mounted {
     /// Mounts an open volume on a directory, which must exist. Needs a multi-threaded tokio runtime.
     ///
@@ -150,6 +192,16 @@ impl Mounted {
     #[must_use]
     pub fn status(&self) -> VolumeStatus {
         self.volume.status()
+    }
+
+    /// Whether it still is mounted there: a person may have detached it by other means, and its threads may have ended.
+    pub async fn is_in_place(&self) -> bool {
+        if self.session.as_ref().is_none_or(|session| session.guard.is_finished()) {
+            return false;
+        }
+        let at = self.at.clone();
+        let looked = spawn_blocking(move || is_fuse_mountpoint(&at)).await;
+        matches!(looked, Ok(Ok(true)))
     }
 
     /// Flushes, detaches the directory, ends the mount. Takes at most twice the volume's patience and a few seconds.
@@ -227,4 +279,18 @@ fn is_fuse_mountpoint(at: &Path) -> io::Result<bool> {
     let Some(parent) = at.parent() else { return Ok(false) };
     let crossed = fs::metadata(at)?.dev() != fs::metadata(parent)?.dev();
     Ok(crossed && statfs(at)?.f_type == FUSE_MAGIC)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mountpoints_below_a_directory() {
+        let table = b"1 0 0:1 / / rw - ext4 /dev/vda rw\n2 1 0:2 / /a/b rw - tmpfs t rw\n3 2 0:3 / /a/b/c\\040d rw - fuse.atoll x rw\n\
+            4 1 0:4 / /ab rw - tmpfs t rw\n5 1 0:5 / /a/\\134040 rw - tmpfs t rw\n6 1\n";
+        let below = mounts_below(table, Path::new("/a"));
+        assert_eq!(below, [Path::new("/a/b"), Path::new("/a/b/c d"), Path::new("/a/\\040")]);
+        assert!(mounts_below(table, Path::new("/a/b/c")).is_empty());
+    }
 }

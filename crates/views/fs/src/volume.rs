@@ -15,13 +15,13 @@
 //! - Death of the process: the next mount sees the state of the last swing, whole. Shards of a flush that was under way stay behind unknown, at
 //!   most one flush's worth per death.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use atoll_engine::{BlobManifest, Blobs, BlobsConfig, EngineConfig, Homes, OpenError, ReadError};
+use atoll_engine::{BlobManifest, Blobs, BlobsConfig, EngineConfig, Homes, OpenError, Pace, ReadError};
 use bytes::Bytes;
 use thiserror::Error;
 use tokio::sync::Notify;
@@ -66,6 +66,8 @@ pub struct VolumeOptions {
     pub heal_every: Duration,
     /// How long a home must have been away before its shards are rebuilt elsewhere.
     pub heal_after: Duration,
+    /// How fast they are, together with whoever else goes by it; as fast as it goes unless set.
+    pub pace: Option<Arc<Pace>>,
 }
 
 impl Default for VolumeOptions {
@@ -78,6 +80,7 @@ impl Default for VolumeOptions {
             patience: Duration::from_secs(60),
             heal_every: Duration::from_secs(30),
             heal_after: Duration::from_secs(300),
+            pace: None,
         }
     }
 }
@@ -151,6 +154,8 @@ pub struct VolumeStatus {
     pub heals: u64,
     /// Shards that these rebuilt.
     pub rebuilt_shards: u64,
+    /// Stripes that the last of them found beyond repair.
+    pub lost_stripes: u64,
     /// Why the last flush failed, while it has not succeeded since.
     pub failing: Option<String>,
 }
@@ -167,6 +172,8 @@ pub(crate) struct Shared {
     log: tokio::sync::Mutex<Log>,
     status: Mutex<VolumeStatus>,
     degraded: Mutex<HashSet<BlobId>>,
+    /// One heal at a time.
+    healing: tokio::sync::Mutex<()>,
     fenced: AtomicBool,
     /// The mount is ending: nothing new is taken in.
     closing: AtomicBool,
@@ -261,6 +268,7 @@ impl Volume {
             log: tokio::sync::Mutex::new(log),
             status: Mutex::new(status),
             degraded: Mutex::default(),
+            healing: tokio::sync::Mutex::default(),
             fenced: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             durable: AtomicU64::new(durable),
@@ -310,7 +318,7 @@ impl Volume {
     /// # Errors
     /// [`Errno::Stale`] if another mount took over, [`Errno::Io`] if the new places could not be recorded.
     pub async fn heal(&self, progress: impl Fn(HealProgress) + Send + Sync) -> Result<HealReport, Errno> {
-        self.shared.heal(&progress).await
+        self.shared.heal(&progress, BTreeSet::new()).await
     }
 
     /// What the head of a volume says, without mounting it: epoch, sequence.

@@ -54,7 +54,11 @@ impl World {
     }
 
     async fn mount(&self, name: &str) -> Mounted {
-        let options = VolumeOptions { patience: Duration::from_secs(10), ..VolumeOptions::default() };
+        self.mount_flushing(name, VolumeOptions::default().flush_every).await
+    }
+
+    async fn mount_flushing(&self, name: &str, flush_every: Duration) -> Mounted {
+        let options = VolumeOptions { patience: Duration::from_secs(10), flush_every, ..VolumeOptions::default() };
         let (nodes, heads) = (self.nodes.clone(), self.heads.clone());
         let volume = Volume::open(self.config.clone(), &self.secret, nodes, heads, options).await.unwrap();
         let at = self.dir.path().join(name);
@@ -210,6 +214,43 @@ async fn unmounting_does_not_wait_for_open_files_or_dead_nodes() {
     let mut open = open;
     let late = spawn_blocking(move || open.write_all(b"late").is_err());
     assert!(tokio::time::timeout(Duration::from_secs(5), late).await.unwrap().unwrap());
+}
+
+/// `sync(2)` is not told to file systems in user space; what bounds the loss of what nobody synced is time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_nobody_synced_is_stored_after_a_while() {
+    let world = World::new().await;
+    let never = world.mount_flushing("one", Duration::from_secs(3600)).await;
+    let root = never.path().to_owned();
+    let write = move |root: &Path| {
+        fs::write(root.join("file"), b"nobody synced this").unwrap();
+        rustix::fs::sync();
+        rustix::fs::syncfs(File::open(root).unwrap()).unwrap();
+    };
+    spawn_blocking(move || write(&root)).await.unwrap();
+    assert!(
+        !never.status().clean,
+        "sync(2) and syncfs returned, and nothing was stored: if they do reach us, say so in the docs"
+    );
+    drop(never);
+
+    let soon = world.mount_flushing("one", Duration::from_millis(200)).await;
+    let root = soon.path().to_owned();
+    spawn_blocking(move || {
+        assert!(!root.join("file").exists());
+        write(&root);
+    })
+    .await
+    .unwrap();
+    let begun = Instant::now();
+    while !soon.status().clean {
+        assert!(begun.elapsed() < Duration::from_secs(10), "never stored");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    drop(soon);
+    let after = world.mount("one").await;
+    assert_eq!(fs::read(after.path().join("file")).unwrap(), b"nobody synced this");
+    after.unmount().await.unwrap();
 }
 
 /// The other half of the next test: a process of its own that mounts and then sleeps until it is killed.

@@ -11,6 +11,7 @@
 
 pub(crate) mod inventory;
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
 use atoll_codec::Opener;
@@ -27,6 +28,7 @@ use crate::garbage::holders;
 use crate::gather::{self, Wanted};
 use crate::inner::{Inner, lock, now, reason};
 use crate::keyspace;
+use crate::pace::Pace;
 use crate::pool::stripe_bytes;
 use crate::record::{ManifestPage, ObjectRecord, PAGE_STRIPES, Place, StripeEntry};
 use crate::store::{SCAN_STEP, Stored, is_conflict};
@@ -53,6 +55,10 @@ pub struct HealOptions {
     pub deep: bool,
     /// Whom to tell how far it is.
     pub progress: Option<HealProgressFn>,
+    /// How fast shards are rebuilt; as fast as it goes unless set.
+    pub pace: Option<Arc<Pace>>,
+    /// Nodes that may be back soon: while they are away, their shards are left where they are, as long as the stripe has one to spare.
+    pub spared: BTreeSet<NodeId>,
 }
 
 /// How far a heal is.
@@ -66,6 +72,10 @@ pub struct HealProgress {
     pub rebuilt: u64,
     /// Bytes of the shards rebuilt.
     pub rebuilt_bytes: u64,
+    /// Stripes that had shards missing or rotten.
+    pub degraded: u64,
+    /// Of these, the ones that have all their shards again.
+    pub mended: u64,
 }
 
 /// What a heal found and did.
@@ -85,6 +95,12 @@ pub struct HealReport {
     pub rebuilt_bytes: u64,
     /// Shards that could be made again but no node could take: more nodes are needed.
     pub unplaced: u64,
+    /// Stripes that had shards missing or rotten.
+    pub degraded: u64,
+    /// Of these, the ones that have all their shards again.
+    pub mended: u64,
+    /// Shards on nodes that are waited for ([`HealOptions::spared`]).
+    pub waiting: u64,
     /// Superfluous copies that were deleted.
     pub strays: u64,
     /// Objects of which a stripe has too few shards left. They may come back with the nodes that are away.
@@ -144,6 +160,8 @@ impl From<MetaError> for Failure {
 
 impl Inner {
     pub(crate) async fn heal(self: &Arc<Self>, options: HealOptions) -> Result<HealReport, ListError> {
+        // Two at once would rebuild the same shards in the same places, and the one whose commit comes second would delete what it takes for its own.
+        let _one_at_a_time = if options.dry_run { None } else { Some(self.healing.lock().await) };
         let all = self.all_buckets().await?.into_iter().map(|(name, _)| name);
         let buckets: Vec<BucketName> = match &options.bucket {
             None => all.collect(),
@@ -202,9 +220,9 @@ impl Heal {
     }
 
     fn tell(&self) {
-        let HealReport { objects, stripes, rebuilt, rebuilt_bytes, .. } = *lock(&self.report);
+        let HealReport { objects, stripes, rebuilt, rebuilt_bytes, degraded, mended, .. } = *lock(&self.report);
         if let Some(tell) = &self.options.progress {
-            tell(HealProgress { objects, stripes, rebuilt, rebuilt_bytes });
+            tell(HealProgress { objects, stripes, rebuilt, rebuilt_bytes, degraded, mended });
         }
     }
 
@@ -336,6 +354,7 @@ impl Heal {
         }
         let mut report = lock(&self.report);
         report.stripes += 1;
+        report.degraded += u64::from(findings.iter().any(|finding| *finding != Finding::Present));
         for finding in &findings {
             match finding {
                 Finding::Present => {}
@@ -377,7 +396,7 @@ impl Heal {
         entry: &mut StripeEntry,
     ) -> Result<bool, Failure> {
         let policy = wanted.opener.policy();
-        let lost: Vec<usize> = (0..findings.len()).filter(|&index| findings[index] != Finding::Present).collect();
+        let mut lost: Vec<usize> = (0..findings.len()).filter(|&index| findings[index] != Finding::Present).collect();
         let have = findings.len() - lost.len();
         if have < policy.data() {
             let fault = |&index: &usize| NodeFault { node: wanted.holders[index], why: findings[index].to_string() };
@@ -385,6 +404,18 @@ impl Heal {
         }
         if self.options.dry_run {
             return Ok(false);
+        }
+        let all = lost.len();
+        if have > policy.data() {
+            lost.retain(|&index| !is_spared(&self.options.spared, &findings[index], wanted.holders[index]));
+        }
+        lock(&self.report).waiting += (all - lost.len()) as u64;
+        if lost.is_empty() {
+            return Ok(false);
+        }
+        if let Some(pace) = &self.options.pace {
+            let shard = u64::from(wanted.entry.record.plain_len()).div_ceil(policy.data() as u64);
+            pace.spend(shard * lost.len() as u64).await;
         }
         let plain = wanted.entry.record.plain_len() as usize;
         let _room = self.inner.get_budget.take(stripe_bytes(policy, plain)).await;
@@ -401,7 +432,7 @@ impl Heal {
             }
         };
         let mut holders = wanted.holders.clone();
-        let mut changed = false;
+        let (mut changed, mut placed) = (false, 0);
         for (&index, shard) in lost.iter().zip(rebuilt) {
             let targets = self.targets(&seed(object, wanted.stripe), patient, &holders, index, &findings[index]);
             let Some(target) = self.place(wanted, index, &shard, &findings[index], targets).await else {
@@ -415,6 +446,10 @@ impl Heal {
             }
             changed |= relocate(entry, index, holders[index], target, ranked.get(index).copied());
             holders[index] = target;
+            placed += 1;
+        }
+        if placed == all {
+            lock(&self.report).mended += 1;
         }
         Ok(changed)
     }
@@ -467,6 +502,11 @@ impl Heal {
         }
         None
     }
+}
+
+/// Whether a shard is left on a node that is away, because that may be back soon.
+pub(crate) fn is_spared(spared: &BTreeSet<NodeId>, finding: &Finding, holder: NodeId) -> bool {
+    matches!(finding, Finding::Away(_)) && spared.contains(&holder)
 }
 
 /// Enters the new place of a shard. Whether the entry changed.

@@ -57,6 +57,8 @@ pub(crate) struct Inner {
     pub(crate) wake: Arc<Notify>,
     /// One collection at a time.
     pub(crate) collecting: tokio::sync::Mutex<()>,
+    /// One heal at a time.
+    pub(crate) healing: tokio::sync::Mutex<()>,
     kek: Zeroizing<[u8; 32]>,
     tracker: Mutex<Tracker>,
     turns: Arc<Semaphore>,
@@ -98,6 +100,7 @@ impl Inner {
             abandoned: Mutex::default(),
             wake: Arc::new(Notify::new()),
             collecting: tokio::sync::Mutex::default(),
+            healing: tokio::sync::Mutex::default(),
             kek,
             turns: Arc::new(Semaphore::new(turns)),
             buffers: BufferPool::new(IDLE_SHARD_BYTES_MAX),

@@ -19,6 +19,7 @@
 //! | `bucket`, `list` | names |
 //! | `garbage` | deleting |
 //! | `heal` | finding and rebuilding lost shards |
+//! | `vigil`, `pace` | when to heal by itself (pure), and how fast |
 //! | `blob` | content without a name, for views such as the file system |
 //!
 //! # Promises
@@ -52,6 +53,7 @@ mod info;
 mod inner;
 mod keyspace;
 mod list;
+mod pace;
 mod pipeline;
 mod plan;
 mod pool;
@@ -63,6 +65,7 @@ mod store;
 pub mod testing;
 mod upload;
 mod vault;
+mod vigil;
 
 pub use atoll_codec::Policy;
 pub use atoll_placement::DomainLevel;
@@ -83,5 +86,7 @@ pub use homes::{HomeInfo, Homes};
 pub use info::{BucketInfo, BucketSettings, ObjectInfo, UploadInfo};
 pub use keyspace::KEY_BYTES_MAX;
 pub use list::{LIST_MAX, ListQuery, Listing, Usage};
+pub use pace::Pace;
 pub use put::{Progress, ProgressFn, PutOptions};
 pub use record::{ObjectKind, ObjectMeta, decode_any};
+pub use vigil::{Call, Vigil};

@@ -150,7 +150,7 @@ fn probes_and_deadlines_end_containers() {
     let sick = Health { unhealthy: Some("sick".to_owned()), ..Health::default() };
     let one = History { health: sick, ..running() };
     let observed = observed(&[("init", exited(0, 1)), ("one", one), ("two", running())]);
-    let stop = Action::Stop { name: "one".to_owned(), why: "sick".to_owned() };
+    let stop = Action::Stop { name: "one".to_owned(), why: "sick".to_owned(), grace: None };
     check("liveness", &pod("Always"), &observed, Some(stop));
     let mut short = pod("Always");
     short.spec.as_mut().unwrap().active_deadline_seconds = Some(0);

@@ -34,13 +34,14 @@ struct Ending {
 }
 
 impl Worker {
-    pub(super) async fn stop_unhealthy(&mut self, pod: &Pod, name: &str, why: &str) {
+    pub(super) async fn stop_unhealthy(&mut self, pod: &Pod, name: &str, why: &str, given: Option<SignedDuration>) {
         self.shared.events.send(pod, Some(name), false, "Killing", why);
         let probe_grace = pod.spec.as_ref().and_then(|spec| {
             let (_, container) = containers(spec).find(|(_, it)| it.name == name)?;
             container.liveness_probe.as_ref()?.termination_grace_period_seconds
         });
         let time = probe_grace.map_or_else(|| grace(pod), SignedDuration::from_secs);
+        let time = given.map_or(time, |given| given.min(time));
         self.stop(pod, &[name.to_owned()], time).await;
     }
 

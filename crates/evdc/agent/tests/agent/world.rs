@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use atoll_agent::streams::Streams;
 use atoll_agent::{
-    Agent, Config, ImageFacts, ImageProblem, ImageSource, Network, Parts, Problem, Pull, UserIds, VolumeDriver,
-    VolumeRequest,
+    Agent, Attached, Config, ImageFacts, ImageProblem, ImageSource, Network, Parts, Problem, Pull, UserIds,
+    VolumeDriver, VolumeRequest,
 };
 use atoll_podnet::{PodKey, Services};
 use atoll_runtime::{
@@ -371,17 +371,25 @@ impl Mounts {
         self.mounted.0.borrow().values().cloned().collect()
     }
 
+    /// As when the process that served them is killed.
+    pub(crate) fn lose(&self) {
+        self.mounted.0.send_modify(BTreeMap::clear);
+    }
+
     pub(crate) async fn until_empty(&self) {
         self.mounted.until(BTreeMap::is_empty).await;
     }
 }
 
 impl VolumeDriver for Mounts {
-    fn mount<'a>(&'a self, request: &'a VolumeRequest) -> BoxFuture<'a, Result<(), Problem>> {
+    fn mount<'a>(&'a self, request: &'a VolumeRequest) -> BoxFuture<'a, Result<Attached, Problem>> {
+        let mut attached = Attached::Kept;
         self.mounted.0.send_modify(|mounted| {
-            mounted.insert(request.target.clone(), request.handle.clone());
+            if mounted.insert(request.target.clone(), request.handle.clone()).is_none() {
+                attached = Attached::Anew;
+            }
         });
-        std::future::ready(Ok(())).boxed()
+        std::future::ready(Ok(attached)).boxed()
     }
 
     fn unmount<'a>(&'a self, target: &'a Path) -> BoxFuture<'a, Result<(), Problem>> {

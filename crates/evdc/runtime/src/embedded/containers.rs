@@ -166,6 +166,11 @@ impl Inner {
 
     /// A container whose supervisor is gone without a word: its output goes nowhere and its end would be seen by nobody, so it ends now.
     fn lost(&self, dir: &ContainerDir, record: &ContainerRecord, state: &StateRecord) -> Result<Exit, RuntimeError> {
+        // Or it was removed since its state was read, which takes the word of its end away in the same step.
+        let gone = || RuntimeError::NotFound(format!("container {}", record.spec.id));
+        if records::read(&dir.state())?.as_ref() != Some(state) {
+            return Err(gone());
+        }
         self.end(record)?;
         state.init.signal(Signal::KILL).map_err(sys_error("kill what is in", &record.cgroup))?;
         let exit = Exit {
@@ -176,8 +181,10 @@ impl Inner {
             finished_at: Timestamp::now(),
         };
         let written = ExitRecord { version: VERSION, exit };
-        records::write(&dir.exit(), &written, true)?;
-        Ok(written.exit)
+        match records::write(&dir.exit(), &written, true) {
+            Err(_) if !dir.state().exists() => Err(gone()),
+            other => other.map(|()| written.exit),
+        }
     }
 
     pub(super) fn containers(&self) -> Result<Vec<ContainerStatus>, RuntimeError> {

@@ -183,3 +183,44 @@ pub(crate) async fn many_at_once(bench: &Bench) {
     });
     futures_util::future::join_all(runs).await;
 }
+
+/// Whoever looks while containers are removed sees each of them as it was or not at all.
+pub(crate) async fn removed_while_looked_at(bench: &Bench) {
+    let names: Vec<String> = (0..12).map(|number| format!("going-{number}")).collect();
+    let mut ids = Vec::new();
+    for name in &names {
+        let id = bench.run(bench.container(name, &["say", name, "", "0"])).await;
+        bench.wait(&id).await;
+        ids.push(id);
+    }
+    let removing = async {
+        for id in &ids {
+            bench.runtime.delete(id).await.unwrap();
+        }
+    };
+    let looking = async {
+        loop {
+            let containers = bench.runtime.containers().await.unwrap();
+            let going: Vec<_> = containers.iter().filter(|it| it.id.as_str().starts_with("going-")).collect();
+            for container in &going {
+                let State::Exited(exit) = &container.state else { panic!("{container:?}") };
+                assert_eq!(exit.reason, ExitReason::Completed, "{container:?}");
+            }
+            if going.is_empty() {
+                return;
+            }
+        }
+    };
+    tokio::join!(removing, looking, looking_again(bench, &ids));
+    for name in &names {
+        bench.remove(&name.parse().unwrap(), &[name]).await;
+    }
+}
+
+async fn looking_again(bench: &Bench, ids: &[atoll_runtime::ContainerId]) {
+    for id in ids.iter().rev() {
+        while let Ok(status) = bench.runtime.status(id).await {
+            assert!(matches!(&status.state, State::Exited(exit) if exit.reason == ExitReason::Completed), "{status:?}");
+        }
+    }
+}

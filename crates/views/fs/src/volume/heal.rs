@@ -3,11 +3,11 @@
 //! New places of a blob are recorded in the journal like any other change; those of segments are recorded in the head. A heal may be stopped at any moment; the
 //! next one does what is left.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use atoll_engine::{BlobHealer, BlobManifest, HealedBlob};
+use atoll_engine::{BlobHealer, BlobManifest, Call, HealedBlob, Vigil};
 use atoll_ids::NodeId;
 use tokio::time::sleep;
 
@@ -36,6 +36,8 @@ pub struct HealReport {
     pub missing: u64,
     /// Shards made again and stored.
     pub rebuilt: u64,
+    /// Shards on nodes that are waited for.
+    pub waiting: u64,
     /// Shards that no node could take: more nodes are needed.
     pub unplaced: u64,
     /// Stripes with too few shards left. They may come back with the nodes that are away.
@@ -51,9 +53,21 @@ impl HealReport {
         self.unplaced == 0 && self.lost == 0 && self.tampered == 0
     }
 
+    /// Adds what was found of another volume.
+    pub fn absorb(&mut self, other: &Self) {
+        self.blobs += other.blobs;
+        self.missing += other.missing;
+        self.rebuilt += other.rebuilt;
+        self.waiting += other.waiting;
+        self.unplaced += other.unplaced;
+        self.lost += other.lost;
+        self.tampered += other.tampered;
+    }
+
     fn add(&mut self, blob: &HealedBlob) {
         self.missing += blob.missing + blob.rotten;
         self.rebuilt += blob.rebuilt;
+        self.waiting += blob.waiting;
         self.unplaced += blob.unplaced;
         self.lost += blob.lost;
     }
@@ -61,28 +75,21 @@ impl HealReport {
 
 /// Heals when homes have been away for long, or when something was stored with shards missing.
 pub(super) async fn run(shared: Weak<Shared>, every: Duration) {
-    let mut away_since: HashMap<NodeId, Instant> = HashMap::new();
-    // The homes that were away when everything was last made whole.
-    let mut settled: BTreeSet<NodeId> = BTreeSet::new();
+    let mut vigil: Option<Vigil> = None;
     loop {
         sleep(every).await;
         let Some(now) = shared.upgrade() else { return };
         if now.writable().is_err() {
             return;
         }
-        let down: BTreeSet<NodeId> =
-            now.homes.list().into_iter().filter(|home| !home.up).map(|home| home.node).collect();
-        away_since.retain(|node, _| down.contains(node));
-        for &node in &down {
-            away_since.entry(node).or_insert_with(Instant::now);
-        }
-        let long = away_since.iter().filter(|(_, since)| since.elapsed() >= now.options.heal_after);
-        let long: BTreeSet<NodeId> = long.map(|(&node, _)| node).collect();
-        if long == settled && !now.has_degraded().await {
-            continue;
-        }
-        match now.heal(&|_| {}).await {
-            Ok(report) if report.is_whole() => settled = long,
+        let vigil = vigil.get_or_insert_with(|| Vigil::new(now.options.heal_after, Instant::now()));
+        let (called, degraded) = (Instant::now(), now.has_degraded().await);
+        let Call::Heal { spared } = vigil.look(called, &now.homes.list(), degraded) else { continue };
+        let healed = now.heal(&|_| {}, spared).await;
+        let whole = healed.as_ref().is_ok_and(HealReport::is_whole);
+        vigil.healed(called, Instant::now(), whole);
+        match healed {
+            Ok(report) if whole => tracing::debug!(target: "atoll::fs", volume = %now.config.name, ?report, "healed"),
             Ok(report) => {
                 tracing::warn!(target: "atoll::fs", volume = %now.config.name, ?report, "healed in part; it is tried again");
             }
@@ -100,9 +107,12 @@ impl Shared {
     pub(super) async fn heal(
         self: &Arc<Self>,
         progress: &(impl Fn(HealProgress) + Send + Sync),
+        spared: BTreeSet<NodeId>,
     ) -> Result<HealReport, Errno> {
         self.writable()?;
-        let healer = self.blobs.healer().await;
+        // One that a person asked for and one by itself would rebuild the same shards in the same places.
+        let _one_at_a_time = self.healing.lock().await;
+        let healer = self.blobs.healer().await.sparing(spared);
         let blobs: Vec<(BlobId, BlobManifest)> = {
             let tree = self.tree();
             let plain = tree.blobs.iter().filter(|(_, blob)| !blob.pinned && blob.live > 0);
@@ -111,7 +121,10 @@ impl Shared {
         let mut report = HealReport::default();
         let total = blobs.len() as u64;
         for (id, manifest) in blobs {
-            self.heal_blob(&healer, id, &manifest, &mut report).await;
+            let bytes = self.heal_blob(&healer, id, &manifest, &mut report).await;
+            if let Some(pace) = &self.options.pace {
+                pace.spend(bytes).await;
+            }
             progress(HealProgress { blobs: report.blobs, total, rebuilt: report.rebuilt });
         }
         self.heal_segments(&healer, &mut report).await;
@@ -119,20 +132,28 @@ impl Shared {
             let mut status = lock(&self.status);
             status.heals += 1;
             status.rebuilt_shards += report.rebuilt;
+            status.lost_stripes = report.lost;
         }
         self.sync().await?;
         Ok(report)
     }
 
-    async fn heal_blob(&self, healer: &BlobHealer, id: BlobId, manifest: &BlobManifest, report: &mut HealReport) {
+    /// Heals one blob. How many bytes were rebuilt.
+    async fn heal_blob(
+        &self,
+        healer: &BlobHealer,
+        id: BlobId,
+        manifest: &BlobManifest,
+        report: &mut HealReport,
+    ) -> u64 {
         report.blobs += 1;
         let Ok(healed) = healer.heal(manifest, false).await else {
             report.tampered += 1;
-            return;
+            return 0;
         };
         report.add(&healed);
         let whole = healed.unplaced + healed.lost == 0;
-        let Some(new) = healed.manifest else { return };
+        let Some(new) = healed.manifest else { return healed.rebuilt_bytes };
         let deleted = {
             let mut tree = self.tree();
             let size = tree.blobs.get(&id).map(|blob| blob.size);
@@ -151,6 +172,7 @@ impl Shared {
             // It went while it was being healed; nobody refers to what was rebuilt.
             let _ = self.blobs.delete(&new).await;
         }
+        healed.rebuilt_bytes
     }
 
     /// Heals what the head names, with the journal held still.

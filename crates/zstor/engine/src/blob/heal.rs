@@ -5,6 +5,7 @@
 //! use yet. Who keeps the manifest must replace it by the one that comes back; until then the old one still reads. Healing twice does no harm: a
 //! heal whose manifest got lost is done the same way again.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use atoll_codec::Opener;
@@ -17,6 +18,7 @@ use crate::chart::{Chart, seed};
 use crate::error::{NodeFault, ReadError};
 use crate::gather::{self, Wanted};
 use crate::heal::inventory::{Finding, Inventory};
+use crate::heal::is_spared;
 use crate::health::Operation;
 use crate::inner::{now, reason};
 use crate::pool::stripe_bytes;
@@ -32,6 +34,10 @@ pub struct HealedBlob {
     pub rotten: u64,
     /// Shards made again and stored.
     pub rebuilt: u64,
+    /// Their bytes.
+    pub rebuilt_bytes: u64,
+    /// Shards on nodes that are waited for ([`BlobHealer::sparing`]).
+    pub waiting: u64,
     /// Shards that could be made again but no node could take: more nodes are needed.
     pub unplaced: u64,
     /// Stripes with too few shards left. They may come back with the nodes that are away.
@@ -43,6 +49,7 @@ pub struct BlobHealer {
     blobs: Blobs,
     inventory: Inventory,
     chart: Arc<Chart>,
+    spared: BTreeSet<NodeId>,
 }
 
 /// A stripe under treatment.
@@ -56,7 +63,7 @@ impl Blobs {
     /// Asks the nodes what they have, to heal blobs by it.
     pub async fn healer(&self) -> BlobHealer {
         let inventory = Inventory::take(&self.inner).await;
-        BlobHealer { blobs: self.clone(), inventory, chart: self.inner.current_chart() }
+        BlobHealer { blobs: self.clone(), inventory, chart: self.inner.current_chart(), spared: BTreeSet::new() }
     }
 }
 
@@ -65,6 +72,13 @@ impl BlobHealer {
     #[must_use]
     pub fn away(&self) -> Vec<NodeFault> {
         self.inventory.away()
+    }
+
+    /// Waits for these nodes: while they are away, their shards are left where they are, as long as the stripe has one to spare.
+    #[must_use]
+    pub fn sparing(mut self, nodes: BTreeSet<NodeId>) -> Self {
+        self.spared = nodes;
+        self
     }
 
     /// Heals one blob. With `deep`, nodes read every shard and compare it with their checksum.
@@ -98,7 +112,7 @@ impl BlobHealer {
                 self.inventory.find(&self.blobs.inner, node, id, deep).await
             });
         }
-        let lost: Vec<usize> = (0..findings.len()).filter(|&index| findings[index] != Finding::Present).collect();
+        let mut lost: Vec<usize> = (0..findings.len()).filter(|&index| findings[index] != Finding::Present).collect();
         let rotten = findings.iter().filter(|finding| **finding == Finding::Rotten).count() as u64;
         outcome.rotten += rotten;
         outcome.missing += lost.len() as u64 - rotten;
@@ -108,6 +122,14 @@ impl BlobHealer {
         }
         if findings.len() - lost.len() < policy.data() {
             outcome.lost += 1;
+            return Ok(());
+        }
+        if findings.len() - lost.len() > policy.data() {
+            let all = lost.len();
+            lost.retain(|&index| !is_spared(&self.spared, &findings[index], wanted.holders[index]));
+            outcome.waiting += (all - lost.len()) as u64;
+        }
+        if lost.is_empty() {
             return Ok(());
         }
         let plain = wanted.entry.record.plain_len() as usize;
@@ -124,6 +146,7 @@ impl BlobHealer {
             match self.place(patient, &wanted, index, &findings[index], &shard).await {
                 Some(node) => {
                     outcome.rebuilt += 1;
+                    outcome.rebuilt_bytes += shard.len() as u64;
                     patient.relocate(index, node);
                 }
                 None => outcome.unplaced += 1,

@@ -111,6 +111,62 @@ async fn lost_and_rotten_shards_are_made_again_where_they_were() {
     assert_eq!((again.missing, again.rotten, again.rebuilt), (1, 2, 0));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_heals_at_once_do_not_undo_each_other() {
+    let grid = Grid::new(6);
+    let engine = grid.start("4+2").await;
+    let objects = objects();
+    for (key, bytes) in &objects {
+        grid.put(&engine, key, bytes).await.unwrap();
+    }
+    grid.kill(0, true);
+    grid.add();
+    let (one, two) = tokio::join!(engine.heal(HealOptions::default()), engine.heal(HealOptions::default()));
+    let (one, two) = (one.unwrap(), two.unwrap());
+    assert_eq!(one.rebuilt + two.rebuilt, STRIPES as u64, "one of them had nothing to do: {one:?} {two:?}");
+    let after = engine.heal(HealOptions::default()).await.unwrap();
+    assert_eq!((after.missing, after.degraded), (0, 0), "{after:?}");
+    grid.kill(1, true);
+    grid.kill(2, true);
+    for (key, bytes) in &objects {
+        grid.check(&engine, key, bytes).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_may_be_back_is_waited_for_while_a_stripe_has_one_to_spare() {
+    let grid = Grid::new(6);
+    let engine = grid.start("4+2").await;
+    let bytes = content(1, 5 * MIB);
+    grid.put(&engine, "a", &bytes).await.unwrap();
+    let sparing = || HealOptions { spared: [id(0)].into(), ..HealOptions::default() };
+    grid.kill(0, true);
+    grid.add();
+    let report = engine.heal(sparing()).await.unwrap();
+    assert_eq!((report.degraded, report.mended, report.waiting, report.rebuilt), (5, 0, 5, 0), "{report:?}");
+    // A second one: one more, and it would be lost.
+    grid.kill(1, true);
+    grid.add();
+    let report = engine.heal(sparing()).await.unwrap();
+    assert_eq!((report.degraded, report.mended, report.waiting, report.rebuilt), (5, 5, 0, 10), "{report:?}");
+    grid.check(&engine, "a", &bytes).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_heal_keeps_to_its_pace() {
+    let grid = Grid::new(6);
+    let engine = grid.start("4+2").await;
+    grid.put(&engine, "a", &content(1, 8 * MIB)).await.unwrap();
+    grid.kill(0, true);
+    grid.add();
+    // Eight shards of a quarter of a stripe, at eight a second: the first goes at once.
+    let pace = Some(Arc::new(atoll_engine::Pace::new(8 * MIB as u64 / 4)));
+    let began = std::time::Instant::now();
+    let report = engine.heal(HealOptions { pace, ..HealOptions::default() }).await.unwrap();
+    assert_eq!((report.rebuilt, report.mended), (8, 8));
+    assert!(began.elapsed().as_millis() >= 850, "{:?}", began.elapsed());
+}
+
 #[tokio::test]
 async fn an_unknown_bucket_is_refused() {
     let grid = Grid::new(3);
