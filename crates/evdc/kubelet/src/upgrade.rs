@@ -99,7 +99,7 @@ mod tests {
         assert_eq!(spoken, Spoken::WebSocket);
         assert_eq!(answer.headers()["sec-websocket-protocol"], "v5");
         assert_eq!(answer.headers()["sec-websocket-accept"], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=", "RFC 6455's example");
-        let asked = [("upgrade", "SPDY/3.1"), (SPDY_PROTOCOLS.as_str(), "v5"), (SPDY_PROTOCOLS.as_str(), "v4")];
+        let asked = [("upgrade", "SPDY/3.1"), ("x-stream-protocol-version", "v5"), ("x-stream-protocol-version", "v4")];
         let (spoken, answer) = agree(&headers(&asked), &[], &["v4"]).unwrap();
         assert_eq!((spoken, answer.headers()["upgrade"].as_bytes()), (Spoken::Spdy, &b"SPDY/3.1"[..]));
         assert_eq!(answer.headers()["x-stream-protocol-version"], "v4");
@@ -110,7 +110,7 @@ mod tests {
         for asked in [
             vec![],
             vec![("upgrade", "h2c")],
-            vec![("upgrade", "SPDY/3.1"), (SPDY_PROTOCOLS.as_str(), "v1")],
+            vec![("upgrade", "SPDY/3.1"), ("x-stream-protocol-version", "v1")],
             vec![("upgrade", "websocket")],
             vec![("upgrade", "websocket"), ("sec-websocket-key", "x"), ("sec-websocket-version", "8")],
         ] {
