@@ -20,8 +20,8 @@ mod kill;
 mod network;
 #[path = "processes/node.rs"]
 mod node;
-#[path = "processes/pods.rs"]
-mod pods;
+#[path = "processes/kubelet.rs"]
+mod kubelet;
 #[path = "processes/store.rs"]
 mod store;
 #[path = "processes/volumes.rs"]
