@@ -38,6 +38,8 @@ has_command ping || missing+=(iputils-ping)
 # Foreign clients that the tests hold the Kubernetes API and images against.
 has_command kubectl || missing+=(kubernetes-client)
 has_command curl || missing+=(curl)
+# A terminal for kubectl exec -it.
+has_command script || missing+=(bsdutils)
 has_command skopeo || missing+=(skopeo)
 has_command umoci || missing+=(umoci)
 if $bench; then

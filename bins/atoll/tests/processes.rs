@@ -18,6 +18,8 @@ mod filesystems;
 mod help;
 #[path = "processes/kill.rs"]
 mod kill;
+#[path = "processes/kubelet.rs"]
+mod kubelet;
 #[path = "processes/network.rs"]
 mod network;
 #[path = "processes/node.rs"]

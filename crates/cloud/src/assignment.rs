@@ -276,4 +276,4 @@ fn key(evdc: EvdcId) -> Bytes {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use atoll_controllers::{Config, Provisioner};
 use futures_util::FutureExt as _;
-use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
@@ -53,7 +53,7 @@ pub(crate) async fn run(client: Client, provisioner: Arc<dyn Provisioner>, autho
 }
 
 /// The objects that an eVDC begins with: its StorageClass, and what members may do besides what Kubernetes lets nodes do: follow Ingresses, for the
-/// gateway, and keep the heads of volumes.
+/// gateway.
 async fn furnish(client: &Client) -> kube::Result<()> {
     let class = json!({
         "apiVersion": "storage.k8s.io/v1",
@@ -76,28 +76,16 @@ async fn furnish(client: &Client) -> kube::Result<()> {
             {"apiGroups": [""], "resources": ["services"], "verbs": ["get", "list", "watch"]},
         ],
     });
-    let volumes = json!({
+    let binding = json!({
         "apiVersion": "rbac.authorization.k8s.io/v1",
-        "kind": "Role",
-        "metadata": {"name": MEMBERS, "namespace": "kube-system"},
-        "rules": [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["get", "update"]}],
+        "kind": "ClusterRoleBinding",
+        "metadata": {"name": MEMBERS},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": MEMBERS},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "system:nodes"}],
     });
-    let binding = |kind: &str, of: &str| {
-        json!({
-            "apiVersion": "rbac.authorization.k8s.io/v1",
-            "kind": kind,
-            "metadata": {"name": MEMBERS},
-            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": of, "name": MEMBERS},
-            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "system:nodes"}],
-        })
-    };
     apply::<StorageClass>(&Api::all(client.clone()), STORAGE_CLASS, &class).await?;
     apply::<ClusterRole>(&Api::all(client.clone()), MEMBERS, &role).await?;
-    let bound = binding("ClusterRoleBinding", "ClusterRole");
-    apply::<ClusterRoleBinding>(&Api::all(client.clone()), MEMBERS, &bound).await?;
-    apply::<Role>(&Api::namespaced(client.clone(), "kube-system"), MEMBERS, &volumes).await?;
-    let bound = binding("RoleBinding", "Role");
-    apply::<RoleBinding>(&Api::namespaced(client.clone(), "kube-system"), MEMBERS, &bound).await
+    apply::<ClusterRoleBinding>(&Api::all(client.clone()), MEMBERS, &binding).await
 }
 
 async fn apply<K>(api: &Api<K>, name: &str, object: &Value) -> kube::Result<()>

@@ -8,10 +8,11 @@ use std::time::Duration;
 use atoll_apiserver::{ApiServer, ClientCertificate, Config, User};
 use atoll_ids::{EvdcId, NodeId};
 use atoll_kv::{Embedded, EmbeddedConfig};
-use atoll_link::BoxStream;
+use atoll_link::{BoxStream, LinkHandle};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use thiserror::Error;
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -19,7 +20,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::assignment::{Assigned, Assignments};
 use crate::companions;
-use crate::dial::named;
+use crate::dial::{each_connection, named};
+use crate::kubelet::{Kubelets, ToMembers};
 use crate::protocol::Credentials;
 use crate::provider::{Issue, Whom};
 use crate::volumes::{HomesOf, KubeProvisioner};
@@ -57,6 +59,8 @@ struct Inner {
     dir: PathBuf,
     assignments: Assignments,
     homes: Arc<HomesOf>,
+    link: LinkHandle,
+    kubelets: Kubelets,
     running: Mutex<BTreeMap<EvdcId, Plane>>,
     changes: watch::Sender<u64>,
 }
@@ -69,10 +73,16 @@ struct Plane {
 }
 
 impl ControlPlanes {
-    /// API servers whose state lies below `dir`, a folder for each eVDC.
-    pub fn new(dir: &Path, assignments: Assignments, homes: Arc<HomesOf>) -> Self {
-        let (running, changes) = (Mutex::default(), watch::Sender::new(0));
-        Self { inner: Arc::new(Inner { dir: dir.to_owned(), assignments, homes, running, changes }) }
+    /// API servers whose state lies below `dir`, a folder for each eVDC. Pods of other members are reached by `link`, those of this node by `kubelets`.
+    pub fn new(
+        dir: &Path,
+        assignments: Assignments,
+        homes: Arc<HomesOf>,
+        link: LinkHandle,
+        kubelets: Kubelets,
+    ) -> Self {
+        let (dir, running, changes) = (dir.to_owned(), Mutex::default(), watch::Sender::new(0));
+        Self { inner: Arc::new(Inner { dir, assignments, homes, link, kubelets, running, changes }) }
     }
 
     /// Runs an API server for each assignment that asks for one, until told to stop.
@@ -135,6 +145,12 @@ impl ControlPlanes {
         let mut config = Config::new(dir.join("pki"));
         config.service_range = (assigned.membership.services(), SERVICE_BITS);
         let api = ApiServer::open(kv, config).await?;
+        api.set_node_proxy(Arc::new(ToMembers {
+            evdc: assigned.membership.evdc,
+            assignments: self.inner.assignments.clone(),
+            link: self.inner.link.clone(),
+            local: self.inner.kubelets.clone(),
+        }));
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let administrator = User::new("system:admin", ["system:masters"]);
         let client = kube::Client::new(api.local_service(administrator), "default");
@@ -176,6 +192,18 @@ impl ControlPlanes {
         if let Err(error) = plane.api.serve(stream, plane.stop.clone()).await {
             tracing::debug!(peer = %peer.short(), %error, "a connection to an API server ended");
         }
+    }
+
+    /// Serves connections of a listener on this node, until told to stop: those of pods.
+    pub(crate) async fn serve_local(&self, evdc: EvdcId, listener: TcpListener, stop: CancellationToken) {
+        each_connection(listener, stop, |local| {
+            let planes = self.clone();
+            async move {
+                let plane = planes.plane(evdc).await.ok_or("the API server of this eVDC does not run")?;
+                plane.api.serve(local, plane.stop.clone()).await.map_err(|error| error.to_string())
+            }
+        })
+        .await;
     }
 
     /// The running API server, waiting for one that is being started.

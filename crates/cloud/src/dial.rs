@@ -25,6 +25,7 @@ use rustls::{ClientConfig, RootCertStore};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -48,6 +49,9 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 /// An HTTP/2 connection that is silent is asked for a sign of life after this, and given up after as long again: a node that died is noticed in ten
 /// seconds even if its host never says so.
 const ALIVE_EVERY: Duration = Duration::from_secs(5);
+
+/// Connections to one API by one local port at once: programs of one person, or pods of one node. Others wait.
+const CONNECTIONS_MAX: usize = 512;
 
 /// Why the API cannot be reached.
 #[derive(Debug, Error)]
@@ -85,16 +89,8 @@ impl ApiAddress {
     /// # Errors
     /// [`DialError::Unreachable`]
     pub async fn open(&self) -> Result<BoxStream, DialError> {
-        let unreachable = |why: String| DialError::Unreachable { node: self.control, why };
-        let opening = async {
-            let opened = self.link.open(self.control, KUBE_PROTOCOL, Traffic::Control).await;
-            let mut stream = opened.map_err(|error| unreachable(error.to_string()))?;
-            let named = write_frame(&mut stream, self.evdc.as_bytes(), NAMING_BYTES_MAX).await;
-            named.map_err(|error| unreachable(error.to_string()))?;
-            stream.flush().await.map_err(|error| unreachable(error.to_string()))?;
-            Ok(stream)
-        };
-        timeout(CONNECT_WITHIN, opening).await.map_err(|_| unreachable("no answer".into()))?
+        let opened = open_named(&self.link, self.control, KUBE_PROTOCOL, self.evdc).await;
+        opened.map_err(|why| DialError::Unreachable { node: self.control, why })
     }
 
     /// A Kubernetes client with these credentials.
@@ -114,35 +110,68 @@ impl ApiAddress {
         Ok(kube::Client::new(Absolute(http), "default"))
     }
 
-    /// Passes connections of `listener` on to the API server, byte by byte, until told to stop: for kubectl and its like.
+    /// Passes connections of `listener` on to the API server, byte by byte, until told to stop: for kubectl and its like, and for pods.
     pub async fn serve_local(self, listener: TcpListener, stop: CancellationToken) {
-        loop {
-            let accepted = tokio::select! {
-                () = stop.cancelled() => return,
-                accepted = listener.accept() => accepted,
-            };
-            let Ok((mut local, _)) = accepted else {
-                // Out of file descriptors, mostly: trying again at once would only spin.
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
-            };
-            let (address, stop) = (self.clone(), stop.clone());
-            tokio::spawn(async move {
-                let passed = async {
-                    let mut remote = address.open().await.map_err(|error| error.to_string())?;
-                    pass(&mut local, &mut remote).await.map_err(|error| error.to_string())
-                };
-                if let Some(Err(error)) = stop.run_until_cancelled(passed).await {
-                    tracing::debug!(error, "a connection to an eVDC's API ended");
-                }
-            });
-        }
+        each_connection(listener, stop, move |mut local| {
+            let address = self.clone();
+            async move {
+                let mut remote = address.open().await.map_err(|error| error.to_string())?;
+                tokio::io::copy_bidirectional(&mut local, &mut remote)
+                    .await
+                    .map(drop)
+                    .map_err(|error| error.to_string())
+            }
+        })
+        .await;
     }
 }
 
-async fn pass(local: &mut TcpStream, remote: &mut BoxStream) -> io::Result<()> {
-    local.set_nodelay(true)?;
-    tokio::io::copy_bidirectional(local, remote).await.map(|_| ())
+/// Serves each connection of a listener until told to stop, so many at once and no more.
+pub(crate) async fn each_connection<F>(listener: TcpListener, stop: CancellationToken, serve: impl Fn(TcpStream) -> F)
+where
+    F: Future<Output = Result<(), String>> + Send + 'static,
+{
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => return,
+            accepted = async {
+                let place = places.clone().acquire_owned().await;
+                listener.accept().await.map(|(local, _)| (local, place))
+            } => accepted,
+        };
+        let Ok((local, place)) = accepted else {
+            // Out of file descriptors, mostly: trying again at once would only spin.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        // A connection that cannot be set so is slower, no more.
+        let _ = local.set_nodelay(true);
+        let (served, stop) = (serve(local), stop.clone());
+        tokio::spawn(async move {
+            let _place = place;
+            if let Some(Err(error)) = stop.run_until_cancelled(served).await {
+                tracing::debug!(error, "a connection to an eVDC's API ended");
+            }
+        });
+    }
+}
+
+/// A stream to a node for a protocol that begins with the name of an eVDC.
+pub(crate) async fn open_named(
+    link: &LinkHandle,
+    node: NodeId,
+    protocol: &'static str,
+    evdc: EvdcId,
+) -> Result<BoxStream, String> {
+    let opening = async {
+        let mut stream = link.open(node, protocol, Traffic::Control).await.map_err(|error| error.to_string())?;
+        let named = write_frame(&mut stream, evdc.as_bytes(), NAMING_BYTES_MAX).await;
+        named.map_err(|error| error.to_string())?;
+        stream.flush().await.map_err(|error| error.to_string())?;
+        Ok(stream)
+    };
+    timeout(CONNECT_WITHIN, opening).await.map_err(|_| "no answer")?
 }
 
 /// Reads which eVDC a stream is for.

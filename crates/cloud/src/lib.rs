@@ -12,6 +12,7 @@
 //! - An assignment is on disk before it is acknowledged; a restarted node goes on with it.
 //! - Credentials for the Kubernetes API go only to members, over a connection that proves who they are; those of an administrator only to the
 //!   tenant's own node.
+//! - Logs of pods and commands in them are for the member named as control alone, which asks its own API's RBAC first.
 
 mod assignment;
 mod companions;
@@ -20,6 +21,7 @@ mod dial;
 mod homes;
 mod images;
 mod ingress;
+mod kubelet;
 mod protocol;
 mod provider;
 mod remains;
@@ -33,6 +35,7 @@ pub use dial::{API_SERVER_NAME, ApiAddress, DialError, KUBE_PROTOCOL, named};
 pub use homes::TenantHomes;
 pub use images::{FromHome, IMAGE_PROTOCOL, ImageServer};
 pub use ingress::follow as follow_ingresses;
+pub use kubelet::{KUBELET_PROTOCOL, Kubelets};
 pub use protocol::{Admission, Answer, Credentials, PROTOCOL, Request, ask, decode_request, hear, kubeconfig};
 pub use provider::{Issue, Provider, Whom};
 pub use tenant::{Evdc, Pick, Tenant, TenantError, Wish};

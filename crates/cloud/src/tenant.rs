@@ -34,8 +34,8 @@ const PREFIX: &[u8] = b"evdc/own/";
 /// eVDCs of one tenant's node.
 const EVDCS_MAX: usize = 1000;
 
-/// A lease runs for a day and is renewed after half of it: a tenant's node may be away for half a day.
-const LEASE_SECONDS: u64 = 24 * 3600;
+/// A lease runs for a day unless the tenant wants another time, and is renewed after half of it: a tenant's node may be away for half a day.
+const LEASE: Duration = Duration::from_secs(24 * 3600);
 
 /// A grant to store outlives the lease by this, so that a renewal that comes late finds the volumes still writable.
 const GRANT_MARGIN_SECONDS: u64 = 3600;
@@ -224,6 +224,7 @@ pub struct Tenant {
     owner: Arc<OwnerKey>,
     kv: Arc<dyn KeyValue>,
     link: LinkHandle,
+    lease_seconds: u64,
     /// One change at a time.
     pursuing: Arc<tokio::sync::Mutex<()>>,
 }
@@ -231,7 +232,20 @@ pub struct Tenant {
 impl Tenant {
     /// The tenant `owner`, who reaches others through `link`.
     pub fn new(owner: Arc<OwnerKey>, kv: Arc<dyn KeyValue>, link: LinkHandle) -> Self {
-        Self { owner, kv, link, pursuing: Arc::default() }
+        Self { owner, kv, link, lease_seconds: LEASE.as_secs(), pursuing: Arc::default() }
+    }
+
+    /// The same with leases that run for this long before they are renewed: as long as what runs outlives the tenant's own node, and is paid for, at most.
+    #[must_use]
+    pub fn with_leases_of(self, time: Duration) -> Self {
+        Self { lease_seconds: time.as_secs(), ..self }
+    }
+
+    /// How often [`Tenant::pursue`] must be called so that no lease runs out.
+    #[must_use]
+    pub fn pursue_every(&self) -> Duration {
+        // Renewed after half, two tries before the end.
+        Duration::from_secs(self.lease_seconds / 8)
     }
 
     /// What the peers lend now; those that do not answer in time are left out.
@@ -373,7 +387,7 @@ impl Tenant {
     async fn rent(&self, evdc: &mut Evdc, index: usize) -> Result<(), TenantError> {
         let now = now();
         let terms = evdc.picks[index].lease.as_ref().and_then(|lease| lease.check().ok());
-        if terms.is_some_and(|terms| now + LEASE_SECONDS / 2 < terms.not_after) {
+        if terms.is_some_and(|terms| now + self.lease_seconds / 2 < terms.not_after) {
             return Ok(());
         }
         let pick = &evdc.picks[index];
@@ -386,7 +400,7 @@ impl Tenant {
             capacity: if pick.is_storage_only() { storage_of(&evdc.wish) } else { evdc.wish.each },
             price: Price { ..pick.offer.price.clone() },
             not_before: now,
-            not_after: now + LEASE_SECONDS,
+            not_after: now + self.lease_seconds,
         };
         let proposal = Signed::sign(&terms, &*self.owner);
         let failed = |why: String| TenantError::Node { name: pick.member.name.clone(), node: pick.member.node, why };
@@ -431,7 +445,7 @@ impl Tenant {
         let gateway = membership.gateway.iter().map(|(gateway, _)| *gateway);
         let mut records = vec![self.link.own_record()];
         records.extend(others.chain(gateway).filter(|it| *it != node).filter_map(|it| self.link.record_of(&it)));
-        let until = now() + LEASE_SECONDS + GRANT_MARGIN_SECONDS;
+        let until = now() + self.lease_seconds + GRANT_MARGIN_SECONDS;
         let grant = StorageGrant { owner: self.owner.id(), node, not_before: now(), not_after: until };
         let claim = membership.gateway.as_ref().map(|(gateway, _)| {
             // Any name that the gateway lets this tenant have: which ones is said by the Ingresses.

@@ -1,6 +1,6 @@
 //! Volumes of an eVDC: file systems on zstor whose secret and head are kept as a Secret of the Kubernetes API.
 //!
-//! One Secret per volume, in `kube-system`, readable by nodes: `config` (JSON), `secret` (32 bytes), `head` (sealed by the secret). The head is swung by an
+//! One Secret per volume, in `kube-system`, for nodes with a pod that has the volume (its PersistentVolume names it): `config` (JSON), `secret` (32 bytes), `head` (sealed by the secret). The head is swung by an
 //! update that names the Secret's `resourceVersion`, which the API server takes only if nobody else was faster: that is the fence
 //! ([`HeadStore`]). It works the same on any Kubernetes.
 
@@ -68,7 +68,11 @@ struct SecretHeads {
     name: String,
 }
 
+/// A node whose last pod with the volume has been deleted may not touch it any more: that is a fence like another writer.
 fn unavailable(error: &kube::Error) -> HeadError {
+    if is_status(error, 403) {
+        return HeadError::Moved;
+    }
     HeadError::Unavailable { why: error.to_string() }
 }
 
@@ -105,7 +109,11 @@ impl SecretHeads {
 impl HeadStore for SecretHeads {
     fn load(&self) -> BoxFuture<'_, Result<Option<StoredHead>, HeadError>> {
         async move {
-            let secret = self.get().await?;
+            let secret = match self.get().await {
+                // To this node there is none any more.
+                Err(HeadError::Moved) => return Ok(None),
+                found => found?,
+            };
             let revision = secret.metadata.resource_version.clone().unwrap_or_default();
             let head = secret.data.and_then(|mut data| data.remove(HEAD));
             Ok(head.map(|head| StoredHead { revision, bytes: Bytes::from(head.0) }))
@@ -230,6 +238,10 @@ impl Provisioner for KubeProvisioner {
 
     fn delete(&self, handle: String) -> BoxFuture<'_, Result<(), ProvisionError>> {
         async move { self.unmake(&handle).await.map_err(ProvisionError::TryAgain) }.boxed()
+    }
+
+    fn secret(&self, handle: &str) -> Option<(String, String)> {
+        Some((NAMESPACE.to_owned(), format!("{PREFIX}{handle}")))
     }
 }
 

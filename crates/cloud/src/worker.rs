@@ -1,6 +1,7 @@
 //! A member's part: network, agent and gateway connection for each eVDC that this node was assigned to.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddrV6;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,13 +10,15 @@ use atoll_agent::{Agent, Config, Parts, StoreImages};
 use atoll_gateway::{Connector, Dial, DialError, PROTOCOL as GATEWAY_PROTOCOL, Served};
 use atoll_ids::{EvdcId, NodeId};
 use atoll_images::{ImageError, Store};
+use atoll_kubelet::Kubelet;
 use atoll_link::{LinkHandle, Traffic};
-use atoll_podnet::{EvdcTag, PodNet};
+use atoll_podnet::{EvdcTag, NodeService, PodNet, Protocol};
 use atoll_runtime::{GroupName, GroupSpec, Resources, Runtime};
 use atoll_tun::{Prefix, Routes};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use k8s_openapi::api::core::v1::Taint;
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -25,6 +28,7 @@ use crate::control::ControlPlanes;
 use crate::dial::ApiAddress;
 use crate::images::from_home;
 use crate::ingress;
+use crate::kubelet::Kubelets;
 use crate::protocol::{Answer, Credentials, PROTOCOL, Request, ask};
 use crate::provider::Whom;
 use crate::remains;
@@ -35,6 +39,9 @@ const RETRY: Duration = Duration::from_secs(2);
 
 /// Where, below what does not outlive the machine's running, the pod network of a member is kept.
 const NETWORK_DIR: &str = "net";
+
+/// Where API servers listen by custom.
+const API_PORT: u16 = 6443;
 
 /// Processes and threads of all pods of a lease, for each pod that it allows: Kubernetes' own usual limit per pod.
 const PIDS_PER_POD: u32 = 1024;
@@ -48,6 +55,8 @@ pub struct WorkerParts {
     pub assignments: Assignments,
     /// The API servers on this node: an agent beside one needs no stream to it.
     pub planes: ControlPlanes,
+    /// Told of the agents, which answer for their pods.
+    pub kubelets: Kubelets,
     /// What runs containers.
     pub runtime: Arc<dyn Runtime>,
     /// Where images lie.
@@ -234,6 +243,10 @@ async fn member(
     config.storage_bytes = capacity.storage.0;
     config.pods_max = capacity.pods;
     config.group = Some(group);
+    let api = api_of(parts, assigned)?;
+    let listener =
+        TcpListener::bind(api).await.map_err(|error| format!("pods cannot reach the API at {api}: {error}"))?;
+    config.api = Some(api);
     let fetch = from_home(parts.link.clone(), membership.home, dir.join("incoming"));
     let agent = Agent::new(
         config,
@@ -246,8 +259,10 @@ async fn member(
         },
     );
     let agent = agent.map_err(|error| error.to_string())?;
+    parts.kubelets.set(membership.evdc, Kubelet::new(Arc::new(agent.streams())), stop.clone());
     tracing::info!(evdc = membership.name, member = assigned.member.name, "the agent is up");
-    tokio::join!(agent.run(stop.clone()), serve_gateway(parts, assigned, client, stop));
+    let serve_api = serve_api(parts, assigned, listener, stop);
+    tokio::join!(agent.run(stop.clone()), serve_gateway(parts, assigned, client, stop), serve_api);
     Ok(())
 }
 
@@ -255,6 +270,21 @@ async fn member(
 fn beside_the_api() -> Taint {
     let (key, effect) = ("node-role.kubernetes.io/control-plane".into(), "PreferNoSchedule".into());
     Taint { key, effect, ..Taint::default() }
+}
+
+/// Where pods of this member find the API: at the member's own address in the eVDC.
+fn api_of(parts: &WorkerParts, assigned: &Assigned) -> Result<SocketAddrV6, String> {
+    let config = network_config(&parts.run_dir, None, assigned)?;
+    Ok(SocketAddrV6::new(config.node_address(), API_PORT, 0, 0))
+}
+
+/// Carries pods' connections to the API. TLS is between them and the API server, which knows them by their tokens.
+async fn serve_api(parts: &WorkerParts, assigned: &Assigned, listener: TcpListener, stop: &CancellationToken) {
+    let (evdc, control) = (assigned.membership.evdc, assigned.membership.control);
+    if control == assigned.member.node {
+        return parts.planes.serve_local(evdc, listener, stop.clone()).await;
+    }
+    ApiAddress { link: parts.link.clone(), control, evdc }.serve_local(listener, stop.clone()).await;
 }
 
 /// An id as a label's value: at most 63 characters (Kubernetes, "Labels and Selectors").
@@ -294,12 +324,20 @@ async fn open_network(parts: &WorkerParts, assigned: &Assigned) -> Result<PodNet
 }
 
 async fn network(run_dir: &Path, planetary: Option<String>, assigned: &Assigned) -> Result<PodNet, String> {
+    PodNet::open(network_config(run_dir, planetary, assigned)?).await.map_err(|error| error.to_string())
+}
+
+fn network_config(
+    run_dir: &Path,
+    planetary: Option<String>,
+    assigned: &Assigned,
+) -> Result<atoll_podnet::Config, String> {
     let membership = &assigned.membership;
     let prefix = |address, length| atoll_podnet::Prefix::new(address, length).map_err(|error| error.to_string());
     // Several members of one eVDC may be on one machine and share its firewall, so the tag names the member, too.
     let tag = format!("{}-{}", membership.evdc.short(), assigned.member.subnet);
     let tag: EvdcTag = tag.parse().map_err(|error| format!("{error}"))?;
-    let config = atoll_podnet::Config {
+    Ok(atoll_podnet::Config {
         tag,
         run_dir: run_dir_of(run_dir, assigned).join(NETWORK_DIR),
         evdc: prefix(membership.prefix(), 48)?,
@@ -307,9 +345,8 @@ async fn network(run_dir: &Path, planetary: Option<String>, assigned: &Assigned)
         services: prefix(membership.services(), 112)?,
         planetary,
         mtu: None,
-        node_services: Vec::new(),
-    };
-    PodNet::open(config).await.map_err(|error| error.to_string())
+        node_services: vec![NodeService { protocol: Protocol::Tcp, port: API_PORT }],
+    })
 }
 
 async fn client(parts: &WorkerParts, assigned: &Assigned) -> Result<kube::Client, String> {

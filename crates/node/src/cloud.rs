@@ -9,8 +9,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use atoll_cloud::{
-    Assigned, Assignments, ControlPlanes, Evdc, HomesOf, ImageServer, MountedVolumes, Provider, Tenant, WorkerParts,
-    Workers, homes_of,
+    Assigned, Assignments, ControlPlanes, Evdc, HomesOf, ImageServer, Kubelets, MountedVolumes, Provider, Tenant,
+    WorkerParts, Workers, homes_of,
 };
 use atoll_deploy::Deploy;
 use atoll_engine::Homes;
@@ -37,7 +37,7 @@ use crate::kube_ports::KubePorts;
 use crate::peer_table::PeerTable;
 use crate::storage::LocalHome;
 
-/// Leases are renewed after half a day, and members that were away are told what they missed: a look every half minute is enough for both.
+/// Leases that are short are looked at more often. Members that were away are told what they missed: a look every half minute is enough.
 const PURSUE_EVERY: Duration = Duration::from_secs(30);
 
 /// What peers may open streams for.
@@ -46,16 +46,18 @@ pub(crate) enum Door {
     Lease,
     Evdc,
     Kube,
+    Kubelet,
     Gateway,
     Image,
 }
 
 impl Door {
     /// All of them, with their protocols.
-    pub(crate) const ALL: [(Self, &'static str); 5] = [
+    pub(crate) const ALL: [(Self, &'static str); 6] = [
         (Self::Lease, atoll_lease::PROTOCOL),
         (Self::Evdc, atoll_cloud::PROTOCOL),
         (Self::Kube, atoll_cloud::KUBE_PROTOCOL),
+        (Self::Kubelet, atoll_cloud::KUBELET_PROTOCOL),
         (Self::Gateway, atoll_gateway::PROTOCOL),
         (Self::Image, atoll_cloud::IMAGE_PROTOCOL),
     ];
@@ -65,6 +67,7 @@ impl Door {
 struct Behind {
     provider: Provider,
     planes: ControlPlanes,
+    kubelets: Kubelets,
     gateway: Option<Gateway>,
     images: ImageServer,
     tenant: Tenant,
@@ -93,6 +96,7 @@ impl Doors {
                     Door::Lease => behind.provider.handle_lease(peer, stream).await,
                     Door::Evdc => behind.provider.handle(peer, stream).await,
                     Door::Kube => behind.planes.handle(peer, stream).await,
+                    Door::Kubelet => behind.kubelets.handle(peer, stream).await,
                     Door::Image => behind.images.handle(peer, behind.rents_to_us(peer).await, stream).await,
                     Door::Gateway => match &behind.gateway {
                         Some(gateway) => gateway.handle(peer, Box::new(stream)).await,
@@ -155,13 +159,14 @@ impl Cloud {
         let assignments = Assignments::open(kv.clone(), node, now).await?;
         let dir = config.data_dir.join("evdc");
         let homes = homes(node, link, peers, segments);
-        let planes = ControlPlanes::new(&dir, assignments.clone(), homes.clone());
+        let kubelets = Kubelets::new(assignments.clone());
+        let planes = ControlPlanes::new(&dir, assignments.clone(), homes.clone(), link.clone(), kubelets.clone());
         let provider = Provider::new(keeper.clone(), assignments.clone(), link.clone(), Arc::new(planes.clone()));
         let gateway = match &config.gateway {
             Some(settings) => Some(GatewayRole::open(config, settings, node, kv).await?),
             None => None,
         };
-        let tenant = Tenant::new(owner.clone(), kv.clone(), link.clone());
+        let tenant = Tenant::new(owner.clone(), kv.clone(), link.clone()).with_leases_of(config.lease);
         let ports = KubePorts::new(kv.clone(), link.clone());
         let images = open_images(config).await?;
         let volumes = MountedVolumes::default();
@@ -170,6 +175,7 @@ impl Cloud {
                 link: link.clone(),
                 assignments: assignments.clone(),
                 planes: planes.clone(),
+                kubelets: kubelets.clone(),
                 runtime: Arc::new(runtime),
                 images: images.clone(),
                 planetary: planetary.clone(),
@@ -184,6 +190,7 @@ impl Cloud {
         let behind = Behind {
             provider: provider.clone(),
             planes: planes.clone(),
+            kubelets,
             gateway: gateway.as_ref().map(|role| role.gateway.clone()),
             images: ImageServer::new(images.clone(), config.data_dir.join("images").join("outgoing")),
             tenant: tenant.clone(),
@@ -329,7 +336,7 @@ async fn limit_storage(assignments: Assignments, segments: Segments, rooms: Room
 
 /// Keeps the eVDCs of this node's owner as they were wished.
 async fn pursue(tenant: Tenant, ports: KubePorts, stop: CancellationToken) {
-    let mut ticks = tokio::time::interval(PURSUE_EVERY);
+    let mut ticks = tokio::time::interval(tenant.pursue_every().min(PURSUE_EVERY));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {

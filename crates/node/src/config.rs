@@ -8,6 +8,7 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use atoll_control::ConfigEntry;
 use atoll_ids::{ByteCount, DomainError, NodeId, OwnerId};
@@ -176,6 +177,13 @@ pub(crate) const KEYS: &[Key] = &[
         flag: None,
     },
     Key {
+        name: "rent.seconds",
+        kind: Kind::Integer { min: 20, max: 366 * 24 * 3600 },
+        default: Some("86400"),
+        doc: "how long a lease runs that this node's owner takes; it is renewed after half of that while this node is up",
+        flag: None,
+    },
+    Key {
         name: "gateway.domain",
         kind: Kind::Text,
         default: None,
@@ -289,6 +297,8 @@ pub struct Config {
     pub(crate) lend: Capacity,
     /// What all of it costs.
     pub(crate) price: Price,
+    /// How long leases run that this node's owner takes.
+    pub(crate) lease: Duration,
     pub(crate) gateway: Option<GatewaySettings>,
     pub(crate) healing: HealingConfig,
     quota: Option<ByteCount>,
@@ -340,6 +350,7 @@ impl Config {
             }
         }
         let (lend, price) = lent(&settings, roles.contains(&Role::Compute), roles.contains(&Role::Storage))?;
+        let lease = Duration::from_secs(u64::try_from(settings.get::<i64>("rent.seconds")).unwrap_or_default());
         let gateway = gateway(&settings)?.filter(|_| roles.contains(&Role::Gateway));
         let healing =
             HealingConfig { after: settings.get("storage.heal_after"), rate: settings.get("storage.heal_rate") };
@@ -362,6 +373,7 @@ impl Config {
             quota: settings.get_optional("storage.quota"),
             lend,
             price,
+            lease,
             gateway,
             healing,
             roles,

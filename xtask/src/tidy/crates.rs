@@ -27,7 +27,11 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("crates/evdc/images", &["crates/base"]),
     ("crates/evdc/runtime", &["crates/base", "crates/evdc/images"]),
     ("crates/evdc/podnet", &["crates/base"]),
-    ("crates/evdc/agent", &["crates/base", "crates/evdc/images", "crates/evdc/runtime", "crates/evdc/podnet"]),
+    ("crates/evdc/kubelet", &[]),
+    (
+        "crates/evdc/agent",
+        &["crates/base", "crates/evdc/images", "crates/evdc/kubelet", "crates/evdc/runtime", "crates/evdc/podnet"],
+    ),
     ("crates/evdc/lease", &["crates/base"]),
     ("crates/gateway", &["crates/base"]),
     ("crates/market/template", &[]),

@@ -8,28 +8,28 @@ use atoll_lease::{Capacity, Price, evdc_id};
 
 use super::*;
 
-const NOW: u64 = 1_800_000_000;
+pub(crate) const NOW: u64 = 1_800_000_000;
 
-struct World {
-    node: NodeId,
+pub(crate) struct World {
+    pub(crate) node: NodeId,
     tenant: OwnerKey,
     provider: OwnerKey,
 }
 
 /// What goes into an assignment before it is signed.
-struct Draft {
-    membership: Membership,
+pub(crate) struct Draft {
+    pub(crate) membership: Membership,
     terms: LeaseTerms,
     grant: StorageGrant,
     claim: Claim,
 }
 
-fn world() -> World {
+pub(crate) fn world() -> World {
     World { node: NodeKey::generate().id(), tenant: OwnerKey::generate(), provider: OwnerKey::generate() }
 }
 
 impl World {
-    fn draft(&self) -> Draft {
+    pub(crate) fn draft(&self) -> Draft {
         let evdc = evdc_id(self.tenant.id(), "hello");
         let gateway = NodeKey::generate().id();
         let lease = LeaseId::from_bytes([1; 16]);
@@ -62,7 +62,7 @@ impl World {
         Draft { membership, terms, grant, claim }
     }
 
-    fn sign(&self, draft: &Draft) -> Assignment {
+    pub(crate) fn sign(&self, draft: &Draft) -> Assignment {
         let proposal = Signed::sign(&draft.terms, &self.tenant);
         Assignment {
             membership: Signed::sign(&draft.membership, &self.tenant),

@@ -6,7 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
-use std::net::Ipv6Addr;
+use std::net::{Ipv6Addr, SocketAddrV6};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use tokio::sync::{Semaphore, watch as channel};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::log_files;
 use crate::records;
 use crate::report::Events;
 use crate::seams::{ImageSource, Network, VolumeDriver};
@@ -64,6 +66,8 @@ pub struct Config {
     pub group: Option<GroupName>,
     /// Whether pods may mount the node's own files.
     pub host_path: bool,
+    /// Where on this node pods find the API: stands behind the Service `kubernetes`.
+    pub api: Option<SocketAddrV6>,
     /// Name servers for pods' resolv.conf.
     pub dns: Vec<Ipv6Addr>,
     /// `cluster.local` by custom.
@@ -96,6 +100,7 @@ impl Config {
             volatile_dir,
             group: None,
             host_path: false,
+            api: None,
             dns: Vec::new(),
             cluster_domain: "cluster.local".to_owned(),
             lease_renew: Duration::from_secs(10),
@@ -145,10 +150,7 @@ impl Shared {
     }
 
     pub(crate) fn log_path(&self, pod: &Pod, container: &str, attempt: u32) -> PathBuf {
-        let of = |text: &Option<String>| text.clone().unwrap_or_default();
-        let meta = &pod.metadata;
-        let folder = format!("{}_{}_{}", of(&meta.namespace), of(&meta.name), of(&meta.uid));
-        self.config.dir.join("logs").join(folder).join(container).join(format!("{attempt}.log"))
+        log_files::folder(&self.config.dir.join("logs"), pod).join(container).join(format!("{attempt}.log"))
     }
 
     /// resolv.conf as Kubernetes words it.
@@ -212,6 +214,9 @@ impl Agent {
         for path in [config.dir.join("pods"), config.dir.join("logs"), config.volatile_dir.clone()] {
             std::fs::create_dir_all(&path).map_err(|source| StartError::Folder { path, source })?;
         }
+        // Secrets and tokens of pods lie below it, readable to whoever the pod runs as.
+        let private = std::fs::set_permissions(&config.volatile_dir, PermissionsExt::from_mode(0o700));
+        private.map_err(|source| StartError::Folder { path: config.volatile_dir.clone(), source })?;
         let (cut_off, cut_off_seen) = channel::channel(false);
         let (services, services_seen) = channel::channel(None);
         let volumes = Volumes {
@@ -220,6 +225,7 @@ impl Agent {
             dir: config.dir.join("pods"),
             volatile: config.volatile_dir.clone(),
             host_path: config.host_path,
+            tokens: Arc::default(),
         };
         let shared = Shared {
             events: Events::start(parts.client.clone(), &config.node_name),
@@ -240,7 +246,9 @@ impl Agent {
     /// For logs and commands; works as long as any clone of it is held.
     #[must_use]
     pub fn streams(&self) -> crate::streams::Streams {
-        crate::streams::Streams::new(self.shared.runtime.clone(), self.shared.config.dir.join("logs"))
+        let shared = &self.shared;
+        let logs = shared.config.dir.join("logs");
+        crate::streams::Streams::new(shared.runtime.clone(), shared.network.clone(), logs, shared.config.group.clone())
     }
 
     /// Runs until `stop`; containers run on after it.
@@ -248,10 +256,12 @@ impl Agent {
         let Self { shared, cut_off, services } = self;
         let node = crate::node::run(shared.clone(), cut_off);
         let services = service_watch::run(shared.clone(), services);
+        let logs = log_files::run(shared.clone());
         let pods = Pods { shared, known: HashMap::new(), workers: JoinSet::new(), stop: stop.clone(), swept: false };
         tokio::select! {
             () = node => {}
             () = services => {}
+            () = logs => {}
             () = pods.run() => {}
             () = stop.cancelled() => {}
         }
@@ -354,12 +364,12 @@ impl Pods {
             }
         }
         if !std::mem::replace(&mut self.swept, true) {
-            self.sweep().await;
+            self.sweep(listed).await;
         }
     }
 
     /// Records are written before anything is made, so what has none is nobody's.
-    async fn sweep(&self) {
+    async fn sweep(&self, listed: &BTreeSet<String>) {
         let own = &self.shared.config.group;
         let sandboxes = self.shared.runtime.sandboxes().await.unwrap_or_default();
         for sandbox in sandboxes.iter().filter(|it| it.group == *own && !self.known.contains_key(it.id.as_str())) {
@@ -374,6 +384,11 @@ impl Pods {
             {
                 tracing::warn!(%error, "a network that belongs to no pod could not be removed");
             }
+        }
+        // A pod that is over has no worker, and its logs are read all the same.
+        let known: BTreeSet<String> = self.known.keys().chain(listed).cloned().collect();
+        if let Err(error) = log_files::sweep(&self.shared.config.dir.join("logs"), &known) {
+            tracing::warn!(%error, "logs that belong to no pod could not be removed");
         }
     }
 }

@@ -28,8 +28,7 @@ pub(crate) const LABEL_IMAGE: &str = "atoll.cloud/image";
 /// The signal that asks it to end.
 pub(crate) const LABEL_STOP_SIGNAL: &str = "atoll.cloud/stop-signal";
 
-/// kubelet's defaults for a container's log.
-const LOG_BYTES_MAX: u64 = 10 << 20;
+/// kubelet's default for the files of a container's log.
 const LOG_FILES: u32 = 5;
 
 /// Linux's limit.
@@ -51,6 +50,8 @@ pub(crate) struct Launch<'a> {
     /// Made by the agent: `/etc/hosts` and the like, target and source.
     pub(crate) own_mounts: Vec<(PathBuf, PathBuf)>,
     pub(crate) log: PathBuf,
+    /// From which size a new file is begun for it.
+    pub(crate) log_bytes: u64,
     /// Bytes that all pods of the node may use.
     pub(crate) memory_bytes: i128,
 }
@@ -108,6 +109,8 @@ impl Launch<'_> {
         let id = container_id(self.uid, &self.container.name, self.attempt)?;
         let sandbox: SandboxId =
             self.uid.parse().map_err(|error: atoll_runtime::NameError| problem(error.to_string()))?;
+        // As container engines do; programs take their own name from it.
+        self.environment.entry("HOSTNAME".to_owned()).or_insert_with(|| hostname(self.pod, self.spec));
         let args = self.command_line()?;
         let user = self.user()?;
         let mounts = self.mounts()?;
@@ -147,7 +150,7 @@ impl Launch<'_> {
             sysctls: sysctls.map(|it| (it.name.clone(), it.value.clone())).collect(),
             resources: resources(self.container)?,
             oom_score_adj: oom_score(self.spec, self.container, self.memory_bytes),
-            log: LogTarget { path: self.log.clone(), max_bytes: ByteCount(LOG_BYTES_MAX), files: LOG_FILES },
+            log: LogTarget { path: self.log.clone(), max_bytes: ByteCount(self.log_bytes), files: LOG_FILES },
             env: std::mem::take(&mut self.environment).into_iter().collect(),
         })
     }

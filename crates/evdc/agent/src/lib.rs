@@ -23,7 +23,7 @@
 //!
 //! By name, as `CreateContainerConfigError` or `FailedMount` with what to do instead: privileged containers, host namespaces, hostPath
 //! (unless allowed), subPath,
-//! terminals, volumeDevices, gRPC and HTTPS probes, volume kinds other than emptyDir, configMap, secret, projected, downwardAPI and claims.
+//! terminals of a container's own (exec has them), volumeDevices, gRPC and HTTPS probes, volume kinds other than emptyDir, configMap, secret, projected, downwardAPI and claims.
 //! Ephemeral containers and static pods are not run.
 //!
 //! # How it fails
@@ -36,6 +36,7 @@ pub mod env;
 pub mod files;
 pub mod inputs;
 mod launch;
+mod log_files;
 mod node;
 pub mod observed;
 pub mod plan;

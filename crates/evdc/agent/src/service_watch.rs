@@ -118,7 +118,7 @@ async fn program(
     slices: &Mirror<EndpointSlice>,
     told: &mut Vec<String>,
 ) -> bool {
-    let picture = picture(services.objects.values(), slices.objects.values());
+    let picture = picture(services.objects.values(), slices.objects.values(), shared.config.api);
     match shared.network.set_services(&picture.services).await {
         Ok(refused) => {
             let notes: Vec<String> = picture.left_out.into_iter().chain(refused).collect();

@@ -2,7 +2,7 @@
 //! address (headless, `ExternalName`) have neither; IPv4 addresses, SCTP and node ports are not programmed, and said so by [`Picture::left_out`].
 
 use std::collections::BTreeMap;
-use std::net::Ipv6Addr;
+use std::net::{Ipv6Addr, SocketAddrV6};
 
 use atoll_podnet::{Affinity, Backends, Protocol, Services};
 use k8s_openapi::api::core::v1::{Service, ServicePort};
@@ -20,11 +20,12 @@ pub struct Picture {
     pub left_out: Vec<String>,
 }
 
-/// From all Services and slices of the eVDC.
+/// From all Services and slices of the eVDC, and where on this node the API is found.
 #[must_use]
 pub fn picture<'a>(
     services: impl IntoIterator<Item = &'a Service>,
     slices: impl IntoIterator<Item = &'a EndpointSlice>,
+    api: Option<SocketAddrV6>,
 ) -> Picture {
     let mut by_service: BTreeMap<(&str, &str), Vec<&EndpointSlice>> = BTreeMap::new();
     for slice in slices {
@@ -54,11 +55,24 @@ pub fn picture<'a>(
             for &address in &addresses {
                 let Ok(number) = u16::try_from(port.port) else { continue };
                 let key = atoll_podnet::ServicePort { address, protocol, port: number };
-                picture.services.insert(key, backends(service, port, slices));
+                let backends = match api {
+                    // Every node has its own way to the API: no slice could name it.
+                    Some(api) if is_api(service) => {
+                        Backends { endpoints: vec![(*api.ip(), api.port())], affinity: Affinity::None }
+                    }
+                    _ => backends(service, port, slices),
+                };
+                picture.services.insert(key, backends);
             }
         }
     }
     picture
+}
+
+/// Whether this is the Service that stands for the API itself.
+fn is_api(service: &Service) -> bool {
+    let is = |text: &Option<String>, wanted: &str| text.as_deref() == Some(wanted);
+    is(&service.metadata.namespace, "default") && is(&service.metadata.name, "kubernetes")
 }
 
 fn ports(service: &Service) -> impl Iterator<Item = &ServicePort> {
@@ -139,8 +153,7 @@ pub fn variables<'a>(
     let mut variables = BTreeMap::new();
     for service in services {
         let (Some(within), Some(name)) = (&service.metadata.namespace, &service.metadata.name) else { continue };
-        let master = within == "default" && name == "kubernetes";
-        if master || (links && within == namespace) {
+        if is_api(service) || (links && within == namespace) {
             describe(service, name, &mut variables);
         }
     }

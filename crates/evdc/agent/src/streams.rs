@@ -1,17 +1,22 @@
-//! Logs of containers and commands in them, for whoever carries them to the API server's clients. Knows nothing of HTTP, and does not ask
-//! who may: its caller has.
+//! Logs of containers, commands in them and ports of pods, for whoever carries them to the API server's clients: [`Streams`] are the
+//! [`Pods`](atoll_kubelet::Pods) of this node in this eVDC. Knows nothing of HTTP, and does not ask who may: its caller has.
 
+mod exec;
+mod pods;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use atoll_kubelet::LogWish;
 use atoll_runtime::logs::{self, Follow, LogLine, LogQuery};
-use atoll_runtime::{ContainerId, ExecExit, ExecIo, ExecSpec, Runtime, RuntimeError, State};
+use atoll_runtime::{ContainerId, ContainerStatus, GroupName, Runtime, RuntimeError, State};
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
-use jiff::Timestamp;
 use tokio::sync::mpsc;
 
 use crate::launch::{LABEL_CONTAINER, LABEL_NAMESPACE, LABEL_POD};
+use crate::seams::Network;
 
 /// Pieces of a log that wait for a slow reader; the reader of the file waits too.
 const PIECES_WAITING_MAX: usize = 16;
@@ -19,29 +24,6 @@ const PIECES_WAITING_MAX: usize = 16;
 /// Kubernetes' limits for a termination message taken from the log.
 const LAST_LINES: usize = 80;
 const LAST_BYTES: usize = 2_048;
-
-/// Which part of which log.
-#[derive(Clone, Debug, Default)]
-pub struct LogRequest {
-    /// The pod's namespace.
-    pub namespace: String,
-    /// The pod.
-    pub pod: String,
-    /// The container; may be left empty when the pod has one.
-    pub container: String,
-    /// The attempt before the newest.
-    pub previous: bool,
-    /// Go on as it grows, until the container ends.
-    pub follow: bool,
-    /// Only so many last lines.
-    pub tail: Option<usize>,
-    /// Only from this time on.
-    pub since: Option<Timestamp>,
-    /// Each line after its time.
-    pub timestamps: bool,
-    /// No more bytes than these.
-    pub bytes_max: Option<usize>,
-}
 
 /// Why there is no stream.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +39,14 @@ pub enum StreamError {
     /// It would need to be named.
     #[error("a container name must be specified for pod {0}, choose one of: {1:?}")]
     WhichContainer(String, Vec<String>),
+    /// It has not been started before.
+    #[error("previous terminated container {container:?} in pod {pod:?} not found")]
+    NoPrevious {
+        /// The pod.
+        pod: String,
+        /// The container.
+        container: String,
+    },
     /// Not running.
     #[error("container {0:?} is not running")]
     NotRunning(String),
@@ -72,12 +62,27 @@ pub enum StreamError {
 #[derive(Clone)]
 pub struct Streams {
     runtime: Arc<dyn Runtime>,
+    network: Arc<dyn Network>,
     logs: PathBuf,
+    /// Whose sandboxes are this eVDC's: others on this node may have pods of the same names.
+    group: Option<GroupName>,
+}
+
+/// The newest attempt of a container.
+struct Newest {
+    id: ContainerId,
+    running: bool,
+    log: PathBuf,
 }
 
 impl Streams {
-    pub(crate) fn new(runtime: Arc<dyn Runtime>, logs: PathBuf) -> Self {
-        Self { runtime, logs }
+    pub(crate) fn new(
+        runtime: Arc<dyn Runtime>,
+        network: Arc<dyn Network>,
+        logs: PathBuf,
+        group: Option<GroupName>,
+    ) -> Self {
+        Self { runtime, network, logs, group }
     }
 
     /// The log as bytes; ends where the log does, or with the container when it is followed. An error in it is its last item.
@@ -85,10 +90,7 @@ impl Streams {
     /// # Errors
     ///
     /// No such log.
-    pub async fn logs(
-        &self,
-        request: LogRequest,
-    ) -> Result<BoxStream<'static, Result<Bytes, StreamError>>, StreamError> {
+    pub async fn logs(&self, request: LogWish) -> Result<BoxStream<'static, Result<Bytes, StreamError>>, StreamError> {
         let (path, running) = self.find_log(&request).await?;
         let (sender, receiver) = mpsc::channel(PIECES_WAITING_MAX);
         let runtime = self.runtime.clone();
@@ -105,81 +107,60 @@ impl Streams {
         Ok(Box::pin(stream))
     }
 
-    /// Runs a command in a running container, its ends being these; how it ended.
-    ///
-    /// # Errors
-    ///
-    /// No such container, or it does not run; the command cannot be started.
-    pub async fn exec(
-        &self,
-        namespace: &str,
-        pod: &str,
-        container: &str,
-        args: Vec<String>,
-        io: ExecIo,
-    ) -> Result<ExecExit, StreamError> {
-        let found = self.newest(namespace, pod, container).await?;
-        let id = match found {
-            Some((id, true, _)) => id,
-            Some(_) => return Err(StreamError::NotRunning(container.to_owned())),
-            None => return Err(StreamError::NotFound { pod: pod.to_owned(), container: container.to_owned() }),
-        };
-        let exec = ExecSpec { args, env: Vec::new(), cwd: None, user: None, timeout: None };
-        Ok(self.runtime.exec(&id, exec, io).await?)
+    /// The containers of this pod, also those that ended.
+    async fn containers(&self, namespace: &str, pod: &str) -> Result<Vec<ContainerStatus>, StreamError> {
+        let sandboxes = self.runtime.sandboxes().await?;
+        let own: BTreeSet<_> = sandboxes.into_iter().filter(|it| it.group == self.group).map(|it| it.id).collect();
+        let mut found = self.runtime.containers().await?;
+        found.retain(|it| {
+            let is = |name: &str, wanted: &str| label(&it.labels, name) == Some(wanted);
+            own.contains(&it.sandbox) && is(LABEL_NAMESPACE, namespace) && is(LABEL_POD, pod)
+        });
+        Ok(found)
     }
 
-    /// The newest attempt: its id, whether it runs, its log.
-    async fn newest(
-        &self,
-        namespace: &str,
-        pod: &str,
-        container: &str,
-    ) -> Result<Option<(ContainerId, bool, PathBuf)>, StreamError> {
-        let label = |name: &str, labels: &std::collections::BTreeMap<String, String>| labels.get(name).cloned();
-        let mine: Vec<_> = self
-            .runtime
-            .containers()
-            .await?
-            .into_iter()
-            .filter(|it| label(LABEL_NAMESPACE, &it.labels).as_deref() == Some(namespace))
-            .filter(|it| label(LABEL_POD, &it.labels).as_deref() == Some(pod))
-            .collect();
-        let mut names: Vec<String> = mine.iter().filter_map(|it| label(LABEL_CONTAINER, &it.labels)).collect();
-        names.sort();
+    async fn newest(&self, namespace: &str, pod: &str, container: &str) -> Result<Option<Newest>, StreamError> {
+        let mine = self.containers(namespace, pod).await?;
+        let mut names: Vec<&str> = mine.iter().filter_map(|it| label(&it.labels, LABEL_CONTAINER)).collect();
+        names.sort_unstable();
         names.dedup();
         let name = match (container, names.as_slice()) {
-            ("", [only]) => only.clone(),
+            ("", [only]) => *only,
             ("", []) => return Ok(None),
-            ("", _) => return Err(StreamError::WhichContainer(pod.to_owned(), names)),
-            (given, _) => given.to_owned(),
+            ("", _) => {
+                let names = names.into_iter().map(str::to_owned).collect();
+                return Err(StreamError::WhichContainer(pod.to_owned(), names));
+            }
+            (given, _) => given,
         };
         // Of two pods of this name the newer one is meant: the older is on its way out.
-        let newest = mine
-            .into_iter()
-            .filter(|it| label(LABEL_CONTAINER, &it.labels).as_deref() == Some(name.as_str()))
-            .max_by_key(|it| it.created_at);
-        Ok(newest.map(|it| (it.id, matches!(it.state, State::Running), it.log_path)))
+        let newest = mine.iter().filter(|it| label(&it.labels, LABEL_CONTAINER) == Some(name));
+        let newest = newest.max_by_key(|it| it.created_at);
+        Ok(newest.map(|it| Newest {
+            id: it.id.clone(),
+            running: matches!(it.state, State::Running),
+            log: it.log_path.clone(),
+        }))
     }
 
-    async fn find_log(&self, request: &LogRequest) -> Result<(PathBuf, Option<ContainerId>), StreamError> {
+    async fn find_log(&self, request: &LogWish) -> Result<(PathBuf, Option<ContainerId>), StreamError> {
         let not_found = || StreamError::NotFound { pod: request.pod.clone(), container: request.container.clone() };
         let newest = self.newest(&request.namespace, &request.pod, &request.container).await?;
         let (path, running) = match newest {
-            Some((id, running, path)) => (path, running.then_some(id)),
+            Some(Newest { id, running, log }) => (log, running.then_some(id)),
             // Its container was removed; the log is there as long as the pod is.
             None => (self.on_disk(request).ok_or_else(not_found)?, None),
         };
         if !request.previous {
             return Ok((path, running));
         }
-        let attempt: u32 =
-            path.file_stem().and_then(|it| it.to_str()).and_then(|it| it.parse().ok()).ok_or_else(not_found)?;
-        let before = attempt.checked_sub(1).ok_or_else(not_found)?;
-        let path = path.with_file_name(format!("{before}.log"));
-        if path.exists() { Ok((path, None)) } else { Err(not_found()) }
+        let attempt = path.file_stem().and_then(|it| it.to_str()).and_then(|it| it.parse::<u32>().ok());
+        let before = attempt.and_then(|it| it.checked_sub(1)).map(|it| path.with_file_name(format!("{it}.log")));
+        let none = || StreamError::NoPrevious { pod: request.pod.clone(), container: request.container.clone() };
+        before.filter(|path| path.exists()).map(|path| (path, None)).ok_or_else(none)
     }
 
-    fn on_disk(&self, request: &LogRequest) -> Option<PathBuf> {
+    fn on_disk(&self, request: &LogWish) -> Option<PathBuf> {
         // These are names in a path: nothing that could lead elsewhere.
         let plain = |text: &str| !text.is_empty() && !text.contains(['/', '\0']) && !text.starts_with('.');
         if ![&request.namespace, &request.pod, &request.container].iter().all(|it| plain(it)) {
@@ -196,9 +177,13 @@ impl Streams {
     }
 }
 
+fn label<'a>(labels: &'a BTreeMap<String, String>, name: &str) -> Option<&'a str> {
+    labels.get(name).map(String::as_str)
+}
+
 async fn deliver(
     path: &Path,
-    request: &LogRequest,
+    request: &LogWish,
     running: Option<ContainerId>,
     runtime: Arc<dyn Runtime>,
     sender: &mpsc::Sender<Result<Bytes, StreamError>>,
@@ -216,7 +201,7 @@ async fn deliver(
 /// All from the beginning by one reader, so that no line is lost or told twice where the past meets the present.
 async fn follow(
     path: &Path,
-    request: &LogRequest,
+    request: &LogWish,
     id: &ContainerId,
     runtime: Arc<dyn Runtime>,
     sender: &mpsc::Sender<Result<Bytes, StreamError>>,
@@ -244,7 +229,7 @@ async fn follow(
     }
 }
 
-async fn send(sender: &mpsc::Sender<Result<Bytes, StreamError>>, lines: &[LogLine], request: &LogRequest) -> bool {
+async fn send(sender: &mpsc::Sender<Result<Bytes, StreamError>>, lines: &[LogLine], request: &LogWish) -> bool {
     if lines.is_empty() {
         return true;
     }

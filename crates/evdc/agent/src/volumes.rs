@@ -10,8 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{
     ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, PodSpec, Secret, ServiceAccount, Volume, VolumeProjection,
@@ -76,7 +77,12 @@ pub(crate) struct Volumes {
     pub(crate) dir: PathBuf,
     pub(crate) volatile: PathBuf,
     pub(crate) host_path: bool,
+    /// Tokens that were given, until it is time for others.
+    pub(crate) tokens: Arc<Mutex<BTreeMap<TokenKey, (String, Timestamp)>>>,
 }
+
+/// The pod's uid, for whom, for how many seconds.
+type TokenKey = (String, Option<String>, i64);
 
 impl Volumes {
     /// The folder of this pod's records and volumes.
@@ -230,7 +236,9 @@ impl Volumes {
         }
         if let Some(it) = &part.service_account_token {
             let token = self.token(pod, it.audience.clone(), it.expiration_seconds).await?;
-            let file = File { bytes: token.into_bytes(), mode: mode & 0o600 };
+            // For a group of the volume, whoever is in it; else whoever the container runs as, which may be anyone: only they have the folder.
+            let grouped = pod.spec.as_ref().and_then(|it| it.security_context.as_ref()?.fs_group).is_some();
+            let file = File { bytes: token.into_bytes(), mode: if grouped { mode & 0o640 } else { mode } };
             insert(files, &it.path, file).map_err(not_yet)?;
         }
         if part.cluster_trust_bundle.is_some() {
@@ -241,6 +249,12 @@ impl Volumes {
 
     /// A token of the pod's service account that is worth nothing once the pod is gone.
     async fn token(&self, pod: &Pod, audience: Option<String>, seconds: Option<i64>) -> Result<String, VolumeProblem> {
+        let seconds = seconds.unwrap_or(TOKEN_SECONDS);
+        let key = (pod.metadata.uid.clone().unwrap_or_default(), audience.clone(), seconds);
+        let known = self.tokens().get(&key).cloned();
+        if let Some((token, _)) = known.filter(|(_, until)| Timestamp::now() < *until) {
+            return Ok(token);
+        }
         let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
         let account = pod.spec.as_ref().and_then(|spec| spec.service_account_name.as_deref()).unwrap_or("default");
         let accounts: Api<ServiceAccount> = Api::namespaced(self.client.clone(), namespace);
@@ -253,14 +267,23 @@ impl Volumes {
         let spec = TokenRequestSpec {
             audiences: audience.into_iter().filter(|it| !it.is_empty()).collect(),
             bound_object_ref: Some(bound),
-            expiration_seconds: Some(seconds.unwrap_or(TOKEN_SECONDS)),
+            expiration_seconds: Some(seconds),
         };
         let request = TokenRequest { spec, ..TokenRequest::default() };
         let answer = accounts.create_token_request(account, &PostParams::default(), &request).await?;
         let token = answer.status.map(|status| status.token).filter(|token| !token.is_empty());
-        token.ok_or_else(|| {
+        let token = token.ok_or_else(|| {
             VolumeProblem::NotYet("token".to_owned(), format!("no token for service account {account:?}"))
-        })
+        })?;
+        // As kubelet: another one after four fifths of its time.
+        let until =
+            Timestamp::now().saturating_add(SignedDuration::from_secs(seconds / 5 * 4)).unwrap_or(Timestamp::MAX);
+        self.tokens().insert(key, (token.clone(), until));
+        Ok(token)
+    }
+
+    fn tokens(&self) -> MutexGuard<'_, BTreeMap<TokenKey, (String, Timestamp)>> {
+        self.tokens.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn claim(
@@ -310,6 +333,7 @@ impl Volumes {
 
     /// Takes all volumes of the pod away; content of `emptyDir` and of objects is removed, of claims never.
     pub(crate) async fn unmount(&self, uid: &str) -> Result<(), Problem> {
+        self.tokens().retain(|(pod, ..), _| pod != uid);
         for target in folders_in(&self.claims(uid)) {
             self.driver.unmount(&target).await?;
             std::fs::remove_dir(&target).map_err(|error| problem("remove the folder of a claim", &target, &error))?;

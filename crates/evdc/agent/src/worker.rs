@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::agent::Shared;
 use crate::env::Facts;
 use crate::launch::{LABEL_CONTAINER, LABEL_IMAGE, hostname};
+use crate::log_files;
 use crate::observed::{Ended, Health, History, Observed, Seen, SeenState, VOLUME_LOST, Waiting, containers};
 use crate::plan::{Action, decide};
 use crate::records::{self, PodRecord};
@@ -370,6 +371,9 @@ impl Worker {
         self.observed.prepared = false;
         self.observed.address = None;
         if forget {
+            let logs = log_files::folder(&self.shared.config.dir.join("logs"), &self.wish.borrow().pod);
+            log_files::remove(&logs)
+                .map_err(|error| Problem(format!("could not remove {}: {error}", logs.display())))?;
             let folder = self.shared.volumes.pod(&self.uid);
             records::remove(&folder)
                 .map_err(|error| Problem(format!("could not remove {}: {error}", folder.display())))?;

@@ -6,6 +6,8 @@ mod api;
 #[path = "agent/world.rs"]
 mod world;
 
+use atoll_agent::streams::Streams;
+use atoll_kubelet::{Command, CommandIo, LogWish, Pods, Refusal};
 use serde_json::{Value, json};
 use world::World;
 
@@ -36,9 +38,12 @@ fn is_ready(pod: &Value) -> bool {
 #[tokio::test]
 async fn a_pod_runs_is_told_and_is_deleted() {
     let world = World::new();
+    let logs = |pod: &str| world.dir().join(format!("agent/logs/default_{pod}_uid-{pod}/one"));
+    std::fs::create_dir_all(logs("old")).unwrap();
     let agent = world.start();
     world.api.create(POD, simple("web"));
     let seen = world.api.until(POD, "web", is_ready).await;
+    assert!(logs("web").exists() && !logs("old").exists(), "logs of pods that nobody knows of are removed");
     assert_eq!(seen["status"]["podIP"], "fd00::1:1");
     assert_eq!(seen["status"]["containerStatuses"][0]["containerID"], "atoll://uid-web.one.0");
     let node = world.api.until("/api/v1/nodes", "n1", |node| node["status"]["conditions"].is_array()).await;
@@ -53,7 +58,7 @@ async fn a_pod_runs_is_told_and_is_deleted() {
     world.api.until_gone(POD, "web").await;
     assert_eq!(world.runtime.signals("uid-web.one.0"), [15], "asked politely, and that was enough");
     assert!(world.runtime.is_empty() && world.network.is_empty(), "nothing is left");
-    assert!(!world.dir().join("agent/pods/uid-web").exists());
+    assert!(!world.dir().join("agent/pods/uid-web").exists() && !logs("web").exists());
     let reasons = world.api.event_reasons();
     for reason in ["Pulled", "Created", "Started", "Killing"] {
         assert!(reasons.iter().any(|it| it == reason), "{reason} of {reasons:?}");
@@ -276,5 +281,33 @@ async fn services_reach_the_network() {
     world.api.until(POD, "client", is_ready).await;
     let spec = world.runtime.spec("uid-client.one.0");
     assert!(spec.env.contains(&("WEB_SERVICE_HOST".to_owned(), "fd00::9".to_owned())));
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn nobody_reaches_into_the_pods_of_another_evdc() {
+    let world = World::new();
+    let agent = world.start();
+    world.api.create(POD, simple("web"));
+    world.api.until(POD, "web", is_ready).await;
+    world.runtime.set_exec(5);
+    let run = async |streams: &Streams| {
+        let command = Command {
+            namespace: "default".to_owned(),
+            pod: "web".to_owned(),
+            container: "one".to_owned(),
+            args: vec!["/x".to_owned()],
+            ..Command::default()
+        };
+        let io = CommandIo { stdin: None, stdout: None, stderr: None, sizes: tokio::sync::mpsc::channel(1).1 };
+        Pods::exec(streams, command, io).await
+    };
+    assert_eq!(run(&agent.streams).await, Ok(5));
+    // The same machine and runtime, a pod of the same name, another lease.
+    let other = world.streams_of("lease-other");
+    assert!(matches!(run(&other).await, Err(Refusal::NotFound(_))));
+    let wish = LogWish { namespace: "default".to_owned(), pod: "web".to_owned(), ..LogWish::default() };
+    assert!(matches!(Pods::logs(&other, wish).await, Err(Refusal::NotFound(_))));
+    assert!(matches!(other.dial("default", "web", 80).await, Err(Refusal::Invalid(_))));
     agent.stop().await;
 }

@@ -22,6 +22,24 @@ const NODE_PORTS: std::ops::RangeInclusive<i64> = 30_000..=32_767;
 /// How many random picks are looked at before the range counts as full: at nine tenths full, one in ten thousand allocations would fail.
 const PICKS_MAX: usize = 100;
 
+/// The address of the Service `kubernetes`, which is the API itself: the first of the range, as Kubernetes has it.
+pub(crate) fn own((network, _): (Ipv6Addr, u8)) -> Ipv6Addr {
+    Ipv6Addr::from_bits(network.to_bits() | 1)
+}
+
+/// The object of that Service, and the allocation of its address. What stands behind it is the nodes' business: no slice names it.
+pub(crate) fn own_service(server: &Server) -> (Value, Mutation) {
+    let address = own(server.config.service_range).to_string();
+    let service = json!({"apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"component": "apiserver", "provider": "kubernetes"}},
+        "spec": {"type": "ClusterIP", "clusterIP": address, "clusterIPs": [address], "ipFamilies": ["IPv6"],
+            "ipFamilyPolicy": "SingleStack", "sessionAffinity": "None", "internalTrafficPolicy": "Cluster",
+            "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": 6443}]},
+        "status": {"loadBalancer": {}}});
+    let key = server.store.side_key(&address_key(&address));
+    (service, Mutation::Put { key, value: "default/kubernetes".into() })
+}
+
 fn address_key(address: &str) -> String {
     format!("service-addresses/{address}")
 }

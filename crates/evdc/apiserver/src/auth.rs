@@ -1,12 +1,13 @@
 //! Who asks, and whether they may.
 //!
 //! Identity comes from a client certificate of the server's own authority (`ca.rs`) or from a signed token of a ServiceAccount (`token.rs`); permission from
-//! the RBAC objects (`rbac.rs`). Whoever shows neither is `system:anonymous`, who may ask for health and version.
+//! the RBAC objects (`rbac.rs`), and for nodes from what runs on them (`node.rs`). Whoever shows neither is `system:anonymous`, who may ask for health and version.
 
 use std::collections::BTreeMap;
 
 pub(crate) mod bootstrap;
 pub(crate) mod ca;
+pub(crate) mod node;
 pub(crate) mod rbac;
 pub(crate) mod token;
 

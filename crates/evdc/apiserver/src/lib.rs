@@ -7,7 +7,7 @@
 //! **Invariants.**
 //! - What was answered as written is durable, and every watch tells of it, in order and once.
 //! - An object is only replaced as the version it was read in; a write that lost a race is done anew or refused with a conflict.
-//! - Every request passes RBAC, also those of clients in this process.
+//! - Every request passes RBAC, or is of a node and for what its pods need; also those of clients in this process.
 //! - Limits hold for bodies, requests, watches and streams; none of them queues without end.
 //!
 //! **Not there**, and refused with a `Status` that says so: conversion webhooks, CEL rules (accepted with a warning), admission webhooks, impersonation, and

@@ -17,16 +17,18 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    addresses,
     auth::{
-        User, bootstrap,
+        self, User, bootstrap,
         ca::{Authority, CaError, ClientCertificate},
+        node::Decision,
         rbac::{Attributes, Rules},
         token::TokenKey,
     },
     discovery,
     error::ApiError,
     kinds::{Registry, Resource, custom},
-    object::{meta, name, new_uid, now},
+    object::{meta, name, namespace as namespace_of, new_uid, now},
     openapi,
     path::{Query, Target},
     proxy::NodeProxy,
@@ -141,8 +143,11 @@ impl ApiServer {
         let dir = config.dir.clone();
         make_dir(&dir).map_err(|source| OpenError::Dir { dir: dir.clone(), source })?;
         let authority = Authority::open(&dir)?;
+        // Pods know it by the address of its Service.
+        let own = addresses::own(config.service_range).to_string();
+        let names: Vec<String> = config.names.iter().cloned().chain([own]).collect();
         let server = Arc::new(Server {
-            tls: authority.server_config(&config.names)?,
+            tls: authority.server_config(&names)?,
             tokens: TokenKey::open(&dir)?,
             authority,
             store: Store::new(kv, config.prefix.clone()),
@@ -274,7 +279,7 @@ impl Server {
             name: target.name.clone(),
             path: None,
         };
-        self.authorize(&user, &attributes)?;
+        self.authorize_here(&user, &attributes, &query).await?;
         let registry = self.registry();
         let resource = target.resource(&registry)?;
         let header = |name: http::HeaderName| {
@@ -323,6 +328,21 @@ impl Server {
             _ if trimmed.starts_with("/openapi/") => openapi::serve(&self.registry(), trimmed, parts),
             _ => discovery::serve(&self.registry(), trimmed, parts),
         }
+    }
+
+    /// The same for a request for a resource: a node may what its pods need.
+    async fn authorize_here(self: &Arc<Self>, user: &User, wanted: &Attributes, query: &Query) -> Result<(), ApiError> {
+        if let Some(node) = auth::node::node_of(user) {
+            let may = match auth::node::decide(node, wanted, query.text("fieldSelector")) {
+                Decision::Yes => true,
+                Decision::No => false,
+                Decision::IfNeeded => auth::node::needed(self, node, wanted).await?,
+            };
+            if may {
+                return Ok(());
+            }
+        }
+        self.authorize(user, wanted)
     }
 
     pub(crate) fn authorize(&self, user: &User, wanted: &Attributes) -> Result<(), ApiError> {
@@ -388,14 +408,19 @@ impl Server {
             object["apiVersion"] = "rbac.authorization.k8s.io/v1".into();
             (RBAC, plural, object)
         };
-        let wanted = NAMESPACES.iter().map(namespace).chain(bootstrap::bootstrap().into_iter().map(role));
+        let (service, allocation) = addresses::own_service(self);
+        let service = ("", "services", service);
+        let wanted =
+            NAMESPACES.iter().map(namespace).chain([service]).chain(bootstrap::bootstrap().into_iter().map(role));
         for (group, plural, mut object) in wanted {
             let resource = registry.get(group, "v1", plural).ok_or_else(ApiError::no_route)?;
-            let key = self.store.key(&resource, "", name(&object));
+            let key = self.store.key(&resource, namespace_of(&object), name(&object));
             meta(&mut object).insert("uid".to_owned(), new_uid().into());
             meta(&mut object).insert("creationTimestamp".to_owned(), now().into());
             let absent = vec![Condition::Absent { key }];
-            match self.store.commit(absent, vec![self.store.put(&resource, &object)]).await {
+            let mut writes = vec![self.store.put(&resource, &object)];
+            writes.extend(resource.is("", "Service").then(|| allocation.clone()));
+            match self.store.commit(absent, writes).await {
                 Ok(_) | Err(KvError::Conflict { .. }) => {}
                 Err(error) => return Err(error.into()),
             }

@@ -214,6 +214,10 @@ pub(crate) async fn token(
         "Pod" => Some(bound_pod(server, context, bound, &target.name).await?),
         other => return Err(ApiError::bad_request(format!("tokens cannot be bound to a {other}, only to a Pod"))),
     };
+    if crate::auth::node::node_of(&context.user).is_some() && pod.is_none() {
+        let why = "a node gets tokens that are bound to one of its pods alone";
+        return Err(ApiError::forbidden(context.resource.about(), &target.name, why));
+    }
     let issued = Timestamp::now().as_second();
     let asked_audiences = list(&request, &["spec", "audiences"]).iter().filter_map(Value::as_str);
     let mut audiences: Vec<String> = asked_audiences.map(str::to_owned).collect();
@@ -254,6 +258,12 @@ async fn bound_pod(
     if !wanted.is_empty() && wanted != uid(&pod) {
         let why = format!("the UID in the bound object reference ({wanted}) does not match the UID in record");
         return Err(ApiError::conflict(pods.about(), pod_name, &why));
+    }
+    if let Some(node) = crate::auth::node::node_of(&context.user)
+        && text(&pod, &["spec", "nodeName"]) != node
+    {
+        let why = "a node gets tokens for its own pods alone";
+        return Err(ApiError::forbidden(pods.about(), pod_name, why));
     }
     if text(&pod, &["spec", "serviceAccountName"]) != account {
         let message = format!(

@@ -13,6 +13,7 @@ use crate::{
     sub,
 };
 
+mod account;
 pub(crate) mod admit;
 pub(crate) mod delete;
 pub(crate) mod patch;

@@ -66,6 +66,11 @@ pub trait Provisioner: Send + Sync + 'static {
 
     /// Deletes the file system of a handle; that there is none any more is no failure.
     fn delete(&self, handle: String) -> BoxFuture<'_, Result<(), ProvisionError>>;
+
+    /// Namespace and name of the Secret that a node needs to mount it, if there is one: where pods with the volume run may read it.
+    fn secret(&self, _handle: &str) -> Option<(String, String)> {
+        None
+    }
 }
 
 pub(crate) async fn look_at_claim(world: &World, key: &Key) -> Result<Again, Failure> {
@@ -141,7 +146,8 @@ async fn provision(world: &World, claim: &PersistentVolumeClaim, class: &Storage
     };
     let api = Api::<PersistentVolume>::all(world.client.clone());
     let params = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
-    let volume = match api.create(&params, &volume_for(claim, class, &handle)).await {
+    let secret = world.provisioner.secret(&handle);
+    let volume = match api.create(&params, &volume_for(claim, class, &handle, secret)).await {
         Err(kube::Error::Api(status)) if status.code == 409 => api.get(&volume_name(claim)).await?,
         created => created?,
     };
@@ -171,7 +177,12 @@ fn request(claim: &PersistentVolumeClaim, class: &StorageClass) -> Result<Volume
     })
 }
 
-fn volume_for(claim: &PersistentVolumeClaim, class: &StorageClass, handle: &str) -> PersistentVolume {
+fn volume_for(
+    claim: &PersistentVolumeClaim,
+    class: &StorageClass,
+    handle: &str,
+    secret: Option<(String, String)>,
+) -> PersistentVolume {
     let spec = claim.spec.clone().unwrap_or_default();
     let requests = spec.resources.and_then(|resources| resources.requests).unwrap_or_default();
     let volume = json!({
@@ -188,7 +199,8 @@ fn volume_for(claim: &PersistentVolumeClaim, class: &StorageClass, handle: &str)
             "storageClassName": class.metadata.name,
             "claimRef": {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "name": claim.metadata.name,
                 "namespace": claim.metadata.namespace, "uid": claim.metadata.uid},
-            "csi": {"driver": PROVISIONER, "volumeHandle": handle, "volumeAttributes": class.parameters},
+            "csi": {"driver": PROVISIONER, "volumeHandle": handle, "volumeAttributes": class.parameters,
+                "nodeStageSecretRef": secret.map(|(namespace, name)| json!({"namespace": namespace, "name": name}))},
         },
     });
     serde_json::from_value(volume).unwrap_or_default()
@@ -319,11 +331,12 @@ mod tests {
     #[test]
     fn the_volume_of_a_claim() {
         let good = claim(json!({"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}));
-        let volume = volume_for(&good, &class(), "fs-7");
+        let volume = volume_for(&good, &class(), "fs-7", Some(("system".to_owned(), "key-7".to_owned())));
         assert!(has_claim(&volume, &good) && is_for(&volume, &good));
         let spec = json!(volume.spec);
         assert_eq!(spec["csi"]["driver"], PROVISIONER);
         assert_eq!(spec["csi"]["volumeHandle"], "fs-7");
+        assert_eq!(spec["csi"]["nodeStageSecretRef"], json!({"namespace": "system", "name": "key-7"}));
         assert_eq!(spec["capacity"]["storage"], "1Gi");
         assert_eq!(spec["persistentVolumeReclaimPolicy"], "Delete");
         let mut other = claim(json!({}));

@@ -21,7 +21,7 @@
 //! ```
 //!
 //! Not here: pods and their restart policies, probes' schedules, networks (a container joins a namespace that it is given), images.
-//! Refused by the shape of [`ContainerSpec`]: privileged containers, terminals, seccomp profiles.
+//! Refused by the shape of [`ContainerSpec`]: privileged containers, terminals but for [`Runtime::exec`], seccomp profiles.
 
 mod capabilities;
 mod cgroups;

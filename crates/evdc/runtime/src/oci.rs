@@ -146,7 +146,12 @@ fn process(spec: &ContainerSpec, machine: &Machine) -> Result<Value, RuntimeErro
 }
 
 /// The process of an exec: the container's own with what the exec changes.
-pub(crate) fn exec_process(spec: &ContainerSpec, exec: &ExecSpec, machine: &Machine) -> Result<Value, RuntimeError> {
+pub(crate) fn exec_process(
+    spec: &ContainerSpec,
+    exec: &ExecSpec,
+    terminal: bool,
+    machine: &Machine,
+) -> Result<Value, RuntimeError> {
     let mut merged = spec.clone();
     merged.args.clone_from(&exec.args);
     merged.env.retain(|(name, _)| !exec.env.iter().any(|(other, _)| other == name));
@@ -162,6 +167,7 @@ pub(crate) fn exec_process(spec: &ContainerSpec, exec: &ExecSpec, machine: &Mach
     // The score was given to the container; the helper that starts this process need not be able to give it again.
     if let Some(process) = process.as_object_mut() {
         process.remove("oomScoreAdj");
+        process.insert("terminal".to_owned(), terminal.into());
     }
     Ok(process)
 }

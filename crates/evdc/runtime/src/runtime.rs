@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 
 use futures_util::future::BoxFuture;
+use tokio::sync::oneshot;
 
 use crate::cgroups::Usage;
 use crate::error::RuntimeError;
@@ -20,6 +21,8 @@ pub struct ExecIo {
     pub stdout: Option<OwnedFd>,
     /// Written by the process.
     pub stderr: Option<OwnedFd>,
+    /// If given, the process has a terminal instead of all these, whose other end is sent here before it runs.
+    pub terminal: Option<oneshot::Sender<OwnedFd>>,
 }
 
 /// What a further process said.

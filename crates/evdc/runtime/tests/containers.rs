@@ -39,6 +39,7 @@ const CASES: &[Case] = cases![
     lifecycle::what_cannot_start_says_why,
     lifecycle::signals,
     lifecycle::further_processes,
+    lifecycle::terminals,
     lifecycle::names_and_states_are_checked,
     lifecycle::many_at_once,
     lifecycle::removed_while_looked_at,

@@ -41,6 +41,7 @@ fn launched(spec: Value, container: Value) -> Result<ContainerSpec, ConfigProble
         namespace: Path::new("/netns"),
         own_mounts: vec![(PathBuf::from("/etc/hosts"), PathBuf::from("/own/hosts"))],
         log: PathBuf::from("/log"),
+        log_bytes: 10 << 20,
         memory_bytes: 1 << 30,
     };
     launch.spec()

@@ -26,7 +26,7 @@ fn web() -> Service {
 }
 
 fn endpoints_of(endpoints: Value) -> Vec<(String, u16)> {
-    let picture = picture([&web()], [&slice(endpoints)]);
+    let picture = picture([&web()], [&slice(endpoints)], None);
     let key = atoll_podnet::ServicePort { address: "fd00::9".parse().unwrap(), protocol: Protocol::Tcp, port: 80 };
     assert_eq!(picture.services.len(), 2, "both ports");
     picture.services[&key].endpoints.iter().map(|(ip, port)| (ip.to_string(), *port)).collect()
@@ -50,7 +50,7 @@ fn ready_endpoints_serve() {
 #[test]
 fn what_has_no_address_is_not_programmed() {
     let check = |spec: Value, services: usize, left_out: usize| {
-        let picture = picture([&service(spec.clone())], []);
+        let picture = picture([&service(spec.clone())], [], None);
         assert_eq!((picture.services.len(), picture.left_out.len()), (services, left_out), "{spec}");
     };
     check(json!({"clusterIP": "None", "ports": [{"port": 80}]}), 0, 0);
@@ -73,4 +73,17 @@ fn variables_are_those_that_kubernetes_documents() {
     check("MY_WEB_PORT_53_UDP_ADDR", "fd00::9");
     assert!(super::variables([&web()], "other", true).is_empty());
     assert!(super::variables([&web()], "d", false).is_empty());
+}
+
+#[test]
+fn the_api_is_found_on_the_node_itself() {
+    let api: std::net::SocketAddrV6 = "[fd00::7]:6443".parse().unwrap();
+    let mut kubernetes = service(json!({"clusterIP": "fd00::1:1", "ports": [{"name": "https", "port": 443}]}));
+    kubernetes.metadata.name = Some("kubernetes".to_owned());
+    kubernetes.metadata.namespace = Some("default".to_owned());
+    let found = picture([&kubernetes], [], Some(api));
+    let endpoints: Vec<_> = found.services.values().flat_map(|backends| backends.endpoints.clone()).collect();
+    assert_eq!(endpoints, [(*api.ip(), 6443)]);
+    kubernetes.metadata.namespace = Some("other".to_owned());
+    assert!(picture([&kubernetes], [], Some(api)).services.values().all(|backends| backends.endpoints.is_empty()));
 }

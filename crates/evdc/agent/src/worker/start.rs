@@ -16,6 +16,7 @@ use super::watch::Place;
 use crate::env::{ConfigProblem, environment};
 use crate::inputs::{Wanted, fetch};
 use crate::launch::{Launch, container_id, hostname, refused};
+use crate::log_files;
 use crate::observed::{Ended, Seen, SeenState, containers};
 use crate::seams::{ImageFacts, ImageProblem, Pull};
 
@@ -121,7 +122,10 @@ impl Worker {
         if let Some(folder) = log.parent() {
             std::fs::create_dir_all(folder)
                 .map_err(|error| Failure::Start(format!("no folder for its log: {error}")))?;
+            log_files::keep_previous(folder, attempt)
+                .map_err(|error| Failure::Start(format!("its old logs cannot be removed: {error}")))?;
         }
+        let log_bytes = log_files::file_bytes_max(self.shared.config.storage_bytes);
         let memory_bytes = i128::from(self.shared.config.memory_bytes);
         let launch = Launch {
             pod,
@@ -137,6 +141,7 @@ impl Worker {
             namespace: &self.namespace,
             own_mounts,
             log,
+            log_bytes,
             memory_bytes,
         };
         let wish = launch.spec()?;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use atoll_agent::streams::Streams;
 use atoll_agent::{
     Agent, Attached, Config, ImageFacts, ImageProblem, ImageSource, Network, Parts, Problem, Pull, UserIds,
     VolumeDriver, VolumeRequest,
@@ -34,6 +35,7 @@ pub(crate) struct World {
 }
 
 pub(crate) struct Running {
+    pub(crate) streams: Streams,
     stop: CancellationToken,
     task: tokio::task::JoinHandle<()>,
 }
@@ -62,7 +64,19 @@ impl World {
     }
 
     pub(crate) fn start(&self) -> Running {
-        let mut config = Config::new("n1", self.dir().join("agent"), self.dir().join("volatile"));
+        let stop = CancellationToken::new();
+        let agent = self.agent("agent", None);
+        Running { streams: agent.streams(), stop: stop.clone(), task: tokio::spawn(agent.run(stop)) }
+    }
+
+    /// What another agent on this machine, for pods in this group, can reach.
+    pub(crate) fn streams_of(&self, group: &str) -> Streams {
+        self.agent("other", Some(group.parse().unwrap())).streams()
+    }
+
+    fn agent(&self, dir: &str, group: Option<GroupName>) -> Agent {
+        let mut config = Config::new("n1", self.dir().join(dir), self.dir().join("volatile"));
+        config.group = group;
         config.addresses = vec!["fd00::1".to_owned()];
         config.lease_renew = Duration::from_millis(100);
         config.cut_off_after = Duration::from_secs(1);
@@ -73,9 +87,7 @@ impl World {
             images: Arc::new(Images),
             volumes: self.volumes.clone(),
         };
-        let stop = CancellationToken::new();
-        let agent = Agent::new(config, parts).unwrap();
-        Running { stop: stop.clone(), task: tokio::spawn(agent.run(stop)) }
+        Agent::new(config, parts).unwrap()
     }
 }
 

@@ -9,7 +9,6 @@ type Rule = (&'static str, &'static str, &'static str);
 
 const ANY: &str = "create,delete,deletecollection,get,list,patch,update,watch";
 const READ: &str = "get,list,watch";
-const KEEP: &str = "create,get,list,patch,update,watch";
 
 const CORE: &str = "configmaps,endpoints,events,persistentvolumeclaims,pods,pods/log,pods/status,serviceaccounts,services,services/status";
 const APPS: &str = "controllerrevisions,deployments,deployments/scale,deployments/status,replicasets,replicasets/scale,statefulsets,statefulsets/scale,statefulsets/status";
@@ -40,22 +39,6 @@ const EDIT: &[Rule] = &[
 
 /// What an administrator of a namespace has besides [`EDIT`].
 const ADMIN: &[Rule] = &[(RBAC, "rolebindings,roles", ANY), ("", "serviceaccounts/token", "create")];
-
-const NODE: &[Rule] = &[
-    ("", "nodes", KEEP),
-    ("", "nodes/status,pods/status", "get,patch,update"),
-    ("", "pods", "delete,get,list,watch"),
-    (
-        "",
-        "configmaps,endpoints,namespaces,persistentvolumeclaims,persistentvolumes,secrets,serviceaccounts,services",
-        READ,
-    ),
-    ("", "serviceaccounts/token", "create"),
-    (",events.k8s.io", "events", "create,patch,update"),
-    ("discovery.k8s.io", "endpointslices", READ),
-    ("storage.k8s.io", "storageclasses", READ),
-    ("coordination.k8s.io", "leases", KEEP),
-];
 
 /// What the scheduler has besides [`VIEW`].
 const SCHEDULER: &[Rule] = &[
@@ -92,7 +75,6 @@ const ROLES: &[Role] = &[
         INFO_PATHS,
         &[("Group", "system:authenticated"), ("Group", "system:unauthenticated")],
     ),
-    ("system:node", &[NODE], "", &[("Group", "system:nodes")]),
     ("system:kube-scheduler", &[VIEW, SCHEDULER], "", &[("User", "system:kube-scheduler")]),
     // The controllers act for every kind, also for custom ones: they collect garbage.
     ("system:kube-controller-manager", &[EVERYTHING], "*", &[("User", "system:kube-controller-manager")]),

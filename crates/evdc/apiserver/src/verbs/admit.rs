@@ -337,8 +337,16 @@ async fn admit_kind(
     extras: &mut Extras,
 ) -> Result<(), ApiError> {
     let resource = &context.resource;
+    if let Some(node) = crate::auth::node::node_of(&context.user)
+        && let Some(why) = crate::auth::node::restrict(node, &resource.kind, old, object)
+    {
+        return Err(ApiError::forbidden(resource.about(), name(object), &why));
+    }
     if resource.is("", "Service") && context.target.subresource.is_empty() {
         return crate::addresses::assign(server, context, old, object, extras).await;
+    }
+    if resource.is("", "Pod") && old.is_none() {
+        return super::account::admit(server, context, object).await;
     }
     if resource.group == "rbac.authorization.k8s.io" {
         return may_give(server, context, object);

@@ -35,6 +35,8 @@ pub(crate) struct ExecRequest {
     /// Where the [`ExecResult`] goes.
     pub(crate) result: PathBuf,
     pub(crate) timeout: Option<Duration>,
+    /// A socket to which the other end of the process's terminal is sent, if it has one.
+    pub(crate) console: Option<PathBuf>,
 }
 
 /// How it went.
@@ -69,6 +71,7 @@ fn run(request: &ExecRequest) -> Result<ExecExit, String> {
     let builder = ContainerBuilder::new(request.container.clone(), SyscallType::default());
     let builder = builder.with_root_path(&request.root).map_err(|error| chain(&error))?;
     let builder = builder.with_pid_file(Some(&request.pid_file)).map_err(|error| chain(&error))?;
+    let builder = builder.with_console_socket(request.console.clone());
     let pid = builder.as_tenant().with_process(Some(&request.process)).with_detach(true).build();
     let pid = pid.map_err(|error| chain(&error))?.as_raw();
     let pid = Pid::from_raw(pid).ok_or("the process has no number")?;

@@ -93,7 +93,7 @@ pub(crate) async fn further_processes(bench: &Bench) {
 
     let (mut answers, stdout) = std::io::pipe().unwrap();
     let (stdin, mut questions) = std::io::pipe().unwrap();
-    let io = ExecIo { stdin: Some(stdin.into()), stdout: Some(stdout.into()), stderr: None };
+    let io = ExecIo { stdin: Some(stdin.into()), stdout: Some(stdout.into()), ..ExecIo::default() };
     questions.write_all(b"through pipes").unwrap();
     drop(questions);
     assert_eq!(runtime.exec(&id, exec(&["echo"]), io).await.unwrap(), ExecExit::Exited(0));
@@ -111,6 +111,40 @@ pub(crate) async fn further_processes(bench: &Bench) {
     };
     tokio::time::timeout(Duration::from_secs(20), gone).await.expect("the abandoned process should end");
     bench.remove(&"host".parse().unwrap(), &["host"]).await;
+}
+
+pub(crate) async fn terminals(bench: &Bench) {
+    let id = bench.run(bench.container("typed", &["sleep"])).await;
+    bench.until_said("typed", "ready").await;
+    let typed = async |words: &[&str], text: &'static [u8], expected: &'static str| {
+        let (wanted, coming) = tokio::sync::oneshot::channel();
+        let io = ExecIo { terminal: Some(wanted), ..ExecIo::default() };
+        let typing = async {
+            let mut terminal = std::fs::File::from(coming.await.unwrap());
+            let typing = tokio::task::spawn_blocking(move || {
+                let (mut said, mut piece) = (String::new(), [0; 1024]);
+                while !said.contains("ready") {
+                    let read = terminal.read(&mut piece).unwrap();
+                    said.push_str(std::str::from_utf8(&piece[..read]).unwrap());
+                }
+                terminal.write_all(text).unwrap();
+                // A terminal that nobody holds any more fails to be read.
+                while let Ok(read @ 1..) = terminal.read(&mut piece) {
+                    said.push_str(std::str::from_utf8(&piece[..read]).unwrap());
+                }
+                said
+            });
+            typing.await.unwrap()
+        };
+        let (exit, said) = tokio::join!(bench.runtime.exec(&id, exec(words), io), typing);
+        assert!(said.contains(expected), "{said:?}");
+        exit.unwrap()
+    };
+    let lines = "hello\r\nall three are terminals: hello\r\n";
+    assert_eq!(typed(&["terminal"], b"hello\n", lines).await, ExecExit::Exited(0));
+    // It is the terminal of its session: the kernel makes signals of keys.
+    assert_eq!(typed(&["sleep"], b"\x03", "^C").await, ExecExit::Exited(130));
+    bench.remove(&"typed".parse().unwrap(), &["typed"]).await;
 }
 
 pub(crate) async fn names_and_states_are_checked(bench: &Bench) {

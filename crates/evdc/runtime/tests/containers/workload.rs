@@ -1,7 +1,7 @@
 //! What runs in the containers.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{IsTerminal, Read, Write};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
@@ -24,6 +24,14 @@ pub(crate) fn main(words: &[String]) -> ExitCode {
             let mut text = String::new();
             std::io::stdin().read_to_string(&mut text).unwrap();
             say(&text);
+        }
+        ["terminal"] => {
+            let whole =
+                std::io::stdin().is_terminal() && std::io::stdout().is_terminal() && std::io::stderr().is_terminal();
+            say("ready");
+            let mut line = String::new();
+            std::io::stdin().read_line(&mut line).unwrap();
+            say(&format!("{}: {}", if whole { "all three are terminals" } else { "no terminal" }, line.trim()));
         }
         ["sleep"] => {
             say("ready");
