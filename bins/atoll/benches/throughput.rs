@@ -237,6 +237,7 @@ fn seconds(summary: Summary) -> f64 {
     match summary {
         Summary::Transfer(summary) => summary.seconds,
         Summary::Heal(summary) => summary.seconds,
+        other => panic!("neither a transfer nor a healing: {other:?}"),
     }
 }
 

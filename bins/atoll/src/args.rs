@@ -37,7 +37,7 @@ pub(crate) enum Command {
     /// Run this machine's node until it is told to stop
     Up(Up),
     /// Stop the node
-    Down,
+    Down(Down),
     /// Show the node, its roles, its peers and what they lend
     Status,
     /// The node's configuration
@@ -103,11 +103,142 @@ pub(crate) enum Command {
     /// Images on this node; members of its owner's eVDCs fetch them from here
     #[command(subcommand)]
     Image(ImageCommand),
+    /// Show what would be done to make a stack as its files say
+    Plan(StackLook),
+    /// Make a stack as its files say
+    Apply(StackApply),
+    /// Remove everything that a stack made
+    Destroy(StackApply),
+    /// Show what has moved since a stack was applied
+    Drift(StackLook),
+    /// Applications: the catalogue, and what is installed of it
+    #[command(subcommand)]
+    App(AppCommand),
     /// This node as a gateway
     #[command(subcommand)]
     Gateway(GatewayCommand),
-    /// Raise a grid of nodes on this machine, store a directory, kill nodes, read every byte back
+    /// Show on this machine what Atoll does: a cloud on rented machines, or a directory stored; nodes are killed, nothing is lost
     Demo(Demo),
+    /// Run one of the catalogue's small servers: guestbook-web, guestbook-db, website (in its container; configured by the environment)
+    Sample {
+        /// Which
+        name: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StackPlace {
+    /// The folder of the stack's YAML files, or one file
+    #[arg(default_value = ".", value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    /// The name of a stack whose files are gone, instead
+    #[arg(long, value_name = "NAME", conflicts_with = "dir")]
+    pub(crate) stack: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StackLook {
+    #[command(flatten)]
+    pub(crate) place: StackPlace,
+    /// Exit with 2 if there is a difference
+    #[arg(long)]
+    pub(crate) detailed_exitcode: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StackApply {
+    #[command(flatten)]
+    pub(crate) place: StackPlace,
+    /// Do not ask
+    #[arg(long, short)]
+    pub(crate) yes: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AppCommand {
+    /// List what is installed
+    List {
+        /// Only in this eVDC
+        #[arg(long, value_name = "NAME")]
+        evdc: Option<String>,
+    },
+    /// List the catalogue
+    Search {
+        /// Only applications whose name or description has this word
+        word: Option<String>,
+    },
+    /// Show what an application is, what it needs and what it asks for
+    Show {
+        /// Its name in the catalogue
+        name: String,
+    },
+    /// Install an application and wait until it has come up
+    Install {
+        /// Its name in the catalogue
+        app: String,
+        /// What to call the release [default: the application's name]
+        #[arg(long, value_name = "RELEASE")]
+        name: Option<String>,
+        #[command(flatten)]
+        at: AppPlace,
+        #[command(flatten)]
+        values: AppValues,
+    },
+    /// Change the values of a release, or its application's version; what is not given stays
+    Upgrade {
+        /// The release
+        release: String,
+        #[command(flatten)]
+        at: AppPlace,
+        #[command(flatten)]
+        values: AppValues,
+    },
+    /// Return a release to an earlier revision
+    Rollback {
+        /// The release
+        release: String,
+        /// The revision [default: the one before]
+        revision: Option<u64>,
+        #[command(flatten)]
+        at: AppPlace,
+    },
+    /// Show a release and what it consists of
+    Status {
+        /// The release
+        release: String,
+        #[command(flatten)]
+        at: AppPlace,
+    },
+    /// Remove a release; its volumes are kept
+    Rm {
+        /// The release
+        release: String,
+        #[command(flatten)]
+        at: AppPlace,
+        /// Delete its volumes, too
+        #[arg(long)]
+        data: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AppPlace {
+    /// The eVDC
+    #[arg(long, value_name = "NAME")]
+    pub(crate) evdc: String,
+    /// The namespace in it
+    #[arg(long, default_value = "default", value_name = "NAMESPACE")]
+    pub(crate) namespace: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AppValues {
+    /// A file of values; later ones win
+    #[arg(long, value_name = "FILE")]
+    pub(crate) values: Vec<PathBuf>,
+    /// One value, such as image.tag=1.1.0; wins over files
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -120,6 +251,13 @@ pub(crate) struct Up {
     /// Stop when standard input closes (for whoever starts nodes and must not leave them behind)
     #[arg(long, hide = true)]
     pub(crate) until_stdin_closes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Down {
+    /// Also end the containers that outlive the node, and remove their networks, mounts and limits; works on a node that was killed, too
+    #[arg(long)]
+    pub(crate) clear: bool,
 }
 
 /// Settings on the command line: they win over environment and file.
@@ -239,6 +377,12 @@ pub(crate) enum ImageCommand {
         #[arg(long, value_name = "NAME")]
         name: Option<String>,
     },
+    /// Make the image of the catalogue's own servers out of this program; applications that ask for one get it by themselves
+    Sample {
+        /// Its tag: the version that the servers report
+        #[arg(long, value_name = "TAG")]
+        tag: String,
+    },
     /// Remove an image
     Rm {
         /// Its name
@@ -331,18 +475,30 @@ pub(crate) struct Heal {
 pub(crate) struct Demo {
     /// The directory to store [default: one that is made up]
     pub(crate) path: Option<PathBuf>,
-    /// How much to make up
-    #[arg(long, default_value = "512M", value_name = "BYTES")]
-    pub(crate) bytes: ByteCount,
-    /// How many files to make up
-    #[arg(long, default_value_t = 3000, value_name = "N")]
-    pub(crate) files: usize,
-    /// Where the grid keeps its data [default: a new folder in the directory for temporary files]
+    /// What to show [default: the cloud where this machine can, and the store where not, or where it is told what to store]
+    #[arg(long, value_enum, value_name = "PART")]
+    pub(crate) part: Option<DemoPart>,
+    /// How much to make up for the store to keep [default: 512M]
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) bytes: Option<ByteCount>,
+    /// How many files to make up [default: 3000]
+    #[arg(long, value_name = "N")]
+    pub(crate) files: Option<usize>,
+    /// Where the nodes keep their data [default: a new folder in the directory for temporary files]
     #[arg(long, value_name = "DIR")]
     pub(crate) folder: Option<PathBuf>,
-    /// Leave the grid running at the end and say how to use it
+    /// Leave the nodes running at the end and say how to use them
     #[arg(long)]
     pub(crate) keep: bool,
+}
+
+/// What the demo shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DemoPart {
+    /// A directory dispersed over nodes, nodes killed, every byte read back
+    Store,
+    /// Machines rented, an application on them that outlives two of them, rolled over and removed; takes root
+    Cloud,
 }
 
 /// `BUCKET`, `BUCKET/KEY` or `BUCKET/PREFIX/`.

@@ -1,14 +1,17 @@
 //! The commands, a module for each group.
 
+mod app;
 mod cloud;
 mod demo;
 mod fs;
 mod id;
 mod net;
 mod node;
+mod stack;
 mod store;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use atoll_control::Client;
 use atoll_node::DataDir;
@@ -31,15 +34,22 @@ impl Context {
 }
 
 /// Runs the command that was typed.
-pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
+pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let data_dir = match cli.data_dir {
         Some(path) => std::path::absolute(path)?,
         None => DataDir::default_path(|name| std::env::var(name).ok())?,
     };
     let context = Context { data_dir, output: cli.output };
-    match cli.command {
+    let done = match cli.command {
+        // What differs is told by the exit status.
+        Command::Plan(look) => return stack::plan(&context, &look).await,
+        Command::Drift(look) => return stack::drift(&context, &look).await,
+        Command::Apply(apply) => stack::apply(&context, &apply, false).await,
+        Command::Destroy(apply) => stack::apply(&context, &apply, true).await,
+        Command::App(command) => app::run(&context, &command).await,
+        Command::Sample { name } => app::sample(&name).await,
         Command::Up(up) => node::up(&context, &up).await,
-        Command::Down => node::down(&context).await,
+        Command::Down(down) => node::down(&context, &down).await,
         Command::Status => node::status(&context).await,
         Command::Config(command) => node::config(&context, &command).await,
         Command::Id(command) => id::run(&context, &command),
@@ -62,5 +72,6 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Image(command) => cloud::image(&context, &command).await,
         Command::Gateway(command) => cloud::gateway(&context, &command).await,
         Command::Demo(demo) => demo::run(&context, &demo).await,
-    }
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }

@@ -1,7 +1,8 @@
 //! `atoll`, the command line: parses, calls, prints. What it does for real is done by the node that runs (`atoll up`) or by
 //! the libraries it calls.
 //!
-//! Data goes to standard output, everything else to standard error. Exit status: 0 done, 1 failed, 2 wrong usage.
+//! Data goes to standard output, everything else to standard error. Exit status: 0 done, 1 failed, 2 wrong usage
+//! (or, of `plan` and `drift` with `--detailed-exitcode`, that there is a difference).
 
 mod args;
 mod commands;
@@ -35,7 +36,7 @@ fn main() -> ExitCode {
     // What is still running in the background (a read that hangs on a terminal) must not keep the program from ending.
     runtime.shutdown_background();
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => failure::print(&error),
     }
 }

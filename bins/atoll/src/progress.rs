@@ -47,6 +47,12 @@ impl Progress {
                 self.bar.set_prefix(format!("{items}{of} items"));
                 self.bar.set_position(*bytes);
             }
+            Event::Step { number, of, what } => {
+                self.say(&format!("[{number}/{of}] {what}"));
+                self.begin(what);
+            }
+            Event::Waiting { what } if self.bar.is_hidden() => self.say(&format!("  waiting for {what}")),
+            Event::Waiting { what } => self.begin(&format!("waiting for {what}")),
             Event::Warning { message } => self.say(&format!("warning: {message}")),
             Event::Done { .. } | Event::Failed { .. } => {}
         }

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+#[path = "processes/apps.rs"]
+mod apps;
 #[path = "processes/cloud.rs"]
 mod cloud;
 #[path = "processes/common.rs"]
@@ -16,13 +18,19 @@ mod filesystems;
 mod help;
 #[path = "processes/kill.rs"]
 mod kill;
+#[path = "processes/kubelet.rs"]
+mod kubelet;
 #[path = "processes/network.rs"]
 mod network;
 #[path = "processes/node.rs"]
 mod node;
-#[path = "processes/kubelet.rs"]
-mod kubelet;
+#[path = "processes/pods.rs"]
+mod pods;
 #[path = "processes/store.rs"]
 mod store;
+#[path = "processes/story.rs"]
+mod story;
 #[path = "processes/volumes.rs"]
 mod volumes;
+#[path = "processes/world.rs"]
+mod world;

@@ -40,4 +40,4 @@ pub use protocol::{Admission, Answer, Credentials, PROTOCOL, Request, ask, decod
 pub use provider::{Issue, Provider, Whom};
 pub use tenant::{Evdc, Pick, Tenant, TenantError, Wish};
 pub use volumes::{HomesOf, KubeProvisioner, KubeVolumes, MountedVolumes, Mounts, homes_of};
-pub use worker::{WorkerParts, Workers};
+pub use worker::{WorkerParts, Workers, remove_network};

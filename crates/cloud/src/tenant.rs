@@ -3,12 +3,14 @@
 //! What is wished is on disk before anybody is asked, lease ids are drawn before they are proposed, and proposing the same lease again renews it: so
 //! [`Tenant::pursue`] can be broken off anywhere and begun again, and ends in the same eVDC.
 
+mod reserve;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use atoll_gateway::Claim;
-use atoll_ids::{EvdcId, LeaseId, NodeId};
+use atoll_ids::{EvdcId, LeaseId, NodeId, OwnerId};
 use atoll_keys::{OwnerKey, Signed};
 use atoll_kv::{KeyValue, KvError, Mutation, Scan};
 use atoll_lease::{
@@ -17,7 +19,7 @@ use atoll_lease::{
 };
 use atoll_link::{LinkHandle, Traffic};
 use atoll_shard::StorageGrant;
-use atoll_wire::{DecodeError, Versioned, decode, encode};
+use atoll_wire::{DecodeError, Versioned, decode, decode_body, encode};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
@@ -37,6 +39,10 @@ const LEASE: Duration = Duration::from_secs(24 * 3600);
 
 /// A grant to store outlives the lease by this, so that a renewal that comes late finds the volumes still writable.
 const GRANT_MARGIN_SECONDS: u64 = 3600;
+
+/// Homes that volumes want: six for 4+2, and two more, so that with two gone everything is made whole again. Where the nodes of an eVDC and the tenant's own
+/// are fewer, storage alone is rented besides, from peers that lend nothing else.
+const HOMES_WISHED: usize = 8;
 
 /// Nodes that answer with an offer within this are chosen among.
 const OFFER_WITHIN: Duration = Duration::from_secs(3);
@@ -69,6 +75,24 @@ pub struct Pick {
     pub told: u64,
 }
 
+impl Pick {
+    /// Whether it lends storage alone: nothing runs there.
+    #[must_use]
+    pub fn is_storage_only(&self) -> bool {
+        is_storage_only(&self.offer)
+    }
+
+    /// Whether its lease has ended by itself.
+    #[must_use]
+    pub fn is_over(&self, now: u64) -> bool {
+        self.lease.as_ref().and_then(|lease| lease.check().ok()).is_some_and(|terms| terms.not_after <= now)
+    }
+}
+
+fn is_storage_only(offer: &Offer) -> bool {
+    offer.total.cpu_milli == 0
+}
+
 /// An eVDC as its tenant keeps it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Evdc {
@@ -84,18 +108,53 @@ pub struct Evdc {
     pub gateway_told: u64,
     /// It is to be removed; what is left of it is what could not be told yet.
     pub removing: bool,
+    /// Nodes are rented, and it is not wished yet that they work together.
+    pub reserved: bool,
 }
 
 impl Versioned for Evdc {
-    const VERSION: u16 = 1;
+    const VERSION: u16 = 2;
     const NAME: &'static str = "eVDC";
+
+    fn from_older(_: u16, body: &[u8]) -> Result<Self, DecodeError> {
+        let EvdcV1 { id, wish, picks, serial, gateway_told, removing } = decode_body(Self::NAME, body)?;
+        Ok(Self { id, wish, picks, serial, gateway_told, removing, reserved: false })
+    }
+}
+
+/// Version 1, when renting and working together were one wish.
+#[derive(Serialize, Deserialize)]
+struct EvdcV1 {
+    id: EvdcId,
+    wish: Wish,
+    picks: Vec<Pick>,
+    serial: u64,
+    gateway_told: u64,
+    removing: bool,
 }
 
 impl Evdc {
+    fn new(id: EvdcId, wish: Wish) -> Self {
+        Self { id, wish, picks: Vec::new(), serial: 0, gateway_told: 0, removing: false, reserved: false }
+    }
+
     /// The member that serves the API: the first that was chosen.
     #[must_use]
     pub fn control(&self) -> Option<NodeId> {
         self.picks.first().map(|pick| pick.member.node)
+    }
+
+    /// How many of its nodes run something.
+    fn running(&self) -> usize {
+        self.picks.iter().filter(|pick| !pick.is_storage_only()).count()
+    }
+
+    /// How many that lend storage alone are looked for: as many as volumes want, while the eVDC is founded. Later ones would move what lies there.
+    fn storage_missing(&self) -> usize {
+        let founding =
+            !self.reserved && self.picks.iter().all(|pick| pick.told == 0) && self.running() == self.picks.len();
+        // The tenant's own node is a home, too.
+        if founding && self.wish.each.storage.0 > 0 { HOMES_WISHED.saturating_sub(self.wish.nodes + 1) } else { 0 }
     }
 
     /// Whether every node has granted its lease and knows of the present members.
@@ -103,7 +162,7 @@ impl Evdc {
     pub fn is_ready(&self) -> bool {
         let told = |pick: &Pick| pick.lease.is_some() && pick.told == self.serial;
         let gateway = self.wish.gateway.is_none() || self.gateway_told == self.serial;
-        !self.removing && self.picks.len() == self.wish.nodes && self.picks.iter().all(told) && gateway
+        !self.removing && !self.reserved && self.running() == self.wish.nodes && self.picks.iter().all(told) && gateway
     }
 }
 
@@ -122,6 +181,19 @@ pub enum TenantError {
     /// There is none of this name.
     #[error("there is no eVDC {0:?}")]
     NotFound(String),
+    /// One of this name was removed, and not every node has been told.
+    #[error("the eVDC {name:?} is still being given back: {} did not answer yet", nodes.join(", "))]
+    Leaving {
+        /// Its name.
+        name: String,
+        /// The nodes, by their names in it.
+        nodes: Vec<String>,
+    },
+    /// Nodes of an eVDC that stands are not given back one by one.
+    #[error(
+        "the eVDC {0:?} stands on its nodes: parts of its volumes lie on each, so they are given back all together"
+    )]
+    Stands(String),
     /// A node does not do its part.
     #[error("node {} ({}): {why}", .name, .node.short())]
     Node {
@@ -215,23 +287,33 @@ impl Tenant {
         let id = evdc_id(self.owner.id(), &wish.name);
         {
             let _one_at_a_time = self.pursuing.lock().await;
-            match self.kv.get(&key(id)).await? {
-                Some(entry) => {
-                    let known: Evdc = decode(&entry.value)?;
-                    if known.wish != wish || known.removing {
-                        return Err(TenantError::Exists(wish.name));
+            match self.known(id).await? {
+                Some(known) if known.wish != wish => return Err(TenantError::Exists(wish.name)),
+                Some(mut known) => {
+                    if known.reserved {
+                        known.reserved = false;
+                        self.keep(&known).await?;
                     }
                 }
                 None => {
-                    let evdc =
-                        Evdc { id, wish: wish.clone(), picks: Vec::new(), serial: 0, gateway_told: 0, removing: false };
                     // Refuses names that are none before anybody is asked.
-                    Membership::check_name(&evdc.wish.name)?;
-                    self.keep(&evdc).await?;
+                    Membership::check_name(&wish.name)?;
+                    self.keep(&Evdc::new(id, wish.clone())).await?;
                 }
             }
         }
         self.pursue(&wish.name).await
+    }
+
+    /// The eVDC of this id, unless it is on its way out.
+    async fn known(&self, id: EvdcId) -> Result<Option<Evdc>, TenantError> {
+        let Some(entry) = self.kv.get(&key(id)).await? else { return Ok(None) };
+        let known: Evdc = decode(&entry.value)?;
+        if known.removing {
+            let nodes = known.picks.iter().map(|pick| pick.member.name.clone()).collect();
+            return Err(TenantError::Leaving { name: known.wish.name, nodes });
+        }
+        Ok(Some(known))
     }
 
     /// Does what is missing for the eVDC to be as wished: leases, renewals, telling the members. Nothing if nothing is.
@@ -247,6 +329,9 @@ impl Tenant {
         self.choose(&mut evdc).await?;
         for index in 0..evdc.picks.len() {
             self.rent(&mut evdc, index).await?;
+        }
+        if evdc.reserved {
+            return Ok(evdc);
         }
         let membership = self.membership(&evdc);
         let signed = Signed::sign(&membership, &*self.owner);
@@ -271,14 +356,21 @@ impl Tenant {
 
     /// Chooses the nodes that are still missing.
     async fn choose(&self, evdc: &mut Evdc) -> Result<(), TenantError> {
-        let missing = evdc.wish.nodes.saturating_sub(evdc.picks.len());
-        if missing == 0 {
+        let missing = evdc.wish.nodes.saturating_sub(evdc.running());
+        let storage = evdc.storage_missing();
+        if missing == 0 && storage == 0 {
             return Ok(());
         }
         let taken: BTreeSet<NodeId> = evdc.picks.iter().map(|pick| pick.member.node).collect();
         let mut offers = self.offers().await;
         offers.retain(|offer| !taken.contains(&offer.node) && offer.price.micro_per_hour <= evdc.wish.price_max);
-        for offer in choose(&offers, missing, evdc.wish.each)? {
+        let held: Vec<OwnerId> = evdc.picks.iter().map(|pick| pick.offer.owner).collect();
+        let mut chosen = choose(&offers, missing, evdc.wish.each, &held)?;
+        chosen.extend(for_storage(&evdc.wish, storage, &offers));
+        if chosen.is_empty() {
+            return Ok(());
+        }
+        for offer in chosen {
             let mut lease = [0; LeaseId::BYTES];
             getrandom::fill(&mut lease).map_err(|_| TenantError::Random)?;
             // A number is not given twice, so that addresses of a member that left do not become another's.
@@ -305,7 +397,7 @@ impl Tenant {
             provider: pick.offer.owner,
             tenant: self.owner.id(),
             evdc: evdc.id,
-            capacity: evdc.wish.each,
+            capacity: if pick.is_storage_only() { storage_of(&evdc.wish) } else { evdc.wish.each },
             price: Price { ..pick.offer.price.clone() },
             not_before: now,
             not_after: now + self.lease_seconds,
@@ -396,7 +488,9 @@ impl Tenant {
         let mut left = Vec::new();
         let mut problem = None;
         for (pick, told) in evdc.picks.into_iter().zip(told) {
-            if let Err(error) = told {
+            if let Err(error) = told
+                && !pick.is_over(now())
+            {
                 problem = problem.or(Some(error));
                 left.push(pick);
             }
@@ -461,6 +555,20 @@ impl Tenant {
     }
 }
 
+/// Offers of storage alone that are taken for this wish.
+fn for_storage<'a>(wish: &Wish, wanted: usize, offers: &'a [Offer]) -> Vec<&'a Offer> {
+    let each = storage_of(wish);
+    let fits = |offer: &&Offer| is_storage_only(offer) && offer.free.holds(&each);
+    let mut fitting: Vec<&Offer> = offers.iter().filter(fits).collect();
+    fitting.sort_by_key(|offer| (offer.price.micro_per_hour, offer.node));
+    fitting.truncate(wanted);
+    fitting
+}
+
+fn storage_of(wish: &Wish) -> Capacity {
+    Capacity { storage: wish.each.storage, ..Capacity::default() }
+}
+
 fn key(id: EvdcId) -> Bytes {
     Bytes::from([PREFIX, id.to_string().as_bytes()].concat())
 }
@@ -468,4 +576,26 @@ fn key(id: EvdcId) -> Bytes {
 /// Seconds since 1970 UTC.
 pub(crate) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    #[test]
+    fn an_evdc_of_version_1_is_read() {
+        let each = Capacity { cpu_milli: 500, pods: 3, ..Capacity::default() };
+        let wish = Wish { name: "hello".into(), nodes: 2, each, price_max: 7, gateway: None };
+        let id = EvdcId::from_bytes([5; 16]);
+        let evdc = Evdc { serial: 9, gateway_told: 8, ..Evdc::new(id, wish) };
+        // What version 1 wrote, byte for byte: everything but the last field.
+        let fixture = "0100100505050505050505050505050505050505056865 6c6c6f02f403000003070000 090800";
+        let fixture: String = fixture.split_whitespace().collect();
+        let bytes: Vec<u8> =
+            (0..fixture.len()).step_by(2).map(|at| u8::from_str_radix(&fixture[at..at + 2], 16).unwrap()).collect();
+        assert_eq!(decode::<Evdc>(&bytes).unwrap(), evdc);
+        assert_eq!(decode::<Evdc>(&encode(&evdc)).unwrap(), evdc);
+    }
 }

@@ -13,8 +13,8 @@ use atoll_agent::{Attached, Problem, VolumeDriver, VolumeRequest};
 use atoll_controllers::{ProvisionError, Provisioner, VolumeRequest as Claim};
 use atoll_engine::Homes;
 use atoll_fs::{
-    FuseOptions, HeadError, HeadStore, Mounted, Policy, StoredHead, Volume, VolumeConfig, VolumeError, VolumeName,
-    VolumeOptions, VolumeSecret, VolumeStatus, clear_stale,
+    FuseOptions, HeadError, HeadStore, Mounted, Pace, Policy, StoredHead, Volume, VolumeConfig, VolumeError,
+    VolumeName, VolumeOptions, VolumeSecret, VolumeStatus, clear_stale,
 };
 use atoll_ids::{NodeId, OwnerId};
 use atoll_link::LinkHandle;
@@ -44,6 +44,9 @@ const POLICY_PARAMETER: &str = "policy";
 /// A shard whose node is gone for this long is made again elsewhere. Shorter than for a person's own volumes: a tenant's nodes are strangers'.
 const HEAL_AFTER: Duration = Duration::from_secs(30);
 
+/// Bytes of shards that a volume makes again per second, at most: what it does meanwhile goes first.
+const HEAL_RATE: u64 = 32 << 20;
+
 /// How often volumes look whether there is something to heal.
 const HEAL_EVERY: Duration = Duration::from_secs(10);
 
@@ -55,7 +58,8 @@ const SECRET: &str = "secret";
 const HEAD: &str = "head";
 
 fn options() -> VolumeOptions {
-    VolumeOptions { heal_after: HEAL_AFTER, heal_every: HEAL_EVERY, ..VolumeOptions::default() }
+    let pace = Some(Arc::new(Pace::new(HEAL_RATE)));
+    VolumeOptions { heal_after: HEAL_AFTER, heal_every: HEAL_EVERY, pace, ..VolumeOptions::default() }
 }
 
 /// Keeps the head of one volume in its Secret.

@@ -17,6 +17,7 @@ use atoll_runtime::{GroupName, GroupSpec, Resources, Runtime};
 use atoll_tun::{Prefix, Routes};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use k8s_openapi::api::core::v1::Taint;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -38,6 +39,9 @@ const RETRY: Duration = Duration::from_secs(2);
 
 /// Where API servers listen by custom.
 const API_PORT: u16 = 6443;
+
+/// Where, below what does not outlive the machine's running, the pod network of a member is kept.
+const NETWORK_DIR: &str = "net";
 
 /// Processes and threads of all pods of a lease, for each pod that it allows: Kubernetes' own usual limit per pod.
 const PIDS_PER_POD: u32 = 1024;
@@ -116,8 +120,10 @@ impl Workers {
     }
 
     async fn follow(&mut self, stop: &CancellationToken) {
+        // Where nothing but storage is rented, nothing runs.
+        let runs = |it: &Assigned| it.terms.capacity.cpu_milli > 0;
         let wanted: BTreeMap<EvdcId, Assigned> =
-            self.parts.assignments.all().into_iter().map(|it| (it.membership.evdc, it)).collect();
+            self.parts.assignments.all().into_iter().filter(runs).map(|it| (it.membership.evdc, it)).collect();
         let gone: Vec<EvdcId> = self.running.keys().filter(|id| !wanted.contains_key(id)).copied().collect();
         for id in gone {
             if let Some(running) = self.running.remove(&id) {
@@ -229,6 +235,9 @@ async fn member(
         ("atoll.cloud/owner".to_owned(), label(&assigned.terms.provider)),
     ]);
     config.addresses = vec![assigned.member.node.planetary_address().ip().to_string()];
+    if assigned.is_control() {
+        config.taints = vec![beside_the_api()];
+    }
     config.cpu_millis = capacity.cpu_milli.into();
     config.memory_bytes = capacity.memory.0;
     config.storage_bytes = capacity.storage.0;
@@ -259,7 +268,7 @@ async fn member(
 
 /// Where pods of this member find the API: at the member's own address in the eVDC.
 fn api_of(parts: &WorkerParts, assigned: &Assigned) -> Result<SocketAddrV6, String> {
-    let config = network_config(parts, assigned)?;
+    let config = network_config(&parts.run_dir, None, assigned)?;
     Ok(SocketAddrV6::new(config.node_address(), API_PORT, 0, 0))
 }
 
@@ -270,6 +279,12 @@ async fn serve_api(parts: &WorkerParts, assigned: &Assigned, listener: TcpListen
         return parts.planes.serve_local(evdc, listener, stop.clone()).await;
     }
     ApiAddress { link: parts.link.clone(), control, evdc }.serve_local(listener, stop.clone()).await;
+}
+
+/// Pods go elsewhere as long as there is room: the member that serves the API is missed most.
+fn beside_the_api() -> Taint {
+    let (key, effect) = ("node-role.kubernetes.io/control-plane".into(), "PreferNoSchedule".into());
+    Taint { key, effect, ..Taint::default() }
 }
 
 /// An id as a label's value: at most 63 characters (Kubernetes, "Labels and Selectors").
@@ -283,14 +298,41 @@ fn group(assigned: &Assigned) -> Result<GroupName, String> {
 }
 
 fn run_dir(parts: &WorkerParts, assigned: &Assigned) -> PathBuf {
-    parts.run_dir.join(assigned.membership.evdc.to_string())
+    run_dir_of(&parts.run_dir, assigned)
+}
+
+fn run_dir_of(run_dir: &Path, assigned: &Assigned) -> PathBuf {
+    run_dir.join(assigned.membership.evdc.to_string())
+}
+
+/// Takes away what is left of a member's pod network while its node does not run. Pods must not run any more either.
+///
+/// # Errors
+/// What is in the way, in words.
+pub async fn remove_network(run_dir: &Path, assigned: &Assigned) -> Result<(), String> {
+    if !run_dir_of(run_dir, assigned).join(NETWORK_DIR).exists() {
+        return Ok(());
+    }
+    // The planetary interface went with the node, and the routes into it with that.
+    let network = network(run_dir, None, assigned).await?;
+    network.tear_down().await.map_err(|error| error.to_string())
 }
 
 async fn open_network(parts: &WorkerParts, assigned: &Assigned) -> Result<PodNet, String> {
-    PodNet::open(network_config(parts, assigned)?).await.map_err(|error| error.to_string())
+    let planetary = parts.planetary.as_ref().map(|(name, _)| name.clone());
+    network(&parts.run_dir, planetary, assigned).await
 }
 
-fn network_config(parts: &WorkerParts, assigned: &Assigned) -> Result<atoll_podnet::Config, String> {
+async fn network(run_dir: &Path, planetary: Option<String>, assigned: &Assigned) -> Result<PodNet, String> {
+    let config = network_config(run_dir, planetary, assigned)?;
+    PodNet::open(config).await.map_err(|error| error.to_string())
+}
+
+fn network_config(
+    run_dir: &Path,
+    planetary: Option<String>,
+    assigned: &Assigned,
+) -> Result<atoll_podnet::Config, String> {
     let membership = &assigned.membership;
     let prefix = |address, length| atoll_podnet::Prefix::new(address, length).map_err(|error| error.to_string());
     // Several members of one eVDC may be on one machine and share its firewall, so the tag names the member, too.
@@ -298,11 +340,11 @@ fn network_config(parts: &WorkerParts, assigned: &Assigned) -> Result<atoll_podn
     let tag: EvdcTag = tag.parse().map_err(|error| format!("{error}"))?;
     Ok(atoll_podnet::Config {
         tag,
-        run_dir: run_dir(parts, assigned).join("net"),
+        run_dir: run_dir_of(run_dir, assigned).join(NETWORK_DIR),
         evdc: prefix(membership.prefix(), 48)?,
         node: prefix(membership.subnet(&assigned.member), 64)?,
         services: prefix(membership.services(), 112)?,
-        planetary: parts.planetary.as_ref().map(|(name, _)| name.clone()),
+        planetary,
         mtu: None,
         node_services: vec![NodeService { protocol: Protocol::Tcp, port: API_PORT }],
     })

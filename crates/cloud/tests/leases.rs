@@ -57,10 +57,14 @@ fn store(folder: &tempfile::TempDir) -> Arc<dyn KeyValue> {
 }
 
 async fn lender(owner: &Arc<OwnerKey>) -> Lender {
+    lender_of(owner, capacity(100)).await
+}
+
+async fn lender_of(owner: &Arc<OwnerKey>, total: Capacity) -> Lender {
     let folder = tempfile::tempdir().unwrap();
     let key = Arc::new(NodeKey::generate());
     let kv = store(&folder);
-    let keeper = Keeper::open(kv.clone(), key.id(), owner.clone(), capacity(100), Price::default()).await.unwrap();
+    let keeper = Keeper::open(kv.clone(), key.id(), owner.clone(), total, Price::default()).await.unwrap();
     let assignments = Assignments::open(kv, key.id(), 0).await.unwrap();
     // The handlers need the link, and the link its handlers: the provider is put in once both are there.
     let late: Arc<std::sync::OnceLock<Provider>> = Arc::default();
@@ -206,6 +210,27 @@ async fn a_tenant_that_broke_off_goes_on_where_it_was() {
 }
 
 #[tokio::test]
+async fn storage_is_rented_besides_from_who_lends_nothing_else() {
+    let world = world().await;
+    let storage = Capacity { storage: capacity(100).storage, ..Capacity::default() };
+    let attic = lender_of(&Arc::new(OwnerKey::generate()), storage).await;
+    let ticket = attic.link.handle().invite(Duration::from_secs(60), 1).unwrap();
+    world.link.handle().join(&ticket).await.unwrap();
+    let tenant = world.tenant();
+    let evdc = tenant.create(wish(2, 60)).await.unwrap();
+    assert!(evdc.is_ready());
+    let (alone, running): (Vec<_>, Vec<_>) = evdc.picks.iter().partition(|pick| pick.is_storage_only());
+    assert_eq!((alone.len(), running.len()), (1, 2));
+    assert_ne!(evdc.control(), Some(attic.id()));
+    let terms = attic.keeper.all().remove(0);
+    let each = Capacity { storage: capacity(60).storage, ..Capacity::default() };
+    assert_eq!((alone[0].member.node, terms.capacity), (attic.id(), each));
+    assert_eq!(tenant.pursue("hello").await.unwrap().picks.len(), 3, "once is enough");
+    tenant.remove("hello").await.unwrap();
+    assert!(attic.keeper.all().is_empty());
+}
+
+#[tokio::test]
 async fn a_gateway_gets_to_know_the_members() {
     let world = world().await;
     let gateway = lender(&Arc::new(OwnerKey::generate())).await;
@@ -219,4 +244,49 @@ async fn a_gateway_gets_to_know_the_members() {
         assert_eq!(known.contains(&pick.member.node), pick.member.node != gateway.id());
     }
     assert!(known.len() <= 3, "the tenant and the members, nobody else: {known:?}");
+}
+
+#[tokio::test]
+async fn nodes_are_reserved_one_by_one_and_become_an_evdc() {
+    let world = world().await;
+    let tenant = world.tenant();
+    for nodes in 1..=2 {
+        let evdc = tenant.reserve(wish(nodes, 60)).await.unwrap();
+        assert_eq!((evdc.picks.len(), evdc.is_ready()), (nodes, false));
+    }
+    let evdc = tenant.get("hello").await.unwrap();
+    let owners: BTreeSet<_> = evdc.picks.iter().map(|pick| pick.offer.owner).collect();
+    assert_eq!(owners.len(), 2, "one after the other gives the same owners as all at once");
+    assert!(evdc.picks.iter().all(|pick| pick.lease.is_some()));
+    // Nobody works for it yet, and pursuing it does not change that.
+    assert!(!tenant.pursue("hello").await.unwrap().is_ready());
+    assert!(world.lenders.iter().all(|lender| lender.assignments.all().is_empty()));
+    // What nobody lends leaves what is there as it is.
+    assert!(matches!(tenant.reserve(wish(4, 60)).await, Err(TenantError::TooFew(_))));
+    assert!(matches!(tenant.reserve(wish(2, 50)).await, Err(TenantError::Exists(_))));
+    assert_eq!(tenant.get("hello").await.unwrap(), evdc);
+
+    // One is given back, one is taken again, and it opens.
+    tenant.return_reserved("hello", 1).await.unwrap();
+    assert_eq!(tenant.get("hello").await.unwrap().picks.len(), 1);
+    tenant.reserve(wish(2, 60)).await.unwrap();
+    assert!(tenant.open("hello", None).await.unwrap().is_ready());
+    assert_eq!(world.lenders.iter().filter(|lender| !lender.assignments.all().is_empty()).count(), 2);
+    assert!(matches!(tenant.return_reserved("hello", 1).await, Err(TenantError::Stands(_))));
+    // It grows, and its members hear of each other.
+    tenant.reserve(wish(3, 60)).await.unwrap();
+    assert!(tenant.open("hello", None).await.unwrap().is_ready());
+    assert!(world.lenders.iter().all(|lender| lender.assignments.all()[0].membership.members.len() == 3));
+    tenant.remove("hello").await.unwrap();
+    assert!(world.lenders.iter().all(|lender| lender.keeper.all().is_empty()));
+
+    tenant.reserve(wish(2, 60)).await.unwrap();
+    tenant.return_reserved("hello", 0).await.unwrap();
+    assert!(matches!(tenant.get("hello").await, Err(TenantError::NotFound(_))));
+    assert!(world.lenders.iter().all(|lender| lender.keeper.all().is_empty()));
+    assert!(matches!(tenant.reserve(wish(4, 60)).await, Err(TenantError::TooFew(_))));
+    assert!(
+        matches!(tenant.get("hello").await, Err(TenantError::NotFound(_))),
+        "a wish that nobody answers is forgotten"
+    );
 }

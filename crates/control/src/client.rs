@@ -1,6 +1,7 @@
 //! A typed client of the control API. One connection a request: they are local, and a job's connection is its lifetime.
 
 mod cloud;
+mod deploy;
 mod fs;
 
 use std::io;

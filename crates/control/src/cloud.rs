@@ -89,6 +89,9 @@ pub struct MemberStatus {
     pub owner: OwnerId,
     /// Whether it serves the API.
     pub control: bool,
+    /// Whether it lends storage alone: nothing runs there.
+    #[serde(default)]
+    pub storage_only: bool,
     /// Until when it is rented, seconds since 1970 UTC; `None` while it has granted nothing.
     pub until: Option<u64>,
     /// Whether it knows the present members.

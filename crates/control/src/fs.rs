@@ -48,6 +48,13 @@ pub struct FsStatus {
     pub mounted: Option<FsMounted>,
 }
 
+/// Answer to `DELETE /v1/fs/{name}`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FsRemoved {
+    /// Shards that stay on nodes that do not answer; nobody can read them.
+    pub left: u64,
+}
+
 /// A mounted file system.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FsMounted {

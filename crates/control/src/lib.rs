@@ -10,6 +10,7 @@
 
 mod client;
 mod cloud;
+mod deploy;
 mod error;
 mod fs;
 mod net;
@@ -21,8 +22,12 @@ pub use cloud::{
     Amount, EvdcRequest, EvdcStatus, GatewayRequest, GatewayRoute, GatewayStatus, ImageStatus, Kubeconfig, LoadRequest,
     MemberStatus, OfferStatus,
 };
+pub use deploy::{
+    AppAsk, AppNeeds, AppObject, AppStatus, CatalogueApp, InstallRequest, RemovedApp, RollbackRequest, SampleRequest,
+    StackDrift, StackFile, StackPlan, StackRequest, StackSummary, UninstallRequest,
+};
 pub use error::{ApiError, Kind};
-pub use fs::{AwayNode, FsMountRequest, FsMounted, FsRequest, FsStatus, HealingStatus, VolumeStatus};
+pub use fs::{AwayNode, FsMountRequest, FsMounted, FsRemoved, FsRequest, FsStatus, HealingStatus, VolumeStatus};
 pub use net::{DroppedPackets, InterfaceStatus, NeighbourStatus, NetPeer, NetRoute, NetStatus};
 pub use node::{ConfigEntry, InviteRequest, Invited, JoinRequest, NodeStatus, PeerStatus, RoleStatus, StorageStatus};
 pub use store::{

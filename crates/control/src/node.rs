@@ -84,6 +84,9 @@ pub struct PeerStatus {
     pub last_seen_seconds: Option<u64>,
     /// What it lends.
     pub storage: Option<StorageStatus>,
+    /// The domain below which it says that it gives names, if it is a gateway.
+    #[serde(default)]
+    pub gateway: Option<String>,
     /// Where it says it can be reached.
     pub addresses: Vec<String>,
 }

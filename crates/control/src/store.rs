@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use atoll_ids::{BucketName, ByteCount};
 use serde::{Deserialize, Serialize};
 
-use crate::ApiError;
+use crate::{ApiError, AppStatus, RemovedApp, StackSummary};
 
 /// `PUT /v1/buckets/{name}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -165,6 +165,20 @@ pub enum Event {
         /// How many there are, as far as known.
         bytes_total: Option<u64>,
     },
+    /// This is begun now.
+    Step {
+        /// Which step it is, from 1.
+        number: u64,
+        /// How many there are.
+        of: u64,
+        /// What is done.
+        what: String,
+    },
+    /// This is waited for now.
+    Waiting {
+        /// What.
+        what: String,
+    },
     /// Something was left out, and why; the job goes on.
     Warning {
         /// What and why.
@@ -190,6 +204,12 @@ pub enum Summary {
     Transfer(TransferSummary),
     /// Heal.
     Heal(HealSummary),
+    /// A release as it stands now.
+    App(AppStatus),
+    /// A release is removed.
+    RemovedApp(RemovedApp),
+    /// A stack was applied or destroyed.
+    Stack(StackSummary),
 }
 
 /// What a put, get or remove did.

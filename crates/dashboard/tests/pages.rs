@@ -33,6 +33,7 @@ impl Source for Node {
             rtt_ms: None,
             last_seen_seconds: Some(silent),
             storage: Some(StorageStatus { capacity: ByteCount(100), used: ByteCount(25), shards: 3 }),
+            gateway: None,
             addresses: vec!["192.0.2.1:5".into()],
         };
         let away = AwayNode { node: NodeId::from_bytes([2; 32]), name: Some("<i>".into()), seconds: silent };

@@ -269,7 +269,7 @@ impl<'a> Demo<'a> {
         };
         match summary.map_err(|source| self.grid.home.control(source))? {
             Summary::Transfer(summary) => Ok(summary),
-            Summary::Heal(_) => Err(GridError::Wrong("a transfer answered with something else".into())),
+            _ => Err(GridError::Wrong("a transfer answered with something else".into())),
         }
     }
 

@@ -95,5 +95,5 @@ fn start(config: &GridConfig, settings: &[&str]) -> Start {
         "node.dashboard=127.0.0.1:0",
     ];
     let settings = common.iter().chain(settings).map(|setting| (*setting).to_owned()).collect();
-    Start { program: config.program.clone(), settings, keep: config.keep }
+    Start { program: config.program.clone(), settings, host: None, keep: config.keep }
 }

@@ -6,6 +6,7 @@
 //! Invariant: a process started here does not outlive its [`NodeProcess`], however this process ends (its standard input is a pipe
 //! whose closing tells it to stop), unless it was started to be kept and is let go of by [`Grid::leave_running`].
 
+pub mod cloud;
 pub mod demo;
 mod grid;
 mod process;

@@ -6,6 +6,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use atoll_control::{Client, ClientError, NodeStatus};
+use atoll_lab::Host;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
@@ -58,6 +59,8 @@ pub struct Start {
     pub program: PathBuf,
     /// Settings, `key=value`.
     pub settings: Vec<String>,
+    /// The machine that it runs on; this one if there is none.
+    pub host: Option<Host>,
     /// Let it live on when this process ends without dropping its [`NodeProcess`].
     pub keep: bool,
 }
@@ -99,7 +102,10 @@ impl NodeProcess {
             .append(true)
             .open(self.log())
             .map_err(io("cannot write the log in"))?;
-        let mut command = Command::new(&self.start.program);
+        let mut command = match &self.start.host {
+            Some(host) => Command::from(host.command(&self.start.program)),
+            None => Command::new(&self.start.program),
+        };
         command.arg("--data-dir").arg(&self.data_dir).args(["--output", "json", "up"]);
         for setting in &self.start.settings {
             command.args(["--set", setting]);

@@ -3,7 +3,7 @@
 //! A server adds fields of its own (defaults, status, identifiers), so only what is written counts: a field that is written must be
 //! there and equal, and one that was written the last time and is not any more must be gone.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 use crate::quantity;
@@ -12,16 +12,22 @@ use crate::quantity;
 const DEPTH_MAX: usize = 200;
 
 /// One field that changes.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FieldChange {
     /// Its path, such as `spec.containers[web].image`.
     pub path: String,
     /// What is there; `None` if nothing.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<Json>,
     /// What should be; `None` if nothing.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<Json>,
+}
+
+/// In what something that is there differs from what should be, of the fields that should be.
+#[must_use]
+pub fn differences(wanted: &Json, live: &Json) -> Vec<FieldChange> {
+    fields(wanted, live, None)
 }
 
 /// Compares. `last` is what was written the last time, if this stack made it.

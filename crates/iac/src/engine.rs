@@ -48,7 +48,8 @@ pub enum EngineError {
 /// What there is to change: leases, eVDCs, applications, objects.
 pub trait Cloud: Sync {
     /// What is there of a resource, in the shape of [`Resource::spec`] (a server's own fields may be in it); `None` if it is not
-    /// there, also if what it needs is not there.
+    /// there, also if what it needs is not there. Of an application, `moved` may list [`FieldChange`](crate::FieldChange)s of what it consists of:
+    /// from as it is, to as it was made.
     fn get(&self, id: &ResourceId) -> impl Future<Output = Result<Option<Json>, CloudError>> + Send;
 
     /// Makes or changes a resource and returns when it can be built upon. `last` is what was written the last time, so that fields

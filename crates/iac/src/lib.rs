@@ -19,9 +19,9 @@ mod resource;
 mod source;
 mod stack;
 
-pub use diff::FieldChange;
+pub use diff::{FieldChange, differences};
 pub use inventory::{Inventory, InventoryError, Owned};
-pub use plan::{Change, Drift, Live, Plan, PlanError, destroy, drift, plan};
+pub use plan::{Change, Drift, Live, Plan, PlanError, destroy, drift, drift_json, drift_text, plan};
 pub use resource::{Resource, ResourceId};
 pub use source::{Place, SourceError, SourceFile};
 pub use stack::{Catalogue, Stack};

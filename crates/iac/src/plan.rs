@@ -152,7 +152,8 @@ fn change(resource: &Resource, live: Option<&Json>, inventory: &Inventory) -> Re
     let Some(owned) = owned else {
         return Err(PlanError::NotOwned { place: resource.place.to_string(), id });
     };
-    let fields = diff::fields(&resource.spec, live, Some(&owned.spec));
+    let mut fields = diff::fields(&resource.spec, live, Some(&owned.spec));
+    fields.extend(moved(&id, live));
     if fields.is_empty() {
         let stale = owned.pending || owned.spec != resource.spec || owned.needs != resource.needs;
         return Ok(stale.then_some(Change::Record { id }));
@@ -224,6 +225,14 @@ fn ordered<'a>(
     }
 }
 
+/// What has moved within an application.
+fn moved(id: &ResourceId, live: &Json) -> Vec<FieldChange> {
+    match id {
+        ResourceId::App { .. } => serde_json::from_value(live["moved"].clone()).unwrap_or_default(),
+        _ => Vec::new(),
+    }
+}
+
 /// How something that the stack made has moved since.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Drift {
@@ -240,8 +249,8 @@ pub struct Drift {
 pub fn drift(live: &Live, inventory: &Inventory) -> Vec<Drift> {
     let moved = inventory.owned.iter().filter_map(|(id, owned)| {
         let Some(live) = live.get(id) else { return Some(Drift { id: id.clone(), missing: true, fields: Vec::new() }) };
-        let fields = diff::fields(&owned.spec, live, None);
-        let turned = fields.into_iter().map(|it| FieldChange { path: it.path, from: it.to, to: it.from });
+        let fields = diff::fields(&owned.spec, live, None).into_iter().chain(moved(id, live));
+        let turned = fields.map(|it| FieldChange { path: it.path, from: it.to, to: it.from });
         let fields: Vec<FieldChange> = turned.collect();
         (!fields.is_empty()).then(|| Drift { id: id.clone(), missing: false, fields })
     });
@@ -312,6 +321,39 @@ impl Plan {
         }
         json
     }
+}
+
+/// Drift for people: a line per resource, and its fields below. Values of secrets are not shown.
+#[must_use]
+pub fn drift_text(drift: &[Drift]) -> String {
+    if drift.is_empty() {
+        return "Nothing has moved: everything is as it was written.\n".to_owned();
+    }
+    let mut out = String::new();
+    for Drift { id, missing, fields } in drift {
+        // Writing to a text does not fail.
+        let _ = writeln!(out, "{} {id}", if *missing { "-" } else { "~" });
+        for field in fields {
+            let (from, to) = match is_secret(id) {
+                true => ("(secret)".to_owned(), "(secret)".to_owned()),
+                false => (shown(field.from.as_ref()), shown(field.to.as_ref())),
+            };
+            let _ = writeln!(out, "    {}: {from} → {to}", field.path);
+        }
+    }
+    let gone = drift.iter().filter(|it| it.missing).count();
+    let _ = writeln!(out, "{} moved, {gone} gone. `atoll apply` makes it as written.", drift.len() - gone);
+    out
+}
+
+/// Drift for programs. Values of secrets are not shown.
+#[must_use]
+pub fn drift_json(drift: &[Drift]) -> Json {
+    let hidden = |it: &Drift| match is_secret(&it.id) {
+        true => Drift { fields: Vec::new(), ..it.clone() },
+        false => it.clone(),
+    };
+    serde_json::to_value(drift.iter().map(hidden).collect::<Vec<_>>()).unwrap_or(Json::Null)
 }
 
 fn is_secret(id: &ResourceId) -> bool {

@@ -6,7 +6,7 @@
 //! stack: hello                 # the name of the stack: what it owns is kept under it
 //! evdc:
 //!   name: home
-//!   nodes: 4                   # leases, each of the size below
+//!   nodes: 5                   # leases, each of the size below
 //!   each: {cpu: 1, memory: 1Gi, storage: 4Gi}
 //! gateway: atoll.test          # the domain under which it opens to the outside
 //! apps:

@@ -112,8 +112,8 @@ fn nine_lines_describe_it_all() {
     assert_eq!(HELLO.lines().count(), 9);
     let stack = read(&[HELLO]).unwrap();
     let ids: Vec<String> = stack.resources.keys().map(ToString::to_string).collect();
-    assert_eq!(ids[..4], ["lease/home/1", "lease/home/2", "lease/home/3", "lease/home/4"]);
-    assert_eq!(ids[4..], ["evdc/home", "app/default/guestbook"]);
+    assert_eq!(ids[..5], ["lease/home/1", "lease/home/2", "lease/home/3", "lease/home/4", "lease/home/5"]);
+    assert_eq!(ids[5..], ["evdc/home", "app/default/guestbook"]);
     let lease = &stack.resources[&ids[0].parse().unwrap()];
     assert_eq!(lease.spec, json!({ "cpuMillis": 1000, "memoryBytes": 1_u64 << 30, "storageBytes": 4_u64 << 30 }));
     let app = &stack.resources[&ids[5].parse().unwrap()];
@@ -129,8 +129,8 @@ fn errors_point_at_what_is_wrong() {
         assert!(HELLO.contains(from), "{from}");
         assert_eq!(read(&[&HELLO.replacen(from, to, 1)]).unwrap_err(), expect, "{to}");
     };
-    check("  nodes: 4", "  nods: 4", "0.yaml:4:3: evdc has no nods: did you mean nodes?");
-    check("nodes: 4", "nodes: many", "0.yaml:4:10: evdc.nodes must be a whole number from 1 to 1000");
+    check("  nodes: 5", "  nods: 5", "0.yaml:4:3: evdc has no nods: did you mean nodes?");
+    check("nodes: 5", "nodes: many", "0.yaml:4:10: evdc.nodes must be a whole number from 1 to 1000");
     check("memory: 1Gi", "memory: 1Gx", "0.yaml:5:26: each.memory must be a quantity such as 1Gi");
     check(", storage: 4Gi", "", "0.yaml:5:9: each lacks storage");
     check("  guestbook:", "  guestbok:", "0.yaml:8:3: no application guestbok: did you mean guestbook?");
@@ -186,14 +186,14 @@ async fn the_life_of_a_stack() {
     assert!(engine::drift(&cloud, "hello").await.unwrap().is_empty());
 
     // A smaller stack: what is not written any more goes, a lease of another size is made anew.
-    let smaller = read(&[&HELLO.replace("nodes: 4", "nodes: 3").replace("1Gi", "2Gi")]).unwrap();
+    let smaller = read(&[&HELLO.replace("nodes: 5", "nodes: 4").replace("1Gi", "2Gi")]).unwrap();
     let plan = apply(&cloud, &smaller).await.unwrap();
     let deleted: Vec<String> =
         plan.changes.iter().filter(|it| matches!(it, Change::Delete { .. })).map(|it| it.id().to_string()).collect();
     let place = |id: &str| deleted.iter().position(|it| it == id).unwrap();
     assert_eq!(deleted.len(), 4);
     assert!(place("object/v1/ConfigMap/more/c") < place("object/v1/Namespace/-/more"));
-    assert_eq!(plan.changes.iter().filter(|it| matches!(it, Change::Replace { .. })).count(), 3);
+    assert_eq!(plan.changes.iter().filter(|it| matches!(it, Change::Replace { .. })).count(), 4);
 
     let gone = engine::plan_destroy(&cloud, "hello").await.unwrap();
     assert_eq!(gone.changes[0].id().to_string(), "app/default/guestbook");
@@ -225,7 +225,7 @@ fn stack_of(nodes: u8, documents: &[(u8, u8, BTreeMap<String, u8>)]) -> Stack {
         let own = format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: n{namespace}}}\n");
         texts.insert((u8::MAX, *namespace), own);
     }
-    let head = HELLO.replace("nodes: 4", &format!("nodes: {}", nodes + 1));
+    let head = HELLO.replace("nodes: 5", &format!("nodes: {}", nodes + 1));
     let mut all = vec![head.as_str()];
     all.extend(texts.values().map(String::as_str));
     read(&all).unwrap()

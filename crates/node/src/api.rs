@@ -3,11 +3,13 @@
 //! Whoever can open the socket is the node's user or root (mode 0600 in a directory of mode 0700); there is no other
 //! authentication. Handlers translate between the API's types and the parts of the node; they decide nothing.
 
+mod apps;
 pub(crate) mod cloud;
 mod fs;
 mod jobs;
 mod net;
 mod node;
+mod stacks;
 pub(crate) mod store;
 
 use std::io;
@@ -89,8 +91,19 @@ fn router(parts: Arc<Parts>) -> Router {
         .route("/evdcs", get(cloud::evdcs))
         .route("/evdcs/{name}", get(cloud::evdc).put(cloud::create).delete(cloud::remove))
         .route("/evdcs/{name}/kubeconfig", get(cloud::kubeconfig))
+        .route("/catalogue", get(apps::catalogue))
+        .route("/evdcs/{name}/apps", get(apps::list))
+        .route("/evdcs/{name}/apps/{release}", get(apps::show))
+        .route("/evdcs/{name}/apps/{release}/install", post(apps::install))
+        .route("/evdcs/{name}/apps/{release}/rollback", post(apps::roll_back))
+        .route("/evdcs/{name}/apps/{release}/remove", post(apps::remove))
+        .route("/stacks", get(stacks::list))
+        .route("/stacks/plan", post(stacks::plan))
+        .route("/stacks/apply", post(stacks::apply))
+        .route("/stacks/drift", post(stacks::drift))
         .route("/gateway", get(cloud::gateway))
         .route("/images", get(cloud::images).post(cloud::load_image).delete(cloud::remove_image))
+        .route("/images/sample", post(apps::sample_image))
         // Objects are of any size; what is read into memory is limited where it is read.
         .layer(axum::extract::DefaultBodyLimit::disable())
         .with_state(parts);

@@ -13,7 +13,7 @@ use atoll_control::StorageStatus;
 use atoll_ids::{ByteCount, Domain, NodeId, OwnerId};
 use atoll_keys::{OwnerKey, Signed, Statement};
 use atoll_link::BoxStream;
-use atoll_wire::{Versioned, decode, encode, read_frame, write_frame};
+use atoll_wire::{DecodeError, Versioned, decode, decode_body, encode, read_frame, write_frame};
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWriteExt as _;
 use tokio::time::timeout;
@@ -26,6 +26,9 @@ const CARD_BYTES_MAX: u32 = 4096;
 
 /// A peer that does not take our question within this is not worth a task.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
+/// The longest domain (RFC 1035, section 2.3.4).
+const DOMAIN_CHARS_MAX: usize = 253;
 
 /// The longest name of a node that is shown; longer ones are cut.
 const NAME_CHARS_MAX: usize = 64;
@@ -57,6 +60,18 @@ pub struct Card {
     site: String,
     country: String,
     ownership: Signed<Ownership>,
+    gateway: Option<String>,
+}
+
+/// Version 1, before gateways named their domain.
+#[derive(Serialize, Deserialize)]
+struct CardV1 {
+    name: Option<String>,
+    version: String,
+    storage: Option<CardStorage>,
+    site: String,
+    country: String,
+    ownership: Signed<Ownership>,
 }
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -67,8 +82,13 @@ struct CardStorage {
 }
 
 impl Versioned for Card {
-    const VERSION: u16 = 1;
+    const VERSION: u16 = 2;
     const NAME: &'static str = "card";
+
+    fn from_older(_: u16, body: &[u8]) -> Result<Self, DecodeError> {
+        let CardV1 { name, version, storage, site, country, ownership } = decode_body(Self::NAME, body)?;
+        Ok(Self { name, version, storage, site, country, ownership, gateway: None })
+    }
 }
 
 impl Card {
@@ -77,6 +97,7 @@ impl Card {
         name: Option<String>,
         (site, country): (String, String),
         storage: Option<StorageStatus>,
+        gateway: Option<String>,
         ownership: Signed<Ownership>,
     ) -> Self {
         let storage = storage.map(|storage| CardStorage {
@@ -84,7 +105,7 @@ impl Card {
             used_bytes: storage.used.0,
             shards: storage.shards,
         });
-        Self { name, version: env!("CARGO_PKG_VERSION").to_owned(), storage, site, country, ownership }
+        Self { name, version: env!("CARGO_PKG_VERSION").to_owned(), storage, site, country, ownership, gateway }
     }
 
     /// The owner's signature under "this node is mine".
@@ -102,6 +123,8 @@ pub struct Checked {
     pub storage: Option<StorageStatus>,
     /// Whose it is and where it stands.
     pub domain: Domain,
+    /// The domain below which it gives names, if it is a gateway.
+    pub gateway: Option<String>,
 }
 
 /// Why a card is not believed.
@@ -140,7 +163,14 @@ pub fn check(bytes: &[u8], node: NodeId) -> Result<Checked, CardError> {
             shards: storage.shards,
         }),
         domain: Domain::new(Some(ownership.owner), &card.site, &card.country)?,
+        gateway: card.gateway.filter(|domain| is_domain(domain)),
     })
+}
+
+/// Letters, digits, dashes and dots (RFC 1035, section 2.3): nothing that disturbs a terminal or a page.
+fn is_domain(text: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
+    (1..=DOMAIN_CHARS_MAX).contains(&text.len()) && text.chars().all(plain)
 }
 
 /// Asks the node at the other end of `stream` for its card.
@@ -172,7 +202,13 @@ mod tests {
     use super::*;
 
     fn card(owner: &OwnerKey, node: NodeId) -> Card {
-        Card::new(Some("attic\n".into()), ("site".into(), "BE".into()), None, Card::own(owner, node))
+        Card::new(
+            Some("attic\n".into()),
+            ("site".into(), "BE".into()),
+            None,
+            Some("cloud.example".into()),
+            Card::own(owner, node),
+        )
     }
 
     #[tokio::test]
@@ -185,6 +221,33 @@ mod tests {
         let checked = asked.unwrap();
         assert_eq!(checked.name.as_deref(), Some("attic"));
         assert_eq!(checked.domain.owner, Some(owner.id()));
+        assert_eq!(checked.gateway.as_deref(), Some("cloud.example"));
+    }
+
+    #[test]
+    fn a_card_of_version_1_is_read() {
+        let card = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/card_v1.hex")).unwrap();
+        let bytes = data(card.trim());
+        let card: Card = decode(&bytes).unwrap();
+        let (ownership, _) = card.ownership.verify().unwrap();
+        let checked = check(&bytes, ownership.node).unwrap();
+        assert_eq!(checked.name.as_deref(), Some("attic"));
+        assert_eq!(checked.storage.map(|storage| storage.shards), Some(7));
+        assert_eq!(checked.gateway, None);
+    }
+
+    fn data(hex: &str) -> Vec<u8> {
+        (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
+    }
+
+    #[test]
+    fn what_is_no_domain_is_not_shown() {
+        let check = |domain: &str, expect: bool| assert_eq!(is_domain(domain), expect, "{domain}");
+        check("cloud.example", true);
+        check("", false);
+        check("a b", false);
+        check("\u{1b}[2J", false);
+        check(&"a".repeat(254), false);
     }
 
     #[test]

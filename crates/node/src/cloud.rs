@@ -4,14 +4,15 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use atoll_cloud::{
-    Assigned, Assignments, ControlPlanes, HomesOf, ImageServer, Kubelets, MountedVolumes, Provider, Tenant,
+    Assigned, Assignments, ControlPlanes, Evdc, HomesOf, ImageServer, Kubelets, MountedVolumes, Provider, Tenant,
     WorkerParts, Workers, homes_of,
 };
+use atoll_deploy::Deploy;
 use atoll_engine::Homes;
 use atoll_gateway::{Authority, FrontConfig, Gateway, GatewayConfig, Names, serve_https, serve_redirect};
 use atoll_ids::{ByteCount, NodeId, OwnerId};
@@ -33,6 +34,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::{Config, GatewaySettings, Rooms};
 use crate::daemon::NodeError;
 use crate::kube_ports::KubePorts;
+use crate::peer_table::PeerTable;
 use crate::storage::LocalHome;
 
 /// Leases that are short are looked at more often. Members that were away are told what they missed: a look every half minute is enough.
@@ -212,6 +214,32 @@ impl Cloud {
         })
     }
 
+    /// Applications and stacks of this node's owner.
+    pub(crate) fn deploy(&self, link: &LinkHandle, kv: &Arc<dyn KeyValue>, peers: &PeerTable) -> Deploy {
+        let peers = peers.clone();
+        let gateways = move || {
+            let all = peers.status().into_iter();
+            all.filter_map(|peer| Some((peer.node, peer.gateway?))).collect()
+        };
+        Deploy::new(self.tenant.clone(), link.clone(), kv.clone(), self.images.clone(), Arc::new(gateways))
+    }
+
+    /// Serves the APIs of the eVDCs that there are on their ports, and no others.
+    pub(crate) async fn serve_apis(&self, before: &[Evdc], stop: &CancellationToken) {
+        let all = self.tenant.all().await.unwrap_or_default();
+        let there = |evdc: &Evdc| all.iter().any(|it| it.id == evdc.id && !it.removing);
+        for gone in before.iter().filter(|it| !there(it)) {
+            if let Err(error) = self.ports.end(&gone.id).await {
+                tracing::warn!(name = gone.wish.name, %error, "the port of an eVDC's API is not forgotten");
+            }
+        }
+        for evdc in all.iter().filter(|it| !it.removing && !it.reserved) {
+            if let Err(error) = self.ports.serve(evdc, stop).await {
+                tracing::warn!(name = evdc.wish.name, %error, "no port for the API of an eVDC");
+            }
+        }
+    }
+
     /// Does this node's part until told to stop.
     pub(crate) async fn run(&self, stop: CancellationToken) {
         let tasks = TaskTracker::new();
@@ -269,11 +297,17 @@ fn compute(config: &Config) -> Result<(Embedded, PathBuf), String> {
     if !rustix::process::geteuid().is_root() {
         return Err("workloads need root: namespaces, mounts and cgroups".into());
     }
-    // Nodes of one machine are told apart by where their state lies.
-    let name = blake3::hash(config.data_dir.as_os_str().as_encoded_bytes()).to_hex();
-    let run_dir = PathBuf::from("/run/atoll").join(&name.as_str()[..RUN_NAME_CHARS]);
-    let runtime = Embedded::open(EmbeddedConfig::new(config.data_dir.join("runtime")));
-    Ok((runtime.map_err(|error| error.to_string())?, run_dir))
+    let runtime = Embedded::open(EmbeddedConfig::new(config.data_dir.join(RUNTIME_DIR)));
+    Ok((runtime.map_err(|error| error.to_string())?, run_dir(&config.data_dir)))
+}
+
+/// Where containers and their records lie, below the data directory.
+pub(crate) const RUNTIME_DIR: &str = "runtime";
+
+/// Where what is gone after a restart of the machine lies. Nodes of one machine are told apart by where their state lies.
+pub(crate) fn run_dir(data_dir: &Path) -> PathBuf {
+    let name = blake3::hash(data_dir.as_os_str().as_encoded_bytes()).to_hex();
+    PathBuf::from("/run/atoll").join(&name.as_str()[..RUN_NAME_CHARS])
 }
 
 /// Characters of the name of a node's folder below `/run/atoll`: 48 bits.
@@ -322,6 +356,9 @@ async fn pursue(tenant: Tenant, ports: KubePorts, stop: CancellationToken) {
                 if let Err(error) = tenant.remove(name).await {
                     tracing::debug!(name, %error, "an eVDC is not given back to everyone yet");
                 }
+                continue;
+            }
+            if evdc.reserved {
                 continue;
             }
             if let Err(error) = ports.serve(&evdc, &stop).await {

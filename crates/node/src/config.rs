@@ -138,7 +138,7 @@ pub(crate) const KEYS: &[Key] = &[
         name: "lend.cpu",
         kind: Kind::Integer { min: 0, max: 1_000_000 },
         default: Some("0"),
-        doc: "thousandths of a processor core that tenants may rent; nothing is lent while it is 0",
+        doc: "thousandths of a processor core that tenants may rent; storage alone is lent while it is 0",
         flag: None,
     },
     Key {
@@ -349,7 +349,7 @@ impl Config {
                 roles.push(role);
             }
         }
-        let (lend, price) = lent(&settings, roles.contains(&Role::Compute))?;
+        let (lend, price) = lent(&settings, roles.contains(&Role::Compute), roles.contains(&Role::Storage))?;
         let lease = Duration::from_secs(u64::try_from(settings.get::<i64>("rent.seconds")).unwrap_or_default());
         let gateway = gateway(&settings)?.filter(|_| roles.contains(&Role::Gateway));
         let healing =
@@ -416,7 +416,7 @@ impl Config {
 }
 
 /// What tenants may rent, and at what price.
-fn lent(settings: &Settings, compute: bool) -> Result<(Capacity, Price), ConfigError> {
+fn lent(settings: &Settings, compute: bool, stores: bool) -> Result<(Capacity, Price), ConfigError> {
     let whole = |name: &str| u64::try_from(settings.get::<i64>(name)).unwrap_or_default();
     let small = |name: &str| u32::try_from(whole(name)).unwrap_or(u32::MAX);
     let currency: String = settings.get("lend.currency");
@@ -430,8 +430,9 @@ fn lent(settings: &Settings, compute: bool) -> Result<(Capacity, Price), ConfigE
         storage: settings.get("lend.storage"),
         pods: small("lend.pods"),
     };
-    let lends = compute && total.cpu_milli > 0 && total.memory.0 > 0;
-    Ok((if lends { total } else { Capacity::default() }, price))
+    let runs = compute && total.cpu_milli > 0 && total.memory.0 > 0;
+    let stores = Capacity { storage: if stores { total.storage } else { ByteCount(0) }, ..Capacity::default() };
+    Ok((if runs { Capacity { storage: stores.storage, ..total } } else { stores }, price))
 }
 
 fn gateway(settings: &Settings) -> Result<Option<GatewaySettings>, ConfigError> {

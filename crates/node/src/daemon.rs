@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use atoll_control::{NodeStatus, RoleStatus, VolumeStatus};
+use atoll_deploy::Deploy;
 use atoll_engine::{Engine, EngineConfig, Pace};
 use atoll_fs::VolumeOptions;
 use atoll_ids::{Domain, NodeId, OwnerId};
@@ -99,6 +100,7 @@ pub(crate) struct Parts {
     pub(crate) filesystems: Filesystems,
     pub(crate) healing: Healing,
     pub(crate) cloud: Cloud,
+    pub(crate) deploy: Deploy,
     pub(crate) segments: Option<Segments>,
     pub(crate) shard_stats: Option<Arc<ShardServerStats>>,
     pub(crate) stop: CancellationToken,
@@ -168,6 +170,7 @@ impl Node {
             planetary: network.handle().planetary(),
         };
         let cloud = Cloud::open(&config, ground, &doors).await?;
+        let deploy = cloud.deploy(&handle, &kv, &peers);
         let engine = Engine::open(engine_config(), kv.clone(), owner_key.clone(), Arc::new(peers.clone())).await?;
         let pace = Arc::new(Pace::new(config.healing.rate.0));
         let volumes =
@@ -190,6 +193,7 @@ impl Node {
             filesystems,
             healing,
             cloud,
+            deploy,
             segments,
             shard_stats,
             stop,
@@ -309,7 +313,7 @@ fn engine_config() -> EngineConfig {
     }
 }
 
-fn open_kv(data_dir: &DataDir) -> Result<Arc<dyn KeyValue>, NodeError> {
+pub(crate) fn open_kv(data_dir: &DataDir) -> Result<Arc<dyn KeyValue>, NodeError> {
     Ok(Arc::new(Embedded::open(data_dir.kv(), EmbeddedConfig::default())?))
 }
 
@@ -338,8 +342,11 @@ fn card_maker(
     ownership: atoll_keys::Signed<card::Ownership>,
 ) -> Arc<dyn Fn() -> Card + Send + Sync> {
     let (name, place) = (config.name.clone(), (config.site.clone(), config.country.clone()));
-    let segments = segments.clone();
-    Arc::new(move || Card::new(name.clone(), place.clone(), segments.as_ref().map(storage::status), ownership.clone()))
+    let (segments, gateway) = (segments.clone(), config.gateway.as_ref().map(|gateway| gateway.domain.clone()));
+    Arc::new(move || {
+        let storage = segments.as_ref().map(storage::status);
+        Card::new(name.clone(), place.clone(), storage, gateway.clone(), ownership.clone())
+    })
 }
 
 /// What peers are served.

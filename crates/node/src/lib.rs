@@ -6,6 +6,7 @@
 
 mod api;
 mod card;
+mod clear;
 mod cloud;
 mod config;
 mod daemon;
@@ -21,12 +22,14 @@ mod network;
 mod peer_table;
 mod peers;
 mod ports;
+mod sockets;
 mod storage;
 mod transfer;
 
 use std::net::SocketAddr;
 
 pub use card::{Card, CardError, Checked, check as check_card};
+pub use clear::{ClearError, Cleared, clear};
 pub use config::{Config, ConfigError, Role, SettingOverride};
 pub use daemon::{Node, NodeError, StopHandle};
 pub use data_dir::{CONFIG_FILE, DataDir, DataDirError, NODE_KEY, OWNER_KEY, wait_until_unlocked};

@@ -223,6 +223,7 @@ impl PeerTable {
                     rtt_ms: known.and_then(|known| known.round_trip).map(|rtt| rtt.as_secs_f64() * 1e3),
                     last_seen_seconds: known.and_then(|known| known.last_seen).map(|at| at.elapsed().as_secs()),
                     storage: card.and_then(|card| card.storage),
+                    gateway: card.and_then(|card| card.gateway.clone()),
                     addresses: crate::addresses(&record.quic, &record.lane),
                 }
             })

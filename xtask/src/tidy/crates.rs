@@ -40,7 +40,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("crates/iac", &["crates/base"]),
     ("crates/dashboard", &["crates/base", "crates/control"]),
     ("crates/control", &["crates/base"]),
-    ("crates/grid", &["crates/base", "crates/control"]),
+    ("crates/lab", &["crates/base"]),
+    ("crates/grid", &["crates/base", "crates/control", "crates/lab"]),
     (
         "crates/cloud",
         &[
@@ -52,8 +53,18 @@ const LAYERS: &[(&str, &[&str])] = &[
             "crates/views",
             "crates/evdc",
             "crates/gateway",
+        ],
+    ),
+    (
+        "crates/deploy",
+        &[
+            "crates/base",
+            "crates/net/link",
+            "crates/evdc/images",
+            "crates/evdc/lease",
             "crates/market",
             "crates/iac",
+            "crates/cloud",
         ],
     ),
     (
@@ -69,18 +80,18 @@ const LAYERS: &[(&str, &[&str])] = &[
             "crates/iac",
             "crates/dashboard",
             "crates/cloud",
+            "crates/deploy",
             "crates/control",
         ],
     ),
     // The container helper is this binary again, single-threaded, before anything else of it runs; hence its runtime.
     ("bins", &["crates/base", "crates/control", "crates/evdc/runtime", "crates/grid", "crates/market", "crates/node"]),
-    ("testing/lab", &["crates/base"]),
     ("testing/fuzz", &["crates"]),
     ("xtask", &[]),
 ];
 
 /// What the tests of any crate may use besides its own area.
-const TEST_TOOLS: [&str; 2] = ["crates/grid", "testing"];
+const TEST_TOOLS: [&str; 3] = ["crates/grid", "crates/lab", "testing"];
 
 /// Programs; their tests run the whole and may also speak to it as a foreign peer would, so they may use any crate.
 const PROGRAMS: &str = "bins";

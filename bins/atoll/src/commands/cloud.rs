@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use atoll_control::{
     Amount, EvdcRequest, EvdcStatus, GatewayRequest, GatewayStatus, ImageStatus, LoadRequest, OfferStatus,
+    SampleRequest,
 };
 
 use super::Context;
@@ -75,8 +76,11 @@ pub(super) async fn evdc(context: &Context, command: &EvdcCommand) -> anyhow::Re
             print(context.output, &evdc, describe)
         }
         EvdcCommand::Rm { name } => {
-            client.remove_evdc(name).await?;
-            print(context.output, &serde_json::json!({"removed": name}), |_| format!("{name} was given back\n"))
+            let warnings = client.remove_evdc(name).await?;
+            warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+            print(context.output, &serde_json::json!({"removed": name, "warnings": warnings}), |_| {
+                format!("{name} was given back\n")
+            })
         }
     }
 }
@@ -115,7 +119,14 @@ fn describe(evdc: &EvdcStatus) -> String {
             member.name.clone(),
             member.node.short().to_string(),
             member.owner.short().to_string(),
-            if member.control { "API" } else { "" }.to_owned(),
+            if member.control {
+                "API, pods"
+            } else if member.storage_only {
+                "storage"
+            } else {
+                "pods"
+            }
+            .to_owned(),
             until.map_or_else(|| "not rented yet".to_owned(), |at| at.to_string()),
             if member.told { "yes" } else { "no" }.to_owned(),
         ]
@@ -149,6 +160,7 @@ pub(super) async fn image(context: &Context, command: &ImageCommand) -> anyhow::
             let path = path.to_str().context("the path is not UTF-8")?.to_owned();
             client.load_image(&LoadRequest { path, name: name.clone() }).await?
         }
+        ImageCommand::Sample { tag } => vec![client.sample_image(&SampleRequest { tag: tag.clone() }).await?],
         ImageCommand::Rm { name } => {
             client.remove_image(name).await?;
             return print(context.output, &serde_json::json!({"removed": name}), |_| format!("{name} was removed\n"));

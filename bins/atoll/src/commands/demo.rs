@@ -7,12 +7,13 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use atoll_grid::cloud::{CloudConfig, CloudReport, missing as missing_for_cloud, run as tell_story};
 use atoll_grid::demo::{DemoConfig, DemoReport, Step, Tell, run as run_demo};
 use atoll_grid::{Grid, TreeSpec};
 use atoll_ids::ByteCount;
 
 use super::Context;
-use crate::args::{Demo, Output};
+use crate::args::{Demo, DemoPart, Output};
 use crate::failure::advise;
 use crate::output::{print_line, print_text, rate, table};
 use crate::progress::Progress;
@@ -20,15 +21,41 @@ use crate::progress::Progress;
 /// Killed processes are gone in milliseconds.
 const REMOVE_WITHIN: Duration = Duration::from_secs(10);
 
+/// What is made up unless told otherwise: enough to last some seconds.
+const FILES: usize = 3000;
+const BYTES: u64 = 512 << 20;
+
 /// Any seed does; a fixed one makes two runs comparable.
 const SEED: u64 = 0x0a70;
 
 pub(super) async fn run(context: &Context, demo: &Demo) -> anyhow::Result<()> {
+    let stores = demo.path.is_some() || demo.bytes.is_some() || demo.files.is_some();
+    match (demo.part, stores) {
+        (Some(DemoPart::Cloud), true) => {
+            let help = "leave out what is to be stored, or --part cloud";
+            return Err(advise("the cloud's part of the demo stores no directory", help));
+        }
+        (Some(DemoPart::Store), _) => {}
+        (None, true) => eprintln!("the cloud's part is left out for what is to be stored; `atoll demo` alone shows it"),
+        (part, false) => match missing_for_cloud().first() {
+            None => return run_story(context, demo).await,
+            Some(why) if part.is_some() => anyhow::bail!("the cloud cannot be shown here: {why}"),
+            Some(why) => eprintln!("the cloud's part is left out here: {why}"),
+        },
+    }
+    run_store(context, demo).await
+}
+
+async fn run_store(context: &Context, demo: &Demo) -> anyhow::Result<()> {
     let folder = prepare_folder(demo)?;
     let config = DemoConfig {
         program: std::env::current_exe().context("cannot find this program's own file")?,
         source: demo.path.clone(),
-        spec: TreeSpec { files: demo.files, bytes: demo.bytes.0, seed: SEED },
+        spec: TreeSpec {
+            files: demo.files.unwrap_or(FILES),
+            bytes: demo.bytes.map_or(BYTES, |bytes| bytes.0),
+            seed: SEED,
+        },
         folder: folder.clone(),
         keep: demo.keep,
         stop: Arc::default(),
@@ -60,6 +87,58 @@ pub(super) async fn run(context: &Context, demo: &Demo) -> anyhow::Result<()> {
         Output::Text => print_text(&report_text(&report))?,
     }
     end(grid, demo.keep, &folder).await
+}
+
+async fn run_story(context: &Context, demo: &Demo) -> anyhow::Result<()> {
+    let folder = prepare_folder(demo)?.canonicalize()?;
+    let program = std::env::current_exe().context("cannot find this program's own file")?;
+    let config = CloudConfig { program, folder: folder.clone(), keep: demo.keep };
+    let progress = Progress::new("raising machines");
+    let mut tell = |tell: Tell<'_>| match tell {
+        Tell::Begin(step) => progress.begin(step),
+        Tell::Progress(event) => progress.event(event),
+        Tell::End(step) => progress.say(&step_line(step)),
+    };
+    // The machines go with the story, however it ends.
+    let outcome = tokio::select! {
+        outcome = tell_story(&config, &mut tell) => Some(outcome),
+        _ = tokio::signal::ctrl_c() => None,
+    };
+    progress.finish();
+    match outcome {
+        None => anyhow::bail!("interrupted; the machines are gone with everything on them"),
+        Some(Err(error)) => Err(error.into()),
+        Some(Ok(report)) => match context.output {
+            Output::Json => print_line(&report),
+            Output::Text => print_text(&story_text(&report)),
+        },
+    }
+}
+
+fn story_text(report: &CloudReport) -> String {
+    let row = |step: &Step| vec![step.step.clone(), format!("{:.1} s", step.seconds), step.seen.clone()];
+    let rows: Vec<_> = report.steps.iter().map(row).collect();
+    let mut text = table(&["STEP", "TIME", "SEEN"], &rows);
+    text.push_str(&format!(
+        "\nThe page was back {:.1} s after two nodes were killed. Idle, the five nodes use {} of memory and {:.1} % of a core.\n",
+        report.back_seconds,
+        ByteCount(report.idle.memory_bytes),
+        report.idle.core_percent,
+    ));
+    if let Some(kept) = &report.kept {
+        text.push_str(&format!(
+            "\nThe machines are left running. Speak to the tenant's node, and to the cluster from its network:\n\
+             \x20 atoll --data-dir {} status\n\
+             \x20 nsenter --net=/run/netns/{} -- kubectl --kubeconfig {} get pods -A\n\
+             End it all:\n\
+             \x20 sh {}\n",
+            kept.home.display(),
+            kept.namespace,
+            kept.kubeconfig.display(),
+            kept.end.display(),
+        ));
+    }
+    text
 }
 
 /// The folder must be ours alone: it is removed at the end.

@@ -22,8 +22,11 @@ pub(super) async fn run(context: &Context, command: &FsCommand) -> anyhow::Resul
         FsCommand::Ls => print(context.output, &client.filesystems().await?, |all| list(all)),
         FsCommand::Show { name } => print(context.output, &client.filesystem(name).await?, describe),
         FsCommand::Rm { name } => {
-            client.remove_filesystem(name).await?;
-            print(context.output, &serde_json::json!({"removed": name}), |_| format!("{name} was removed\n"))
+            let removed = client.remove_filesystem(name).await?;
+            print(context.output, &removed, |removed| match removed.left {
+                0 => format!("{name} was removed\n"),
+                left => format!("{name} was removed; {left} of its shards stay on nodes that do not answer\n"),
+            })
         }
         FsCommand::Mount { name, dir } => {
             let mounted = client.mount_filesystem(name, &place(dir)?).await?;

@@ -1,14 +1,14 @@
 //! Commands about the node itself.
 
 use anyhow::Context as _;
-use atoll_control::{ConfigEntry, HealingStatus, InviteRequest, JoinRequest, NodeStatus, PeerStatus};
+use atoll_control::{ClientError, ConfigEntry, HealingStatus, InviteRequest, JoinRequest, NodeStatus, PeerStatus};
 use atoll_ids::{ByteCount, NodeId};
 use atoll_node::{Config, Node, SettingOverride};
 use tokio::io::AsyncReadExt as _;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::Context;
-use crate::args::{ConfigCommand, Invite, Output, SettingFlags, Up};
+use crate::args::{ConfigCommand, Down, Invite, Output, SettingFlags, Up};
 use crate::output::{print, print_line, print_text, table};
 
 pub(super) async fn up(context: &Context, up: &Up) -> anyhow::Result<()> {
@@ -64,12 +64,22 @@ async fn wait_for_end(until_stdin_closes: bool) {
     }
 }
 
-pub(super) async fn down(context: &Context) -> anyhow::Result<()> {
-    context.client().shutdown().await?;
+pub(super) async fn down(context: &Context, down: &Down) -> anyhow::Result<()> {
+    match context.client().shutdown().await {
+        // What a node that was killed left is cleared as well; one that is just ending is waited for.
+        Err(ClientError::NotRunning { .. } | ClientError::Gone(_)) if down.clear => {}
+        done => done?,
+    }
     // The lock is free once the node is gone.
     let path = context.data_dir.clone();
     tokio::task::spawn_blocking(move || atoll_node::wait_until_unlocked(&path)).await??;
-    print(context.output, &serde_json::json!({ "stopped": true }), |_| "stopped\n".into())
+    if !down.clear {
+        return print(context.output, &serde_json::json!({ "stopped": true }), |_| "stopped\n".into());
+    }
+    let cleared = atoll_node::clear(&context.data_dir).await?;
+    print(context.output, &cleared, |cleared| {
+        format!("stopped; {} pods ended and {} mounts removed\n", cleared.pods, cleared.mounts)
+    })
 }
 
 fn load_config(context: &Context, file: Option<&std::path::Path>, flags: &SettingFlags) -> anyhow::Result<Config> {

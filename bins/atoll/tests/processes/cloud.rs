@@ -1,16 +1,16 @@
 //! The cloud with real processes, real containers and a foreign client: machines rented, pods on two of them, a page through the gateway, a rollout
 //! without a failed request, everything given back. Needs root, kubectl and curl.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::process::Command;
 
-use atoll_grid::NodeProcess;
 use atoll_images::{Builder, Content, Reference, Store, StoreConfig};
 
-use crate::common::{lone_node, output, run, run_json};
+use crate::common::{run, run_json};
+use crate::world::{text, wait_until, world};
 
-/// A web server in a few lines of std, compiled by the test, so that its image is small: it answers with the pod's name and its version.
+/// A web server in a few lines of std, compiled by the test, so that its image is small: it answers with its version and the pod's name, and
+/// with many of these where more than one packet is asked for.
 const SERVER: &str = r##"
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
@@ -25,8 +25,11 @@ fn main() {
             let mut out = stream.try_clone().unwrap();
             let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
             // Request after request until the other side closes.
-            while lines.by_ref().take_while(|line| !line.is_empty()).count() > 0 {
-                let body = format!("{version} {name}\n");
+            loop {
+                let head: Vec<String> = lines.by_ref().take_while(|line| !line.is_empty()).collect();
+                let Some(request) = head.first() else { break };
+                let times = if request.contains("/many ") { 10_000 } else { 1 };
+                let body = format!("{version} {name}\n").repeat(times);
                 let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
                 if out.write_all(head.as_bytes()).and_then(|()| out.write_all(body.as_bytes())).is_err() {
                     break;
@@ -77,82 +80,8 @@ spec:
     http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: web, port: {number: 80}}}}]}
 "#;
 
-struct World {
-    folder: tempfile::TempDir,
-    // Ended in this order: what was rented is given back before the nodes go.
-    rented: Rented,
-    _nodes: Vec<NodeProcess>,
-}
-
-/// Gives the eVDC back even if the test fails: containers outlive their nodes.
-struct Rented(PathBuf);
-
-impl Drop for Rented {
-    fn drop(&mut self) {
-        output(&self.0, &["evdc", "rm", "hello"], b"");
-        let began = Instant::now();
-        // Nodes that are ended too soon leave networks and containers.
-        while self.0.parent().is_some_and(|folder| !is_clear(folder)) && began.elapsed() < Duration::from_secs(10) {
-            std::thread::sleep(Duration::from_millis(100));
-        }
-    }
-}
-
-/// Whether the nodes that lent have removed what ran on them.
-fn is_clear(folder: &Path) -> bool {
-    let members = |name: &str| std::fs::read_dir(folder.join(name).join("members")).map_or(0, Iterator::count);
-    ["one", "two", "three"].iter().all(|name| members(name) == 0)
-}
-
-async fn world() -> World {
-    assert!(rustix::process::geteuid().is_root(), "containers need root: run the tests as root");
-    let folder = tempfile::tempdir().unwrap();
-    let lends = ["lend.cpu=1000", "lend.memory=512M", "lend.storage=512M", "storage.capacity=1G"];
-    let gateway = ["gateway.domain=cloud.example", "gateway.https=127.0.0.1:0", "gateway.http=127.0.0.1:0"];
-    let mut nodes = vec![lone_node(&folder.path().join("home"), &["storage.capacity=1G"]).await.unwrap()];
-    nodes.push(lone_node(&folder.path().join("gateway"), &gateway).await.unwrap());
-    for name in ["one", "two", "three"] {
-        nodes.push(lone_node(&folder.path().join(name), &lends).await.unwrap());
-    }
-    let home = folder.path().join("home");
-    let ticket = run_json(&home, &["invite", "--uses", "4"])["ticket"].as_str().unwrap().to_owned();
-    for name in ["gateway", "one", "two", "three"] {
-        run(&folder.path().join(name), &["join", &ticket], b"");
-    }
-    World { rented: Rented(home), folder, _nodes: nodes }
-}
-
-impl World {
-    fn home(&self) -> &Path {
-        &self.rented.0
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn kubectl(&self, arguments: &[&str]) -> String {
-        let kubeconfig = self.path("kubeconfig");
-        let ran = Command::new("kubectl").arg("--kubeconfig").arg(kubeconfig).args(arguments).output();
-        let ran = ran.expect("kubectl is not installed: apt-get install kubernetes-client");
-        assert!(ran.status.success(), "kubectl {arguments:?}: {}", String::from_utf8_lossy(&ran.stderr));
-        String::from_utf8(ran.stdout).unwrap()
-    }
-
-    /// The page through the gateway.
-    fn page(&self, port: &str) -> Output {
-        let ran = Command::new("curl")
-            .args(["-sS", "--fail", "--max-time", "20", "--cacert"])
-            .arg(self.path("ca.pem"))
-            .args(["--resolve", &format!("web.cloud.example:{port}:127.0.0.1")])
-            .arg(format!("https://web.cloud.example:{port}/"))
-            .output();
-        ran.expect("curl is not installed: apt-get install curl")
-    }
-}
-
 /// The image, as an archive.
-fn image(folder: &Path) -> String {
+pub(crate) fn image(folder: &Path) -> String {
     let (source, program, archive) = (folder.join("server.rs"), folder.join("server"), folder.join("server.tar"));
     std::fs::write(&source, SERVER).unwrap();
     let compiled = Command::new("rustc")
@@ -178,14 +107,6 @@ fn image(folder: &Path) -> String {
     archive.to_str().unwrap().to_owned()
 }
 
-fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !holds() {
-        assert!(began.elapsed() < Duration::from_secs(90), "it does not come to this: {what}");
-        std::thread::sleep(Duration::from_millis(200));
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_page_is_served_from_rented_machines_and_rolled_over() {
     let world = world().await;
@@ -205,11 +126,10 @@ async fn a_page_is_served_from_rented_machines_and_rolled_over() {
     world.kubectl(&["apply", "-f", objects.to_str().unwrap()]);
     world.kubectl(&["rollout", "status", "deployment/web", "--timeout=120s"]);
 
-    std::fs::write(world.path("ca.pem"), run(&world.path("gateway"), &["gateway", "ca"], b"")).unwrap();
-    let status = || run_json(&world.path("gateway"), &["gateway", "status"]);
-    wait_until("two replicas at the gateway", || status()["routes"][0]["replicas"] == 2);
-    let port = status()["https"][0].as_str().unwrap().rsplit_once(':').unwrap().1.to_owned();
-    let names: std::collections::BTreeSet<String> = (0..8).map(|_| text(&world.page(&port))).collect();
+    wait_until("two replicas at the gateway", || world.gateway_status()["routes"][0]["replicas"] == 2);
+    let port = world.trust_gateway();
+    let names: std::collections::BTreeSet<String> =
+        (0..8).map(|_| text(&world.page("web.cloud.example", &port, "/", &[]))).collect();
     assert_eq!(names.len(), 2, "both replicas answer: {names:?}");
 
     world.kubectl(&["set", "env", "deployment/web", "VERSION=two"]);
@@ -217,23 +137,17 @@ async fn a_page_is_served_from_rented_machines_and_rolled_over() {
         let rolling = scope.spawn(|| world.kubectl(&["rollout", "status", "deployment/web", "--timeout=120s"]));
         let mut last = String::new();
         while !rolling.is_finished() {
-            last = text(&world.page(&port));
+            last = text(&world.page("web.cloud.example", &port, "/", &[]));
         }
         rolling.join().unwrap();
         last
     });
     assert!(!rolled.is_empty());
-    wait_until("only the new version", || (0..4).all(|_| text(&world.page(&port)).starts_with("two ")));
+    wait_until("only the new version", || {
+        (0..4).all(|_| text(&world.page("web.cloud.example", &port, "/", &[])).starts_with("two "))
+    });
 
     run(home, &["evdc", "rm", "hello"], b"");
-    wait_until("nothing left", || is_clear(world.folder.path()));
-    let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
-    let folder = world.folder.path().to_str().unwrap();
-    assert!(!mounts.contains(folder), "mounts are left: {mounts}");
-}
-
-/// The answer; a failed request fails the test.
-fn text(ran: &Output) -> String {
-    assert!(ran.status.success(), "a request failed: {}", String::from_utf8_lossy(&ran.stderr));
-    String::from_utf8_lossy(&ran.stdout).into_owned()
+    wait_until("nothing left", || world.is_clear());
+    world.assert_no_mounts();
 }

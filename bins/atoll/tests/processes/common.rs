@@ -68,7 +68,7 @@ pub(crate) async fn lone_node(data_dir: &Path, settings: &[&str]) -> Result<Node
         "node.dashboard=127.0.0.1:0",
     ];
     let settings = common.iter().chain(settings).map(|setting| (*setting).to_owned()).collect();
-    NodeProcess::start("lone", data_dir, Start { program: program(), settings, keep: false }).await
+    NodeProcess::start("lone", data_dir, Start { program: program(), settings, host: None, keep: false }).await
 }
 
 /// Runs the program over `data_dir` with `input` on standard input.

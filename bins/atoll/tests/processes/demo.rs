@@ -52,3 +52,17 @@ fn an_interrupted_demo_leaves_nothing() {
         assert!(!grid.exists(), "{seen}: {said:?}");
     }
 }
+
+#[test]
+fn what_cannot_be_shown_is_refused_with_the_reason() {
+    let demo = |arguments: &[&str]| {
+        let mut demo = Command::new(program());
+        let ran = demo.args(["demo", "--part", "cloud"]).args(arguments).env("PATH", "/nonexistent").output().unwrap();
+        assert!(!ran.status.success());
+        String::from_utf8(ran.stderr).unwrap()
+    };
+    let said = demo(&[]);
+    assert!(said.contains("takes root") || said.contains("apt-get install iproute2"), "{said}");
+    let said = demo(&["/etc"]);
+    assert!(said.contains("stores no directory"), "{said}");
+}

@@ -5,6 +5,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
 use atoll_grid::NodeProcess;
@@ -131,16 +132,45 @@ impl World {
         serde_json::from_str(&self.try_kubectl(&["get", "pod", "db-0", "-o", "json"]).ok()?).ok()
     }
 
+    fn address(&self) -> Option<SocketAddr> {
+        format!("[{}]:7000", self.pod()?["status"]["podIP"].as_str()?).parse().ok()
+    }
+
     /// Asks the database, which may be away.
     fn ask(&self, line: &str) -> Option<String> {
-        let pod = self.pod()?;
-        let address: SocketAddr = format!("[{}]:7000", pod["status"]["podIP"].as_str()?).parse().ok()?;
-        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2)).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(20))).ok()?;
-        stream.write_all(format!("{line}\n").as_bytes()).ok()?;
-        let mut answer = String::new();
-        BufReader::new(stream).read_line(&mut answer).ok()?;
-        Some(answer.trim().to_owned()).filter(|answer| !answer.is_empty())
+        ask(self.address()?, line)
+    }
+
+    /// Adds lines, each of which is synced.
+    fn add(&self, lines: &mut Vec<String>, many: usize) -> String {
+        for _ in 0..many {
+            let line = format!("line-{}", lines.len());
+            assert_eq!(self.ask(&line).as_deref(), Some("stored"), "{line}");
+            lines.push(line);
+        }
+        lines.join(" ")
+    }
+}
+
+fn ask(address: SocketAddr, line: &str) -> Option<String> {
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(20))).ok()?;
+    stream.write_all(format!("{line}\n").as_bytes()).ok()?;
+    let mut answer = String::new();
+    BufReader::new(stream).read_line(&mut answer).ok()?;
+    Some(answer.trim().to_owned()).filter(|answer| !answer.is_empty())
+}
+
+/// Adds lines until one is not stored; says so of each that is, and gives these.
+fn load(address: SocketAddr, stored: &Sender<()>) -> Vec<String> {
+    let mut lines = Vec::new();
+    loop {
+        let line = format!("load-{}", lines.len());
+        if ask(address, &line).as_deref() != Some("stored") {
+            return lines;
+        }
+        lines.push(line);
+        let _ = stored.send(());
     }
 }
 
@@ -198,31 +228,34 @@ async fn a_database_outlives_the_killing_of_atoll_under_it() {
     world.kubectl(&["apply", "-f", objects.to_str().unwrap()]);
     wait_until("the database answers", PATIENCE, || world.ask("line-0").as_deref() == Some("stored"));
     let mut lines = vec!["line-0".to_owned()];
-    let mut add = |world: &World, many: usize| {
-        for _ in 0..many {
-            let line = format!("line-{}", lines.len());
-            assert_eq!(world.ask(&line).as_deref(), Some("stored"), "{line}");
-            lines.push(line);
-        }
-        lines.join(" ")
-    };
-    let all = add(&world, 20);
+    world.add(&mut lines, 5);
 
-    // On its own node: the container runs on, and its files are gone under it.
+    // On its own node, under load: the container runs on, and its files are gone under it.
+    let (address, (tell, told)) = (world.address().unwrap(), channel());
+    let writer = std::thread::spawn(move || load(address, &tell));
+    (0..20).for_each(|_| told.recv_timeout(PATIENCE).unwrap());
     world.node(&host).kill().await.unwrap();
+    lines.extend(writer.join().unwrap());
     df_does_not_hang();
-    assert!(world.ask("?").unwrap().starts_with("error"), "nobody serves the volume");
+    assert!(ask(address, "?").unwrap().starts_with("error"), "nobody serves the volume");
     world.node(&host).start_again().await.unwrap();
-    let began = Instant::now();
-    wait_until("every synced line after the restart", BACK_WITHIN, || world.ask("?").as_deref() == Some(&all));
+    let (began, synced) = (Instant::now(), lines.join(" "));
+    wait_until("every synced line after the restart", BACK_WITHIN, || {
+        world.ask("?").is_some_and(|all| all.starts_with(&synced))
+    });
     eprintln!("the database was back {:.1} s after its node", began.elapsed().as_secs_f64());
+    let all = world.ask("?").unwrap();
+    // The one that was under way may have come through.
+    let more: Vec<String> = all[synced.len()..].split_whitespace().map(str::to_owned).collect();
+    assert!(more.len() <= 1, "{more:?}");
+    lines.extend(more);
     let restarted = || world.pod().map(|pod| pod["status"]["containerStatuses"][0].clone()).unwrap_or_default();
     wait_until("the restart is told", PATIENCE, || restarted()["restartCount"] == 1);
     assert_eq!(restarted()["lastState"]["terminated"]["reason"], "VolumeLost", "{}", restarted());
     let events = || world.try_kubectl(&["get", "events", "-o", "jsonpath={.items[*].reason}"]).unwrap_or_default();
     wait_until("an event says so", PATIENCE, || events().contains("VolumeLost"));
     let container = restarted()["containerID"].clone();
-    let all = add(&world, 5);
+    let all = world.add(&mut lines, 5);
 
     // Where the API is, and where the tenant is: the pod is not touched.
     for node in [&control, &evdc_home(&home)] {
@@ -231,7 +264,7 @@ async fn a_database_outlives_the_killing_of_atoll_under_it() {
         wait_until("kubectl works again", PATIENCE, || world.try_kubectl(&["get", "nodes"]).is_ok());
         wait_until("every synced line", PATIENCE, || world.ask("?").as_deref() == Some(&all));
     }
-    let all = add(&world, 5);
+    let all = world.add(&mut lines, 5);
     // Ended in order, it stores what nobody synced, too; the container starts again here as well.
     world.node(&host).stop().await.unwrap();
     world.node(&host).start_again().await.unwrap();

@@ -138,3 +138,25 @@ async fn an_assignment_outlives_a_restart_until_it_is_over() {
     assert!(assignments.drop(evdc).await.unwrap());
     assert!(!assignments.drop(evdc).await.unwrap());
 }
+
+#[tokio::test]
+async fn what_is_over_is_still_known_by_its_note() {
+    let (world, folder) = (world(), tempfile::tempdir().unwrap());
+    let assignment = world.sign(&world.draft());
+    let members = folder.path().join("members");
+    assert!(crate::remains::of(&members).await.is_empty());
+    let dir = members.join("evdc");
+    for _ in 0..2 {
+        crate::remains::note(&dir, &assignment).await.unwrap();
+    }
+    std::fs::create_dir(members.join("of before")).unwrap();
+    let broken = members.join("broken");
+    std::fs::create_dir(&broken).unwrap();
+    std::fs::write(broken.join("assignment"), b"nothing").unwrap();
+    let noted = crate::remains::of(&members).await;
+    assert_eq!(noted, [assignment]);
+    // Its time is over, and what is to be cleared is known all the same; not on another node.
+    assert!(noted[0].check(world.node, None, NOW + 1_000_000).is_err());
+    assert_eq!(noted[0].once(world.node).unwrap().terms.id, world.draft().terms.id);
+    assert!(noted[0].once(NodeKey::generate().id()).is_err());
+}

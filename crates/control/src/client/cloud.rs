@@ -38,11 +38,11 @@ impl Client {
         self.json(Method::PUT, &format!("/evdcs/{name}"), &[], Some(request)).await
     }
 
-    /// Gives an eVDC back, with everything in it.
+    /// Gives an eVDC back, with everything in it; answers with what could not be done at once.
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub async fn remove_evdc(&self, name: &str) -> Result<(), ClientError> {
+    pub async fn remove_evdc(&self, name: &str) -> Result<Vec<String>, ClientError> {
         self.json(Method::DELETE, &format!("/evdcs/{name}"), &[], None::<&()>).await
     }
 

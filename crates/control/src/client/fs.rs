@@ -3,7 +3,7 @@
 use hyper::Method;
 
 use super::{Client, ClientError};
-use crate::fs::{FsMountRequest, FsRequest, FsStatus, HealingStatus};
+use crate::fs::{FsMountRequest, FsRemoved, FsRequest, FsStatus, HealingStatus};
 
 impl Client {
     /// How whole the owner's data is.
@@ -42,7 +42,7 @@ impl Client {
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub async fn remove_filesystem(&self, name: &str) -> Result<(), ClientError> {
+    pub async fn remove_filesystem(&self, name: &str) -> Result<FsRemoved, ClientError> {
         self.json(Method::DELETE, &format!("/fs/{name}"), &[], None::<&()>).await
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{BufWriter, Read, Write};
+use std::io::{BufWriter, Read, Seek as _, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use crate::archive::{descriptor, json};
@@ -28,6 +28,9 @@ pub enum Content {
     Bytes(Vec<u8>),
     /// What this file of the host contains when the image is built.
     Host(PathBuf),
+    /// The same of a program, without what only debuggers read: symbols and debug information are most of a program as it is built, and every node that
+    /// runs the image fetches it.
+    Program(PathBuf),
 }
 
 /// How the layer is packed.
@@ -70,7 +73,7 @@ impl Builder {
         let proc = Path::new("/proc/self/exe");
         let own = fs::read_link(proc).map_err(io_error("read", proc))?;
         // The link's target may be gone or another by now; what runs is what /proc/self/exe opens.
-        let mut builder = Self::new().file(path, Content::Host(proc.to_owned()), 0o755);
+        let mut builder = Self::new().file(path, Content::Program(proc.to_owned()), 0o755);
         builder.add_loader(proc)?;
         let maps = Path::new("/proc/self/maps");
         let maps = fs::read_to_string(maps).map_err(io_error("read", maps))?;
@@ -196,6 +199,19 @@ impl Builder {
                     let file = File::open(&host).map_err(io_error("read", &host))?;
                     let size = file.metadata().map_err(io_error("look at", &host))?.len();
                     tarball.file(&path, mode, size, file)?;
+                }
+                Node::File(Content::Program(host), mode) => {
+                    let mut file = File::open(&host).map_err(io_error("read", &host))?;
+                    let size = file.metadata().map_err(io_error("look at", &host))?.len();
+                    match elf::stripped(&start_of(&host)?).filter(|(_, end)| *end < size) {
+                        Some((head, end)) => {
+                            let rest = file.seek(SeekFrom::Start(head.len() as u64));
+                            rest.map_err(io_error("read", &host))?;
+                            let rest = file.take(end - head.len() as u64);
+                            tarball.file(&path, mode, end, head.as_slice().chain(rest))?;
+                        }
+                        None => tarball.file(&path, mode, size, file)?,
+                    }
                 }
             }
         }

@@ -24,11 +24,17 @@ pub struct TooFew {
     pub asked: usize,
 }
 
-/// Chooses `count` nodes, each with `each` free, in the order in which they are to be asked.
+/// Chooses `count` nodes, each with `each` free, in the order in which they are to be asked. `held` are the owners of nodes that are rented already, once
+/// for each: one node after the other gives the same owners as all at once.
 ///
 /// # Errors
 /// [`TooFew`]
-pub fn choose(offers: &[Offer], count: usize, each: Capacity) -> Result<Vec<&Offer>, TooFew> {
+pub fn choose<'a>(
+    offers: &'a [Offer],
+    count: usize,
+    each: Capacity,
+    held: &[OwnerId],
+) -> Result<Vec<&'a Offer>, TooFew> {
     let mut fitting: Vec<&Offer> = offers.iter().filter(|offer| offer.free.holds(&each)).collect();
     // The node's id last: any order will do, as long as it is always the same.
     fitting.sort_by_key(|offer| (offer.price.micro_per_hour, offer.node));
@@ -37,6 +43,9 @@ pub fn choose(offers: &[Offer], count: usize, each: Capacity) -> Result<Vec<&Off
         return Err(TooFew { wanted: count, each, found, asked: offers.len() });
     }
     let mut turns: BTreeMap<OwnerId, usize> = BTreeMap::new();
+    for owner in held {
+        *turns.entry(*owner).or_default() += 1;
+    }
     let mut ranked: Vec<(usize, &Offer)> = fitting
         .into_iter()
         .map(|offer| {
@@ -76,13 +85,17 @@ mod tests {
         let offers =
             [offer(1, 1, 1, 10), offer(2, 1, 2, 10), offer(3, 2, 9, 10), offer(4, 3, 5, 9), offer(5, 1, 3, 10)];
         let check = |count: usize, expected: &[u8]| {
-            let nodes: Vec<u8> = choose(&offers, count, each).unwrap().iter().map(|it| it.node.as_bytes()[0]).collect();
+            let nodes: Vec<u8> =
+                choose(&offers, count, each, &[]).unwrap().iter().map(|it| it.node.as_bytes()[0]).collect();
             assert_eq!(nodes, expected);
         };
         check(1, &[1]);
         check(2, &[1, 3]);
         check(3, &[1, 3, 2]);
         check(4, &[1, 3, 2, 5]);
-        assert_eq!(choose(&offers, 5, each), Err(TooFew { wanted: 5, each, found: 4, asked: 5 }));
+        assert_eq!(choose(&offers, 5, each, &[]), Err(TooFew { wanted: 5, each, found: 4, asked: 5 }));
+        // One after the other: the owner who has lent already comes later.
+        let held = [OwnerId::from_bytes([1; 32])];
+        assert_eq!(choose(&offers[1..], 1, each, &held).unwrap()[0].node.as_bytes()[0], 3);
     }
 }

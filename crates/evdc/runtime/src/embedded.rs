@@ -78,6 +78,14 @@ impl Embedded {
         Ok(Self { inner: Arc::new(inner) })
     }
 
+    /// Ends and removes everything that runs here or ran, with its limits: for a node that is not to come back. Answers with the number of sandboxes.
+    ///
+    /// # Errors
+    /// [`RuntimeError`] of the first that cannot be removed; what is removed until then stays removed.
+    pub async fn remove_all(&self) -> Result<usize, RuntimeError> {
+        self.blocking(Inner::remove_all).await
+    }
+
     /// Work that blocks, with the result of its thread.
     fn blocking<T: Send + 'static>(
         &self,

@@ -21,6 +21,9 @@ use tokio::net::TcpListener;
 /// Where they listen unless `PORT` says otherwise; the charts name it.
 const PORT: u16 = 8080;
 
+/// The variable by which an image tells its program which version it is: its tag.
+pub const VERSION: &str = "SAMPLE_VERSION";
+
 /// How long a server goes on serving after it was told to stop: until probes (every second, two failures) and endpoints have followed.
 const DRAIN: Duration = Duration::from_millis(4000);
 

@@ -53,7 +53,7 @@ fn the_guestbook_renders() {
     // Under another name, the web server is told which variables are those of its database.
     let other = rendered("guestbook", "team", "");
     let env = &named(&other, "Deployment", "team-guestbook-web")["spec"]["template"]["spec"]["containers"][0]["env"];
-    assert_eq!(env[2], json!({ "name": "GUESTBOOK_DB_PREFIX", "value": "TEAM_GUESTBOOK_DB" }));
+    assert_eq!(env[1], json!({ "name": "GUESTBOOK_DB_PREFIX", "value": "TEAM_GUESTBOOK_DB" }));
     assert!(other.iter().all(|it| it["kind"] != "Ingress"));
 }
 

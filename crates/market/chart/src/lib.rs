@@ -21,4 +21,4 @@ pub use cluster::{Cluster, ClusterError, ObjectRef};
 pub use manifest::{Hook, HookEvent, Manifest};
 pub use release::{Release, ReleaseError, Status};
 pub use render::{Capabilities, RandomSource, RenderError, RenderOptions, Rendered, render};
-pub use values::{ValuesError, coalesce, parse as parse_values};
+pub use values::{ValuesError, coalesce, parse as parse_values, set as set_value};

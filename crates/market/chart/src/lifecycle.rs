@@ -261,7 +261,11 @@ fn info(history: &[Release], action: Action, notes: String) -> Info {
     }
 }
 
-fn objects(release: &Release) -> Result<Vec<Json>, LifecycleError> {
+/// The objects of a revision, without hooks.
+///
+/// # Errors
+/// The record keeps something else.
+pub fn objects(release: &Release) -> Result<Vec<Json>, LifecycleError> {
     let read = atoll_template::yaml::read_all(&release.manifest);
     let all = read.map_err(|message| LifecycleError::Manifest { name: release.name.clone(), message })?;
     Ok(all.into_iter().filter(|it| !it.is_null()).collect())

@@ -7,6 +7,7 @@ use atoll_control::{
     Amount, ApiError, EvdcRequest, EvdcStatus, GatewayRequest, GatewayRoute, GatewayStatus, ImageStatus, Kind,
     Kubeconfig, LoadRequest, MemberStatus, OfferStatus,
 };
+use atoll_deploy::Note;
 use atoll_gateway::PathKind;
 use atoll_images::{Image, ImageError, Reference, Store};
 use atoll_lease::Capacity;
@@ -30,7 +31,10 @@ fn refused(error: &TenantError) -> Refused {
             (Kind::Unavailable, Some("ask for less, or join more nodes; `atoll offers` shows what is lent"))
         }
         TenantError::Membership(_) => (Kind::Input, None),
-        TenantError::Exists(_) => (Kind::Conflict, None),
+        TenantError::Exists(_) | TenantError::Stands(_) => (Kind::Conflict, None),
+        TenantError::Leaving { .. } => {
+            (Kind::Unavailable, Some("their leases end by themselves; or take another name"))
+        }
         TenantError::NotFound(_) => (Kind::NotFound, Some("`atoll evdc ls` lists them")),
         TenantError::Node { .. } => (Kind::Unavailable, Some("the node tries again by itself; so can you")),
         TenantError::Gateway(_) => (Kind::Input, Some("`atoll join` its ticket")),
@@ -109,12 +113,20 @@ pub(super) async fn create(
     Ok(Json(status(&parts, &evdc)))
 }
 
-pub(super) async fn remove(State(parts): Shared, Path(name): Path<String>) -> Answer<()> {
+/// Answers with what could not be done at once.
+pub(super) async fn remove(State(parts): Shared, Path(name): Path<String>) -> Answer<Vec<String>> {
     let evdc = parts.cloud.tenant.get(&name).await.map_err(|error| refused(&error))?;
-    parts.cloud.tenant.remove(&name).await.map_err(|error| refused(&error))?;
+    let (told, warnings) = std::sync::mpsc::channel();
+    let warn = move |note: Note| {
+        if let Note::Warning(text) = note {
+            let _: Result<(), _> = told.send(text);
+        }
+    };
+    let given = parts.deploy.give_back(&name, &warn).await;
+    given.map_err(|error| super::apps::refused(&error))?;
     let ended = parts.cloud.ports.end(&evdc.id).await;
     ended.map_err(|error| ApiError::new(Kind::Broken, error.to_string()))?;
-    Ok(Json(()))
+    Ok(Json(warnings.try_iter().collect()))
 }
 
 pub(super) async fn kubeconfig(State(parts): Shared, Path(name): Path<String>) -> Answer<Kubeconfig> {
@@ -173,7 +185,7 @@ fn reference(name: &str) -> Result<Reference, Refused> {
     name.parse().map_err(|error| Refused(ApiError::new(Kind::Input, format!("{name:?}: {error}"))))
 }
 
-fn image(image: &Image) -> ImageStatus {
+pub(super) fn image(image: &Image) -> ImageStatus {
     ImageStatus { name: image.reference.to_string(), id: image.id.to_string(), size: image.size }
 }
 
@@ -212,6 +224,7 @@ fn status(parts: &Parts, evdc: &Evdc) -> EvdcStatus {
         node: pick.member.node,
         owner: pick.offer.owner,
         control: Some(pick.member.node) == evdc.control(),
+        storage_only: pick.is_storage_only(),
         until: pick.lease.as_ref().and_then(|lease| lease.check().ok()).map(|terms| terms.not_after),
         told: pick.told == evdc.serial,
     };

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::MetadataExt as _;
 
-use atoll_control::{ApiError, FsMountRequest, FsRequest, FsStatus, HealingStatus, Kind};
+use atoll_control::{ApiError, FsMountRequest, FsRemoved, FsRequest, FsStatus, HealingStatus, Kind};
 use atoll_fs::{Policy, VolumeName};
 use axum::extract::{Path, State};
 use axum::response::Json;
@@ -42,12 +42,9 @@ pub(super) async fn create(
     Ok(Json(parts.filesystems.create(named(&name)?, policy, request.capacity).await?))
 }
 
-pub(super) async fn remove(State(parts): Shared, Path(name): Path<String>) -> Answer<()> {
+pub(super) async fn remove(State(parts): Shared, Path(name): Path<String>) -> Answer<FsRemoved> {
     let left = parts.filesystems.remove(&named(&name)?).await?;
-    if left > 0 {
-        tracing::warn!(name, left, "shards of a removed file system are left on nodes that do not answer");
-    }
-    Ok(Json(()))
+    Ok(Json(FsRemoved { left }))
 }
 
 pub(super) async fn mount(

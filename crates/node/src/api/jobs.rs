@@ -87,8 +87,8 @@ async fn run_heal(engine: Engine, request: HealRequest, events: mpsc::Sender<Eve
     })
 }
 
-/// Runs a job and streams what it tells, and how it ends.
-fn respond<F, J>(job: F) -> Result<Response, Refused>
+/// Runs a job and streams what it tells, and how it ends. It goes on when nobody listens any more, unless it looks for that itself.
+pub(super) fn respond<F, J>(job: F) -> Result<Response, Refused>
 where
     F: FnOnce(mpsc::Sender<Event>) -> J,
     J: Future<Output = Result<Summary, ApiError>> + Send + 'static,

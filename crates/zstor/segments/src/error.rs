@@ -86,7 +86,8 @@ pub enum PutError {
         /// The checksum of what arrived.
         found: u64,
     },
-    /// The id is taken by other bytes. Shards are immutable.
+    /// The id is taken by other bytes. Shards are immutable. No promise that those bytes stay: a deletion of them that failed before may still
+    /// come to light after a crash.
     #[error("a shard of this id with different content is stored already; shards cannot be changed")]
     DifferentContent,
     /// Longer than a shard may be.

@@ -1,3 +1,4 @@
+//! Questions answered, refused, late and malformed.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use serde::{Deserialize, Serialize};

@@ -99,6 +99,13 @@ impl Inner {
         self.discard(&dir)
     }
 
+    pub(super) fn remove_all(&self) -> Result<usize, RuntimeError> {
+        let sandboxes = self.names::<SandboxId>("sandboxes")?;
+        sandboxes.iter().try_for_each(|id| self.remove_sandbox(id))?;
+        self.names::<GroupName>("groups")?.iter().try_for_each(|name| self.remove_group(name))?;
+        Ok(sandboxes.len())
+    }
+
     /// The record of a sandbox, if there is one.
     pub(super) fn sandbox(&self, id: &SandboxId) -> Result<Option<SandboxRecord>, RuntimeError> {
         records::read(&self.sandbox_dir(id).join("sandbox.json"))

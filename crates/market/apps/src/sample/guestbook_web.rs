@@ -19,10 +19,11 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::guestbook_db::Page;
 use super::store::{Entry, NAME_BYTES_MAX, TEXT_BYTES_MAX};
-use super::{Ready, SampleError, Variables, probes};
+use super::{Ready, SampleError, VERSION, Variables, probes};
 
-/// How long a visitor waits while the database cannot be reached.
-const PATIENCE: Duration = Duration::from_secs(8);
+/// How long a visitor waits while the database cannot be reached: a new version of it stops, lets go of its volume and starts within this, and gateways
+/// wait for a minute.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// How long one attempt may take.
 const ATTEMPT: Duration = Duration::from_secs(2);
 /// Between two attempts.
@@ -45,13 +46,13 @@ pub struct Config {
 
 impl Config {
     /// From `GUESTBOOK_DB_URL`, or the variables that Kubernetes sets for the service (`GUESTBOOK_DB_SERVICE_HOST` and `_PORT`, or those
-    /// of the prefix in `GUESTBOOK_DB_PREFIX`); `GUESTBOOK_TITLE`, `GUESTBOOK_VERSION`.
+    /// of the prefix in `GUESTBOOK_DB_PREFIX`); `GUESTBOOK_TITLE`; the version is the image's [`VERSION`].
     ///
     /// # Errors
     /// Nothing says where the database is.
     pub fn from_env(variables: Variables<'_>) -> Result<Self, SampleError> {
         let title = variables("GUESTBOOK_TITLE").unwrap_or_else(|| "Guestbook".into());
-        let version = variables("GUESTBOOK_VERSION").unwrap_or_else(|| env!("CARGO_PKG_VERSION").into());
+        let version = variables(VERSION).unwrap_or_else(|| env!("CARGO_PKG_VERSION").into());
         Ok(Self { db: database(variables)?, title, version })
     }
 }

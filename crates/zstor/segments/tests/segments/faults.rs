@@ -2,7 +2,7 @@
 
 use crate::harness::{Model, Step, content, history, open, owner, put, run, shard, small, until};
 use crate::sim::{Faults, Kind, Random, SimDisk};
-use atoll_segments::{GetError, OpenError, PutError, Segments, SegmentsConfig};
+use atoll_segments::{DeleteError, GetError, OpenError, PutError, PutOutcome, Segments, SegmentsConfig};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -72,6 +72,30 @@ fn a_failed_sync_is_never_trusted_again() {
             assert_eq!(store.get(owner(1), shard(key)).await.unwrap(), content(key, 0, 500));
         }
     });
+}
+
+/// While no segment was opened after it, a deletion that failed is neither done nor undone: a crash decides. Only a new record may end that.
+#[test]
+fn a_failed_deletion_is_open_until_the_log_goes_on() {
+    for goes_on in [false, true] {
+        run(async {
+            let disk = SimDisk::default();
+            let store = open(&disk);
+            put(&store, 1, &content(1, 0, 500)).await.unwrap();
+            disk.fail(Faults { kinds: vec![Kind::Sync], after: 0, count: 1 });
+            assert!(matches!(store.delete(owner(1), shard(1)).await, Err(DeleteError::Disk(_))));
+            assert!(matches!(put(&store, 1, &content(1, 1, 500)).await, Err(PutError::DifferentContent)));
+            if goes_on {
+                let again = put(&store, 1, &content(1, 0, 500)).await.unwrap();
+                assert_eq!(again, PutOutcome::Stored, "not said to be there without a record that makes it true");
+            }
+            // A crash, before which all that was written reached the disk after all, the deletion with it.
+            let crashed = disk.settled();
+            drop(store);
+            let found = open(&crashed).get(owner(1), shard(1)).await.ok();
+            assert_eq!(found.is_some(), goes_on);
+        });
+    }
 }
 
 /// Two batches under way, the first held up in its sync, the second through with the disk: nothing is acknowledged

@@ -1,4 +1,4 @@
-//! Hosts for tests: network namespaces on one bridge, cut and joined at will, gone afterwards whatever happens.
+//! Hosts for tests and the demo: network namespaces on one bridge, cut and joined at will, gone afterwards whatever happens.
 //!
 //! A [`Lab`] has a hub (a namespace with the bridge), some hosts and one host `outside`, each a namespace with one cable (veth) to the bridge, an address of
 //! both families and a default route to the hub. Nothing of it is in the machine's own namespace, so no address or name can collide there; the names of
@@ -6,16 +6,21 @@
 //!
 //! # How it ends
 //!
-//! A guardian process, started first, waits for the end of its standard input. That comes when the lab is dropped, and also when the test
-//! panics, is interrupted or is killed; then the guardian ends what still runs in the namespaces of this lab and removes them.
+//! A guardian process, started first, waits for the end of its standard input. That comes when the lab is dropped, and also when its process
+//! panics, is interrupted or is killed; then the guardian ends what still runs in the namespaces of this lab, does what it was told to do at the end
+//! ([`Lab::with_last_words`]: containers have namespaces of their own and mounts, so they are not found this way) and removes them.
 //!
 //! It takes root, iproute2 and util-linux; without them [`LabError`] says what to install.
 
-use std::io::Read as _;
+use std::io::{self, Read as _};
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::os::fd::AsFd as _;
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// Hosts that a lab can have: they share a /24.
 pub const HOSTS_MAX: usize = 200;
@@ -29,13 +34,17 @@ const NAMESPACES: &str = "/run/netns";
 /// Labs of this process, so that each has a name of its own.
 static LABS: AtomicU32 = AtomicU32::new(0);
 
-/// Waits for the end of its input, then removes what the names given as arguments stand for. A process in a namespace is only ended if that is of this lab.
+/// Waits for the end of its input, then removes what the names given as arguments stand for, the first of which is a script to be run before the namespaces
+/// go. A process in a namespace is only ended if that is of this lab.
 const GUARDIAN: &str = r#"
 trap '' INT TERM HUP
 cat >/dev/null
+last_words=$1
+shift
 for name in "$@"; do
   for pid in $(ip netns pids "$name" 2>/dev/null); do kill -9 "$pid" 2>/dev/null; done
 done
+sh -c "$last_words"
 for name in "$@"; do ip netns delete "$name" 2>/dev/null; done
 "#;
 
@@ -93,6 +102,16 @@ impl Lab {
     ///
     /// [`LabError`]; nothing is left behind.
     pub fn new(hosts: usize) -> Result<Self, LabError> {
+        Self::with_last_words(hosts, |_| String::new())
+    }
+
+    /// The same, with a shell script for the end: it is run when nothing runs in the namespaces any more and they are still there. It is told of
+    /// the hosts before they are made.
+    ///
+    /// # Errors
+    ///
+    /// [`LabError`]; nothing is left behind.
+    pub fn with_last_words(hosts: usize, last_words: impl FnOnce(&[Host]) -> String) -> Result<Self, LabError> {
         check_machine()?;
         if hosts > HOSTS_MAX {
             return Err(LabError::TooMany { wanted: hosts });
@@ -106,7 +125,7 @@ impl Lab {
         let hub = format!("{name}-hub");
         let (outside, hosts) = (host(hosts), (0..hosts).map(host).collect::<Vec<_>>());
         let namespaces = hosts.iter().chain([&outside]).map(|host| host.namespace.as_str()).chain([hub.as_str()]);
-        let guardian = guard(namespaces)?;
+        let guardian = guard(&last_words(&hosts), namespaces)?;
         let lab = Self { hub, hosts, outside, guardian };
         // From here on, dropping it removes what there is.
         lab.build()?;
@@ -134,6 +153,22 @@ impl Lab {
             at(&["-6", "route", "add", "default", "via", &v6(HUB).to_string()])?;
         }
         Ok(())
+    }
+
+    /// Lets the hosts live on when this ends; removing them is then somebody else's.
+    ///
+    /// # Errors
+    ///
+    /// [`LabError::Step`] if the guardian cannot be told.
+    pub fn leave_standing(mut self) -> Result<(), LabError> {
+        let killed = self.guardian.kill().and_then(|()| self.guardian.wait());
+        killed.map(drop).map_err(|error| LabError::Step { command: "kill".to_owned(), said: error.to_string() })
+    }
+
+    /// Names of all namespaces, the hub's and that of the host outside among them.
+    pub fn namespaces(&self) -> impl Iterator<Item = &str> {
+        let hosts = self.hosts.iter().chain([&self.outside]).map(|host| host.namespace.as_str());
+        hosts.chain([self.hub.as_str()])
     }
 
     /// A host.
@@ -204,6 +239,19 @@ impl Host {
         &self.namespace
     }
 
+    /// Does something in the host's network, on a thread of its own. Sockets that it makes stay there.
+    ///
+    /// # Errors
+    ///
+    /// The host is gone, or what is done fails.
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+        let namespace = std::fs::File::open(Path::new(NAMESPACES).join(&self.namespace))?;
+        let enter = || move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network));
+        let worked =
+            std::thread::scope(|scope| scope.spawn(|| enter().map_err(io::Error::from).and_then(|()| work())).join());
+        worked.unwrap_or_else(|_| Err(io::Error::other("it panicked")))
+    }
+
     /// A command that runs a program in the host's network, and otherwise as if it were run here. What is still running at the end of the lab is killed.
     #[must_use]
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
@@ -236,9 +284,9 @@ fn check_machine() -> Result<(), LabError> {
 }
 
 /// Starts the guardian, out of the reach of the terminal's signals.
-fn guard<'a>(namespaces: impl Iterator<Item = &'a str>) -> Result<Child, LabError> {
+fn guard<'a>(last_words: &str, namespaces: impl Iterator<Item = &'a str>) -> Result<Child, LabError> {
     let mut command = Command::new("sh");
-    command.args(["-c", GUARDIAN, "guardian"]).args(namespaces).process_group(0);
+    command.args(["-c", GUARDIAN, "guardian", last_words]).args(namespaces).process_group(0);
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
     command.spawn().map_err(|error| LabError::Step { command: "sh".to_owned(), said: error.to_string() })
 }

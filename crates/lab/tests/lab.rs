@@ -84,3 +84,18 @@ fn nothing_is_left_of_a_test_that_is_killed() {
 fn too_many_hosts_are_refused() {
     assert!(matches!(Lab::new(201), Err(LabError::TooMany { wanted: 201 })));
 }
+
+/// The script of the end finds the namespaces there, and what ran in them ended.
+#[test]
+fn last_words_are_heard_before_the_hosts_go() {
+    let heard = tempfile::NamedTempFile::new().unwrap();
+    let script = |hosts: &[Host]| {
+        let (name, file) = (hosts[0].namespace(), heard.path().display());
+        format!("ip netns pids {name} >{file}; ip netns list | grep -c -w {name} >>{file}")
+    };
+    let lab = Lab::with_last_words(1, script).unwrap();
+    let mut forgotten = lab.host(0).command("sleep").arg("1000").spawn().unwrap();
+    drop(lab);
+    forgotten.wait().unwrap();
+    assert_eq!(std::fs::read_to_string(heard.path()).unwrap(), "1\n");
+}
