@@ -27,7 +27,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("crates/evdc/images", &["crates/base"]),
     ("crates/evdc/runtime", &["crates/base", "crates/evdc/images"]),
     ("crates/evdc/podnet", &["crates/base"]),
-    ("crates/evdc/kubelet", &[]),
+    ("crates/evdc/kubelet", &["crates/base"]),
     (
         "crates/evdc/agent",
         &["crates/base", "crates/evdc/images", "crates/evdc/kubelet", "crates/evdc/runtime", "crates/evdc/podnet"],

@@ -140,7 +140,7 @@ impl Session {
     }
 
     async fn open(&mut self, stream: u32, fin: bool, headers: Vec<(String, String)>) -> io::Result<()> {
-        if stream % 2 == 0 || stream <= self.last {
+        if stream.is_multiple_of(2) || stream <= self.last {
             return Err(io::Error::other(format!("a client cannot open stream {stream} after {}", self.last)));
         }
         self.last = stream;
