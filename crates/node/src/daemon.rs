@@ -32,7 +32,7 @@ use crate::healing::Healing;
 use crate::network::{Network, NetworkHandle};
 use crate::peer_table::PeerTable;
 use crate::peers::KvPeers;
-use crate::{api, dashboard, metrics, ports, storage};
+use crate::{api, dashboard, metrics, ports, sockets, storage};
 
 /// Requests under way get this long to end once the node is told to stop; then it ends all the same. systemd kills after 90 s.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
@@ -79,6 +79,11 @@ pub enum NodeError {
     /// The gateway's authority cannot be used.
     #[error(transparent)]
     Authority(#[from] atoll_gateway::AuthorityError),
+    /// The link lost its sockets.
+    #[error(
+        "this node was cut off: its UDP sockets could not be bound anew when the machine's network changed; start it again (containers run on)"
+    )]
+    CutOff,
     /// A socket or the disk refuses.
     #[error("{what}: {source}")]
     Io {
@@ -238,9 +243,14 @@ impl Node {
             tasks.push(tokio::spawn(dashboard::run(listener, parts.clone(), stop.clone())));
         }
         let mut serving = tokio::spawn(api::serve(control, parts.clone(), stop.clone()));
+        let mut cut_off = false;
         let ended_early = tokio::select! {
             () = stop.cancelled() => None,
             ended = &mut serving => Some(ended),
+            () = sockets::lost(&parts.link) => {
+                cut_off = true;
+                None
+            }
         };
         tracing::info!("stopping");
         stop.cancel();
@@ -267,6 +277,7 @@ impl Node {
         tracing::info!("stopped");
         match ended_early {
             Some(Ok(Err(source))) => Err(NodeError::Io { what: "the control socket broke".into(), source }),
+            _ if cut_off => Err(NodeError::CutOff),
             _ => Ok(()),
         }
     }

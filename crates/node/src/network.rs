@@ -19,7 +19,6 @@ use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
 use crate::peer_table::PeerTable;
-use crate::sockets;
 
 /// The interface's name unless another is configured.
 const DEFAULT_NAME: &str = "atoll0";
@@ -155,7 +154,6 @@ impl Network {
         tokio::select! {
             () = stop.cancelled() => {}
             () = keep_telling(filter, &link, &peers) => {}
-            () = sockets::keep(&link, filter) => {}
             ended = tun.run(Arc::new(Carrier(link.packets()))) => {
                 if let Err(error) = ended {
                     tracing::error!(%error, "the planetary interface ended; restart the node to have it again");

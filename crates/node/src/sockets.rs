@@ -1,45 +1,42 @@
-//! Sees to it that the link has its sockets.
+//! Notices that the link has lost its sockets.
 //!
 //! Upon every change of the machine's network iroh closes its UDP sockets and binds them anew, and every pod is such a change. A program that is being started at that
-//! moment (the one that makes the pod's container, say) still holds a copy of the old socket until it is executed; then binding fails, and iroh (netwatch
-//! 0.19) does not try again: the node is cut off for good. So it is looked for, and a change is made for iroh to try again upon.
+//! moment (the one that makes the pod's container, say) still holds a copy of the old socket until it is executed; then binding fails, and iroh 1.4 ends its endpoint
+//! for good: the node is cut off and does not know it. So it is looked for, and the node ends with an error: started again, it is what it was, and its containers
+//! run on meanwhile.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use atoll_link::LinkHandle;
-use atoll_tun::TunHandle;
 use tokio::time::MissedTickBehavior;
 
 /// How often to look: leases of nodes and volumes bear some seconds of silence.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// Between closing and binding there is a moment: what is missing so many times in a row is lost.
+const LOOKS: u32 = 3;
+
 /// The system's tables of UDP sockets in this network namespace.
 const TABLES: [&str; 2] = ["/proc/self/net/udp", "/proc/self/net/udp6"];
 
-/// Looks until dropped.
-pub(crate) async fn keep(link: &LinkHandle, tun: &TunHandle) {
+/// Looks, and returns once they are lost.
+pub(crate) async fn lost(link: &LinkHandle) {
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut missing, mut ports) = (false, BTreeSet::new());
-    loop {
+    let (mut missing, mut ports) = (0, BTreeSet::new());
+    while missing < LOOKS {
         ticks.tick().await;
         let known: BTreeSet<u16> = link.addresses().quic.iter().map(SocketAddr::port).collect();
         // Without a socket the link may have no address to tell: the ones it had are looked for.
         if !known.is_empty() {
             ports = known;
         }
-        let lost = !ports.is_empty() && !any_bound(&ports).await;
-        // Between closing and binding there is a moment: what is missing twice is lost.
-        if lost && missing {
-            tracing::warn!(?ports, "the link lost its sockets when the network changed; it is made to bind them again");
-            tun.stir();
-            missing = false;
-        } else {
-            missing = lost;
-        }
+        let bound = ports.is_empty() || any_bound(&ports).await;
+        missing = if bound { 0 } else { missing + 1 };
     }
+    tracing::error!(?ports, "the link has lost its sockets");
 }
 
 /// Whether any of the ports is bound; also if the system does not say.

@@ -252,3 +252,56 @@ fn a_node_without_an_interface_says_why_and_works() {
     assert!(status.contains("no interface: the interface atoll0 is there already"), "{status}");
     node.atoll(&["invite"]);
 }
+
+/// The UDP sockets of a process, by their numbers there.
+fn udp_sockets(pid: u32) -> Vec<i32> {
+    let table = |name: &str| std::fs::read_to_string(format!("/proc/{pid}/net/{name}")).unwrap();
+    let tables = table("udp") + &table("udp6");
+    // The tenth column is the inode (proc(5), `/proc/net/udp`).
+    let inodes: Vec<&str> = tables.lines().filter_map(|line| line.split_whitespace().nth(9)).collect();
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    let socket = |entry: std::io::Result<std::fs::DirEntry>| {
+        let entry = entry.ok()?;
+        let target = std::fs::read_link(entry.path()).ok()?.to_str()?.to_owned();
+        let inode = target.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned();
+        inodes.contains(&inode.as_str()).then(|| entry.file_name().to_str()?.parse().ok())?
+    };
+    open.filter_map(socket).collect()
+}
+
+/// A program that is being started just when the network changes still holds the node's sockets, and they cannot be bound anew. Here it is this test.
+#[test]
+fn a_node_whose_sockets_were_held_when_the_network_changed_ends_and_can_be_started_again() {
+    use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+    let (lab, folder) = (Lab::new(2).unwrap(), tempfile::tempdir().unwrap());
+    // Without announcements on the local network, all UDP sockets are the link's.
+    let mut nodes =
+        [0, 1].map(|number| LabNode::start(lab.host(number), folder.path(), &["network.lan=off".to_owned()]));
+    nodes[0].joins(&nodes[1]);
+    eventually("ping", || pings(&nodes[1].host, nodes[0].address()));
+
+    let pid = nodes[0].child.id();
+    let process = pidfd_open(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap(), PidfdFlags::empty()).unwrap();
+    let sockets = udp_sockets(pid);
+    assert!(!sockets.is_empty());
+    let held: Vec<_> =
+        sockets.iter().map(|socket| pidfd_getfd(&process, *socket, PidfdGetfdFlags::empty()).unwrap()).collect();
+    ip(&nodes[0].host, &["link", "add", "other", "type", "bridge"]);
+    ip(&nodes[0].host, &["link", "set", "other", "up"]);
+    ip(&nodes[0].host, &["address", "add", "10.99.0.1/32", "dev", "other"]);
+    eventually("the node's own sockets are gone", || udp_sockets(pid).is_empty());
+    drop(held);
+    let began = Instant::now();
+    let status = loop {
+        if let Some(status) = nodes[0].child.try_wait().unwrap() {
+            break status;
+        }
+        assert!(began.elapsed() < PATIENCE, "a node that is cut off does not notice");
+        std::thread::sleep(Duration::from_millis(100));
+    };
+    assert!(!status.success());
+    let said = std::fs::read_to_string(nodes[0].data_dir.join("log")).unwrap();
+    assert!(said.contains("this node was cut off"), "{said}");
+    nodes[0].start_again();
+    eventually("ping after it was started again", || pings(&nodes[1].host, nodes[0].address()));
+}

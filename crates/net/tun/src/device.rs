@@ -6,7 +6,6 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::Ipv6Addr;
-use std::time::Duration;
 
 use atoll_ids::PlanetaryAddress;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, CacheInfo};
@@ -23,12 +22,6 @@ pub const INTERFACE_MTU: u16 = 1280;
 
 /// Where planetary addresses are.
 const PLANETARY: (Ipv6Addr, u8) = (Ipv6Addr::new(0x0600, 0, 0, 0, 0, 0, 0, 0), 8);
-
-/// An address that is nobody's, deprecated and without a route, among those that are never dialled (fc00::/7).
-const STIRRING: Ipv6Addr = Ipv6Addr::new(0xfdff, 0xa701, 0x1, 0, 0, 0, 0, 0x1);
-
-/// Long enough for a change to be seen: netwatch gathers them for 250 ms.
-const STIRRED_FOR: Duration = Duration::from_secs(1);
 
 /// The longest name of an interface (IFNAMSIZ without its end).
 const NAME_BYTES_MAX: usize = 15;
@@ -173,23 +166,6 @@ impl KernelRoutes {
         self.handle.link().set(up).execute().await.map_err(|error| ("switching it on", error))?;
         let planetary = self.route(PLANETARY.0, PLANETARY.1, true);
         self.handle.route().add(planetary).execute().await.map_err(|error| ("adding its route", error))
-    }
-
-    /// Has whoever watches the machine's network see a change: an address comes and goes.
-    pub(crate) async fn stir(&self) {
-        let mut add = self.handle.address().add(self.index, STIRRING.into(), 128);
-        let mut lifetime = CacheInfo::default();
-        (lifetime.ifa_preferred, lifetime.ifa_valid) = (0, u32::MAX);
-        let flags = AddressFlags::Nodad | AddressFlags::Noprefixroute;
-        add.message_mut().attributes.extend([AddressAttribute::CacheInfo(lifetime), AddressAttribute::Flags(flags)]);
-        let message = add.message_mut().clone();
-        if let Err(error) = add.execute().await {
-            tracing::debug!(%error, "the interface is not stirred");
-        }
-        tokio::time::sleep(STIRRED_FOR).await;
-        if let Err(error) = self.handle.address().del(message).execute().await {
-            tracing::debug!(%error, "the address that stirred the interface was gone already");
-        }
     }
 
     fn route(&self, to: Ipv6Addr, length: u8, from_us: bool) -> RouteMessage {

@@ -92,7 +92,6 @@ struct Shared {
     unguarded: Option<String>,
     filter: Mutex<Filter>,
     routes_changed: Notify,
-    stirred: Notify,
     sent: AtomicU64,
     received: AtomicU64,
     dropped: [AtomicU64; Reason::ALL.len()],
@@ -147,7 +146,6 @@ impl Tun {
             unguarded,
             filter,
             routes_changed: Notify::new(),
-            stirred: Notify::new(),
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
             dropped: Default::default(),
@@ -194,11 +192,6 @@ impl TunHandle {
     /// Names the UDP ports of the connections that carry the packets, which must not run through the interface.
     pub fn set_underlay_ports(&self, ports: Vec<u16>) {
         self.shared.filter().set_underlay_ports(ports);
-    }
-
-    /// Has whoever watches the machine's network see a change.
-    pub fn stir(&self) {
-        self.shared.stirred.notify_one();
     }
 
     /// The prefixes of pod networks.
@@ -419,7 +412,6 @@ async fn look_after(mut kernel: KernelRoutes, shared: Arc<Shared>) -> Result<(),
     loop {
         tokio::select! {
             _ = sweeps.tick() => shared.filter().sweep(Instant::now()),
-            () = shared.stirred.notified() => kernel.stir().await,
             () = shared.routes_changed.notified() => {
                 let networks = shared.filter().routes.networks();
                 kernel.set_networks(&networks).await;
