@@ -10,8 +10,11 @@ mod failure;
 mod output;
 mod progress;
 
-use std::process::ExitCode;
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, ExitCode};
 
+use atoll_node::NodeError;
 use clap::Parser as _;
 
 use crate::args::Cli;
@@ -37,6 +40,19 @@ fn main() -> ExitCode {
     runtime.shutdown_background();
     match result {
         Ok(code) => code,
+        Err(error) if matches!(error.downcast_ref(), Some(NodeError::CutOff)) => start_again(&arguments, &error),
         Err(error) => failure::print(&error),
     }
+}
+
+/// Becomes this program anew, as the same process: for a node that has ended in order because only a new one can be reached again. Whoever
+/// watches over the process sees none end. If the new one cannot start, that is what ends it.
+fn start_again(arguments: &[OsString], why: &anyhow::Error) -> ExitCode {
+    eprintln!("{why}; starting again");
+    let mut command = Command::new("/proc/self/exe");
+    if let [own_name, rest @ ..] = arguments {
+        command.arg0(own_name).args(rest);
+    }
+    let error = command.exec();
+    failure::print(&anyhow::Error::new(error).context("cannot start this node again"))
 }

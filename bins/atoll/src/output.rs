@@ -1,7 +1,5 @@
 //! Tables and JSON on standard output.
 
-#![expect(clippy::print_stdout, reason = "this is where the program prints its results")]
-
 use std::io::Write as _;
 
 use serde::Serialize;
@@ -11,22 +9,23 @@ use crate::args::Output;
 /// Prints `value` as JSON, or what `text` makes of it.
 pub(crate) fn print<T: Serialize>(output: Output, value: &T, text: impl FnOnce(&T) -> String) -> anyhow::Result<()> {
     match output {
-        Output::Json => println!("{}", serde_json::to_string_pretty(value)?),
-        Output::Text => print!("{}", text(value)),
+        Output::Json => print_text(&(serde_json::to_string_pretty(value)? + "\n")),
+        Output::Text => print_text(&text(value)),
     }
-    Ok(std::io::stdout().flush()?)
 }
 
 /// Prints `value` as JSON on one line, for programs that read line by line.
 pub(crate) fn print_line<T: Serialize>(value: &T) -> anyhow::Result<()> {
-    println!("{}", serde_json::to_string(value)?);
-    Ok(std::io::stdout().flush()?)
+    print_text(&(serde_json::to_string(value)? + "\n"))
 }
 
-/// Prints text as it is.
+/// Prints text as it is. A reader that has read enough and gone (`| head`) is no failure.
 pub(crate) fn print_text(text: &str) -> anyhow::Result<()> {
-    print!("{text}");
-    Ok(std::io::stdout().flush()?)
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        written => Ok(written?),
+    }
 }
 
 /// Columns of equal width under a heading. The last column is not padded; a column whose every cell is a number or a size is

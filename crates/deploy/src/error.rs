@@ -98,7 +98,7 @@ pub enum DeployError {
     Source(#[from] SourceError),
     /// The stack cannot be planned or applied.
     #[error(transparent)]
-    Engine(#[from] EngineError),
+    Engine(Box<EngineError>),
     /// What is planned is not done by this version.
     #[error("{0}")]
     NotDone(String),
@@ -160,6 +160,12 @@ fn engine(error: &EngineError) -> Kind {
             CloudError::Unavailable(_) => Kind::Unavailable,
             CloudError::Refused(_) => Kind::Input,
         },
+    }
+}
+
+impl From<EngineError> for DeployError {
+    fn from(error: EngineError) -> Self {
+        Self::Engine(Box::new(error))
     }
 }
 

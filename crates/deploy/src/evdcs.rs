@@ -79,12 +79,13 @@ impl Deploy {
     pub async fn give_back(&self, evdc: &str, tell: &Tell) -> Result<(), DeployError> {
         let known = self.tenant.get(evdc).await?;
         // One on its way out has no API any more, one that was never opened none yet.
-        if !known.removing && !known.reserved {
-            if let Err(error) = self.clear_volumes(evdc, tell).await {
-                tell(Note::Warning(format!(
-                    "what is in the volumes of {evdc} stays on their nodes until they are told otherwise: {error}"
-                )));
-            }
+        if !known.removing
+            && !known.reserved
+            && let Err(error) = self.clear_volumes(evdc, tell).await
+        {
+            tell(Note::Warning(format!(
+                "what is in the volumes of {evdc} stays on their nodes until they are told otherwise: {error}"
+            )));
         }
         match self.tenant.remove(evdc).await {
             Ok(()) => Ok(()),

@@ -79,10 +79,8 @@ pub enum NodeError {
     /// The gateway's authority cannot be used.
     #[error(transparent)]
     Authority(#[from] atoll_gateway::AuthorityError),
-    /// The link lost its sockets.
-    #[error(
-        "this node was cut off: its UDP sockets could not be bound anew when the machine's network changed; start it again (containers run on)"
-    )]
+    /// The link lost its sockets: the node has ended in order, and one started in its place can be reached again.
+    #[error("this node was cut off: its UDP sockets could not be bound anew when the machine's network changed")]
     CutOff,
     /// A socket or the disk refuses.
     #[error("{what}: {source}")]

@@ -2,8 +2,8 @@
 //!
 //! Upon every change of the machine's network iroh closes its UDP sockets and binds them anew, and every pod is such a change. A program that is being started at that
 //! moment (the one that makes the pod's container, say) still holds a copy of the old socket until it is executed; then binding fails, and iroh 1.4 ends its endpoint
-//! for good: the node is cut off and does not know it. So it is looked for, and the node ends with an error: started again, it is what it was, and its containers
-//! run on meanwhile.
+//! for good: the node is cut off and does not know it. So it is looked for, and the node ends in order with an error upon which `atoll up` starts over in the same
+//! process: then it is what it was, and its containers have run on meanwhile.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;

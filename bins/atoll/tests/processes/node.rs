@@ -129,3 +129,20 @@ fn every_setting_is_shown_with_its_origin() {
     assert!(line("storage.capacity").contains("--capacity"), "{shown}");
     assert!(line("network.lane").contains("default"), "{shown}");
 }
+
+#[test]
+fn a_reader_that_has_read_enough_is_no_failure() {
+    let folder = tempfile::tempdir().unwrap();
+    for form in ["text", "json"] {
+        let mut command = std::process::Command::new(crate::common::program());
+        command
+            .env_remove("ATOLL_DATA_DIR")
+            .args(["--output", form, "config", "show", "--data-dir"])
+            .arg(folder.path());
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let ran =
+            command.stdout(writer).stderr(std::process::Stdio::piped()).spawn().unwrap().wait_with_output().unwrap();
+        assert!(ran.status.success(), "{form}: {}", String::from_utf8_lossy(&ran.stderr));
+    }
+}
