@@ -188,8 +188,9 @@ impl World {
 impl Pod {
     /// Runs a program in the pod's network.
     fn command(&self, program: &str) -> Command {
-        let nodes = std::fs::read_dir("/run/atoll").unwrap().map(|node| node.unwrap().path());
-        let evdcs = nodes.flat_map(|node| std::fs::read_dir(node).unwrap().map(|evdc| evdc.unwrap().path()));
+        // Other nodes of this machine come and go meanwhile.
+        let entries = |folder: PathBuf| std::fs::read_dir(folder).into_iter().flatten().flatten().map(|it| it.path());
+        let evdcs = entries("/run/atoll".into()).flat_map(entries);
         let mut places = evdcs.map(|evdc| evdc.join("net/netns").join(&self.uid)).filter(|place| place.exists());
         let mut command = Command::new("nsenter");
         command.arg(format!("--net={}", places.next().unwrap().display())).arg("--").arg(program);
