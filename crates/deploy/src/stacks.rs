@@ -241,7 +241,6 @@ mod tests {
     use std::collections::BTreeSet;
 
     use atoll_iac::{Live, Owned};
-    use serde_json::json;
 
     use super::*;
 

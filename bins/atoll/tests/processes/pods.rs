@@ -251,7 +251,7 @@ async fn pods_reach_each_other_across_machines_and_nobody_else_reaches_them() {
     nothing_is_left_where_it_was_cleared(&mut world, name, &url, &web[0]).await;
     run(&world.dir("home"), &["evdc", "rm", "hello"], b"");
     let is_clear = |name: &&str| std::fs::read_dir(world.dir(name).join("members")).map_or(0, Iterator::count) == 0;
-    wait_until("nothing left", || MEMBERS.iter().all(|name| is_clear(name)));
+    wait_until("nothing left", || MEMBERS.iter().all(&is_clear));
     for name in MEMBERS {
         let tables = world.host(name).command("nft").args(["list", "tables"]).output().unwrap();
         let tables = String::from_utf8(tables.stdout).unwrap();

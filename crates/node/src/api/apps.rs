@@ -163,7 +163,7 @@ pub(super) async fn install(
     let install = Install { app, release, namespace, values, upgrade };
     job(parts, move |parts, events| async move {
         let tell = tell(events);
-        let done = until_stopped(&parts, parts.deploy.install(&evdc, &install, &tell)).await?;
+        let done = until_stopped(&parts, Box::pin(parts.deploy.install(&evdc, &install, &tell))).await?;
         Ok(Summary::App(status(&evdc, done)))
     })
 }
@@ -175,7 +175,7 @@ pub(super) async fn roll_back(
 ) -> Result<Response, Refused> {
     job(parts, move |parts, events| async move {
         let (tell, of) = (tell(events), (request.namespace.as_str(), release.as_str()));
-        let done = until_stopped(&parts, parts.deploy.roll_back(&evdc, of, request.revision, &tell)).await?;
+        let done = until_stopped(&parts, Box::pin(parts.deploy.roll_back(&evdc, of, request.revision, &tell))).await?;
         Ok(Summary::App(status(&evdc, done)))
     })
 }
@@ -187,7 +187,7 @@ pub(super) async fn remove(
 ) -> Result<Response, Refused> {
     job(parts, move |parts, events| async move {
         let (tell, of) = (tell(events), (request.namespace.as_str(), release.as_str()));
-        let done = until_stopped(&parts, parts.deploy.remove(&evdc, of, request.data, &tell)).await?;
+        let done = until_stopped(&parts, Box::pin(parts.deploy.remove(&evdc, of, request.data, &tell))).await?;
         Ok(Summary::RemovedApp(RemovedApp { release: done.release, kept: done.kept }))
     })
 }

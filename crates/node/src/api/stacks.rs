@@ -58,7 +58,7 @@ pub(super) async fn apply(State(parts): Shared, Json(mut request): Json<StackReq
     job(parts, move |parts, events| async move {
         let tell = tell(events);
         let before = parts.cloud.tenant.all().await.unwrap_or_default();
-        let done = until_stopped(&parts, parts.deploy.apply(&wanted, shown.as_deref(), &tell)).await;
+        let done = until_stopped(&parts, Box::pin(parts.deploy.apply(&wanted, shown.as_deref(), &tell))).await;
         // Also after a failure: what is there is served.
         parts.cloud.serve_apis(&before, &parts.stop).await;
         let done = done?;
