@@ -516,6 +516,9 @@ pub(crate) struct Demo {
     /// Leave the nodes running at the end and say how to use them
     #[arg(long)]
     pub(crate) keep: bool,
+    /// In the cloud's part, also kill a node in the middle of each step and start it again; which and when is drawn by this number
+    #[arg(long, value_name = "SEED")]
+    pub(crate) hunt: Option<u64>,
 }
 
 /// What the demo shows.

@@ -117,6 +117,23 @@ pub struct AppObject {
     pub good: bool,
 }
 
+/// A pod of an eVDC, as the dashboard shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodStatus {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// The member that it is on, once it is on one.
+    pub node: Option<String>,
+    /// `Running`, `Pending`, …, or why it waits.
+    pub state: String,
+    /// Whether it takes requests.
+    pub ready: bool,
+    /// How often its containers were started again.
+    pub restarts: u64,
+}
+
 /// What a removal left.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RemovedApp {

@@ -23,8 +23,8 @@ pub use cloud::{
     MemberStatus, OfferStatus,
 };
 pub use deploy::{
-    AppAsk, AppNeeds, AppObject, AppStatus, CatalogueApp, InstallRequest, RemovedApp, RollbackRequest, SampleRequest,
-    StackDrift, StackFile, StackPlan, StackRequest, StackSummary, UninstallRequest,
+    AppAsk, AppNeeds, AppObject, AppStatus, CatalogueApp, InstallRequest, PodStatus, RemovedApp, RollbackRequest,
+    SampleRequest, StackDrift, StackFile, StackPlan, StackRequest, StackSummary, UninstallRequest,
 };
 pub use error::{ApiError, Kind};
 pub use fs::{AwayNode, FsMountRequest, FsMounted, FsRemoved, FsRequest, FsStatus, HealingStatus, VolumeStatus};

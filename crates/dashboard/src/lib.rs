@@ -12,4 +12,4 @@ mod snapshot;
 
 pub use pages::Page;
 pub use server::{ServeError, serve};
-pub use snapshot::{Snapshot, Source};
+pub use snapshot::{Snapshot, Source, Workloads};

@@ -17,6 +17,8 @@ pub enum Page {
     Storage,
     /// Offers and eVDCs.
     Cloud,
+    /// Applications and pods in them.
+    Apps,
     /// What is answered to the outside.
     Gateway,
 }
@@ -48,7 +50,7 @@ events.onerror = () => { state.textContent = 'the node does not answer; this is 
 
 impl Page {
     /// All of them, in the order of the menu.
-    pub const ALL: [Self; 5] = [Self::Overview, Self::Network, Self::Storage, Self::Cloud, Self::Gateway];
+    pub const ALL: [Self; 6] = [Self::Overview, Self::Network, Self::Storage, Self::Cloud, Self::Apps, Self::Gateway];
 
     /// Its name in URLs.
     #[must_use]
@@ -58,6 +60,7 @@ impl Page {
             Self::Network => "network",
             Self::Storage => "storage",
             Self::Cloud => "cloud",
+            Self::Apps => "apps",
             Self::Gateway => "gateway",
         }
     }
@@ -74,13 +77,21 @@ impl Page {
             Self::Network => "Network",
             Self::Storage => "Storage",
             Self::Cloud => "eVDCs",
+            Self::Apps => "Applications",
             Self::Gateway => "Gateway",
         }
     }
 
     /// Whether it shows offers, for which peers have to be asked.
-    pub(crate) fn needs_offers(self) -> bool {
+    #[must_use]
+    pub fn needs_offers(self) -> bool {
         self == Self::Cloud
+    }
+
+    /// Whether it shows what runs in eVDCs, for which their APIs have to be asked.
+    #[must_use]
+    pub fn needs_workloads(self) -> bool {
+        self == Self::Apps
     }
 
     /// The whole page.
@@ -119,6 +130,7 @@ impl Page {
             Self::Network => network(&snapshot.node),
             Self::Storage => storage(snapshot),
             Self::Cloud => cloud(snapshot),
+            Self::Apps => apps(snapshot),
             Self::Gateway => gateway(snapshot),
         }
     }
@@ -298,6 +310,37 @@ fn cloud(snapshot: &Snapshot) -> Markup {
                     td.n { @if offer.micro_per_hour == 0 { "free" } @else {
                         (format_args!("{}.{:06} {}", offer.micro_per_hour / 1_000_000, offer.micro_per_hour % 1_000_000, offer.currency))
                     } }
+                }
+            }
+        }
+    }
+}
+
+fn apps(snapshot: &Snapshot) -> Markup {
+    html! {
+        @if snapshot.workloads.is_empty() { p.empty { "Nothing runs yet: " code { "atoll evdc create" } " rents machines, " code { "atoll app install" } " puts an application on them." } }
+        @for evdc in &snapshot.workloads {
+            h2 { (evdc.evdc) }
+            @if let Some(problem) = &evdc.problem { p.bad { (problem) } }
+            @if !evdc.apps.is_empty() {
+                table {
+                    tr { th { "Release" } th { "Application" } th { "Version" } th.n { "Revision" } th { "State" } th { "Updated" } }
+                    @for app in &evdc.apps {
+                        tr {
+                            td { (app.release) } td { (app.app) } td { (app.version) } td.n { (app.revision) }
+                            td { (yes(app.status == "deployed", &app.status, &app.status)) } td { (app.updated) }
+                        }
+                    }
+                }
+            }
+            table {
+                tr { th { "Pod" } th { "Namespace" } th { "Member" } th { "State" } th { "Takes requests" } th.n { "Restarts" } }
+                @for pod in &evdc.pods {
+                    tr {
+                        td { (pod.name) } td { (pod.namespace) } td { (pod.node.as_deref().unwrap_or("none yet")) }
+                        td { (yes(pod.state == "Running", &pod.state, &pod.state)) } td { (yes(pod.ready, "yes", "no")) }
+                        td.n { (pod.restarts) }
+                    }
                 }
             }
         }

@@ -52,7 +52,7 @@ async fn page(State(shared): State<Shared>, Path(name): Path<String>) -> Respons
     let Some(page) = Page::named(&name) else {
         return (StatusCode::NOT_FOUND, "there is no such page\n").into_response();
     };
-    let snapshot = shared.source.snapshot(page.needs_offers()).await;
+    let snapshot = shared.source.snapshot(page).await;
     let html = page.whole(&snapshot).into_string();
     ([(header::CONTENT_TYPE, "text/html; charset=utf-8")], html).into_response()
 }
@@ -70,7 +70,7 @@ fn changes(shared: Shared, page: Page) -> impl Stream<Item = Result<Event, Infal
         loop {
             // An open page must not keep a node from stopping.
             shared.stop.run_until_cancelled(tokio::time::sleep(REFRESH_EVERY)).await?;
-            let snapshot = shared.source.snapshot(page.needs_offers()).await;
+            let snapshot = shared.source.snapshot(page).await;
             let html = page.main(&snapshot).into_string();
             if html != last {
                 return Some((Ok(Event::default().data(&html)), (shared, html)));

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use atoll_control::{
-    AwayNode, FsMounted, HealingStatus, NodeStatus, PeerStatus, RoleStatus, StorageStatus, VolumeStatus,
+    AwayNode, FsMounted, HealingStatus, NodeStatus, PeerStatus, PodStatus, RoleStatus, StorageStatus, VolumeStatus,
 };
-use atoll_dashboard::{Page, Snapshot, Source, serve};
+use atoll_dashboard::{Page, Snapshot, Source, Workloads, serve};
 use atoll_ids::{ByteCount, NodeId, OwnerId};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 struct Node(AtomicU64);
 
 impl Source for Node {
-    fn snapshot(&self, _: bool) -> BoxFuture<'_, Snapshot> {
+    fn snapshot(&self, _: Page) -> BoxFuture<'_, Snapshot> {
         let silent = self.0.fetch_add(1, Ordering::Relaxed);
         let peer = PeerStatus {
             node: NodeId::from_bytes([2; 32]),
@@ -75,7 +75,19 @@ impl Source for Node {
             healing: Some(healing),
             volumes: vec![VolumeStatus { name: "pvc-1".into(), mounted }],
         };
-        async { Snapshot { node, buckets: Vec::new(), offers: Vec::new(), evdcs: Vec::new(), gateway: None } }.boxed()
+        let pod = PodStatus {
+            namespace: "default".into(),
+            name: "guestbook-<b>db</b>-0".into(),
+            node: Some("node-3".into()),
+            state: "ImagePullBackOff".into(),
+            ready: false,
+            restarts: 41,
+        };
+        let silent =
+            Workloads { evdc: "far".into(), problem: Some("does <not> answer".into()), ..Workloads::default() };
+        let workloads = vec![Workloads { evdc: "near".into(), pods: vec![pod], ..Workloads::default() }, silent];
+        let (buckets, offers, evdcs) = (Vec::new(), Vec::new(), Vec::new());
+        async { Snapshot { node, buckets, offers, evdcs, workloads, gateway: None } }.boxed()
     }
 }
 
@@ -110,6 +122,18 @@ async fn every_page_is_whole_and_escaped() {
     assert_eq!(ask(at, "/", "127.0.0.1").await.status(), StatusCode::TEMPORARY_REDIRECT);
     assert_eq!(ask(at, "/nothing", "localhost").await.status(), StatusCode::NOT_FOUND);
     assert_eq!(ask(at, "/overview", "evil.example").await.status(), StatusCode::MISDIRECTED_REQUEST);
+}
+
+#[tokio::test]
+async fn the_page_of_applications_says_where_they_run_and_how_they_fare() {
+    let (at, _stop) = dashboard().await;
+    let body = ask(at, "/apps", "localhost").await.into_body();
+    let text = String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap();
+    for part in
+        ["near", "guestbook-&lt;b&gt;db", "node-3", "bad\">ImagePullBackOff", "41", "far", "does &lt;not&gt; answer"]
+    {
+        assert!(text.contains(part), "{part}: {text}");
+    }
 }
 
 #[tokio::test]

@@ -21,6 +21,7 @@ mod evdcs;
 mod images;
 mod inventories;
 mod objects;
+mod pods;
 mod rollout;
 mod stack_cloud;
 mod stacks;
@@ -30,6 +31,7 @@ pub use apps::{AppState, Install, ObjectState, Removed, values};
 pub use error::{DeployError, Kind};
 pub use images::SAMPLE;
 pub use objects::Objects;
+pub use pods::PodState;
 pub use stacks::{Applied, StackName, Wanted, digest};
 pub use tell::{Note, Tell};
 

@@ -5,6 +5,7 @@
 //! the story with an error; nothing is reported that was not seen.
 
 mod figures;
+mod hunt;
 mod machines;
 mod needs;
 mod network;
@@ -14,12 +15,14 @@ mod visitor;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use atoll_control::FsMounted;
 use serde::Serialize;
 
 pub use figures::Idle;
+use hunt::Hunt;
 pub use machines::Machines;
 use machines::{ATTIC_NAME, FIVE, HOME_NAME, MACHINES, STRANGER_NAME, said};
 pub use needs::missing;
@@ -47,6 +50,9 @@ const ENTRIES: usize = 12;
 /// A machine is missed after 15 s, its pods start elsewhere 10 s later at the latest, and the volume is mounted there: the rest is for a busy machine.
 const BACK_WITHIN: Duration = Duration::from_secs(75);
 
+/// What else is allowed where a further node is killed meanwhile.
+const HUNTED_WITHIN: Duration = Duration::from_secs(60);
+
 /// Volumes make again what was on a machine that is gone for 30 s, looking every 10 s.
 const HEALED_WITHIN: Duration = Duration::from_secs(150);
 
@@ -70,6 +76,8 @@ pub struct CloudConfig {
     pub folder: PathBuf,
     /// Leave everything running instead of destroying it at the end.
     pub keep: bool,
+    /// Also kill the program of some node in the middle of every step and start it again, drawn by this number.
+    pub hunt: Option<u64>,
 }
 
 /// What the story saw.
@@ -81,8 +89,10 @@ pub struct CloudReport {
     pub idle: Idle,
     /// Seconds from two deaths until the page came again with every entry.
     pub back_seconds: f64,
-    /// Requests while the application was rolled over; none failed.
+    /// Requests while the application was rolled over; none failed, unless nodes were killed meanwhile.
     pub requests_rolling: u64,
+    /// Nodes that were killed in the middle of steps and started again, in that order.
+    pub struck: Vec<String>,
     /// Where everything was left running, and the script that ends it.
     pub kept: Option<Kept>,
 }
@@ -107,8 +117,11 @@ pub struct Kept {
 pub async fn run(config: &CloudConfig, tell: &mut (dyn FnMut(Tell<'_>) + Send)) -> Result<CloudReport, GridError> {
     let began = Instant::now();
     let on_step = |step: &str| tell(Tell::Begin(step));
-    let machines = Machines::raise(&config.program, &config.folder, config.keep, on_step).await?;
-    let mut story = Story { machines, tell, steps: Vec::new(), stack: config.folder.join("hello") };
+    let mut machines = Machines::raise(&config.program, &config.folder, config.keep, on_step).await?;
+    machines.hunted = config.hunt.is_some();
+    let hunt = config.hunt.map(Hunt::new);
+    let (steps, struck, stack) = (Vec::new(), Mutex::default(), config.folder.join("hello"));
+    let mut story = Story { machines, tell, steps, stack, hunt, struck };
     match story.through(began, config.keep).await {
         Ok(mut report) => {
             report.kept = story.finish(config.keep).await?;
@@ -127,9 +140,28 @@ struct Story<'a> {
     steps: Vec<Step>,
     /// The folder of the stack.
     stack: PathBuf,
+    hunt: Option<Hunt>,
+    /// Whom it met.
+    struck: Mutex<Vec<String>>,
 }
 
 impl Story<'_> {
+    /// Does a step; in a story that is hunted a node is killed meanwhile, and started again before the step is over.
+    async fn hunted<T>(
+        &self,
+        spared: &[&str],
+        work: impl Future<Output = Result<T, GridError>>,
+    ) -> Result<T, GridError> {
+        let Some(hunt) = &self.hunt else { return work.await };
+        let (done, victim) = tokio::join!(work, hunt.strike(&self.machines, spared));
+        let victim = victim?;
+        self.struck.lock().unwrap_or_else(PoisonError::into_inner).push(victim.to_owned());
+        done.map_err(|error| match error {
+            GridError::Wrong(what) => GridError::Wrong(format!("{what}; {victim} was killed meanwhile")),
+            other => other,
+        })
+    }
+
     fn begin(&mut self, step: &str) -> Instant {
         (self.tell)(Tell::Begin(step));
         Instant::now()
@@ -161,7 +193,8 @@ impl Story<'_> {
             self.destroy().await?;
         }
         let steps = std::mem::take(&mut self.steps);
-        Ok(CloudReport { steps, idle, back_seconds: back.as_secs_f64(), requests_rolling, kept: None })
+        let struck = std::mem::take(&mut *self.struck.lock().unwrap_or_else(PoisonError::into_inner));
+        Ok(CloudReport { steps, idle, back_seconds: back.as_secs_f64(), requests_rolling, struck, kept: None })
     }
 
     async fn finish(self, keep: bool) -> Result<Option<Kept>, GridError> {
@@ -183,8 +216,11 @@ impl Story<'_> {
             places.push(Place::new(name, self.machines.host(name).clone(), &address)?);
         }
         let stranger = self.machines.host(STRANGER_NAME).clone();
-        let checked = tokio::task::spawn_blocking(move || network::check(&places, &stranger)).await;
-        let pairs = checked.map_err(|error| GridError::Wrong(error.to_string()))??;
+        let checked = async {
+            let checked = tokio::task::spawn_blocking(move || network::check(&places, &stranger)).await;
+            checked.map_err(|error| GridError::Wrong(error.to_string()))?
+        };
+        let pairs = self.hunted(&[], checked).await?;
         self.end(
             began,
             "planetary network",
@@ -202,7 +238,7 @@ impl Story<'_> {
         let lines = STACK.lines().filter(|line| !line.is_empty()).count();
         self.end(began, "atoll plan", format!("{lines} lines of YAML, nothing of it there yet"));
         let began = self.begin("applying it: leases, the Kubernetes API, the application");
-        let applied = self.apply("apply").await?;
+        let applied = self.hunted(&[], self.apply("apply")).await?;
         if self.differs().await? {
             return Err(GridError::Wrong("a second plan is not empty".into()));
         }
@@ -218,6 +254,10 @@ impl Story<'_> {
 
     /// Whether there is something to do for the stack.
     async fn differs(&self) -> Result<bool, GridError> {
+        self.machines.again(async || self.differs_now().await).await
+    }
+
+    async fn differs_now(&self) -> Result<bool, GridError> {
         let mut plan = self.machines.command(HOME_NAME, self.machines.program());
         plan.arg("--data-dir")
             .arg(self.machines.dir(HOME_NAME))
@@ -239,6 +279,10 @@ impl Story<'_> {
     }
 
     async fn kubectl(&self, arguments: &[&str]) -> Result<String, GridError> {
+        self.machines.again(async || self.kubectl_now(arguments).await).await
+    }
+
+    async fn kubectl_now(&self, arguments: &[&str]) -> Result<String, GridError> {
         let mut kubectl = self.machines.command(HOME_NAME, "kubectl");
         kubectl.arg("--kubeconfig").arg(self.machines.folder().join("kubeconfig")).args(arguments);
         said(&format!("kubectl {}", arguments.join(" ")), kubectl, "").await
@@ -266,7 +310,7 @@ impl Story<'_> {
         let file = self.machines.folder().join("kubeconfig").display().to_string();
         self.machines.atoll(HOME_NAME, &["kubeconfig", EVDC, "--file", &file]).await?;
         self.kubectl(&["wait", "--for=condition=Ready", "nodes", "--all", "--timeout=60s"]).await?;
-        let nodes = self.kubectl(&["get", "nodes", "-o", "name"]).await?.lines().count();
+        let nodes = self.hunted(&[], self.kubectl(&["get", "nodes", "-o", "name"])).await?.lines().count();
         if nodes != FIVE.len() {
             return Err(GridError::Wrong(format!("kubectl lists {nodes} nodes, not {}", FIVE.len())));
         }
@@ -279,9 +323,13 @@ impl Story<'_> {
         let visitor = Visitor::new(&self.machines).await?;
         let (page, _) = visitor.page_when(PATIENCE, "the page", |page| page.version() == TAGS[0]).await?;
         let version = page.version().to_owned();
-        for number in 0..ENTRIES {
-            visitor.sign("A visitor", &entry(number)).await?;
-        }
+        let signed = async {
+            for number in 0..ENTRIES {
+                visitor.sign("A visitor", &entry(number)).await?;
+            }
+            Ok(())
+        };
+        self.hunted(&[], signed).await?;
         let page = visitor.page().await?;
         if !(0..ENTRIES).all(|number| page.shows(&entry(number))) {
             return Err(GridError::Wrong("an entry that was written is not on the page".into()));
@@ -307,6 +355,10 @@ impl Story<'_> {
 
     /// The machine that the database is on.
     async fn database(&self) -> Result<&'static str, GridError> {
+        self.machines.again(async || self.database_now().await).await
+    }
+
+    async fn database_now(&self) -> Result<&'static str, GridError> {
         let nodes = self.nodes_of("db").await?;
         let evdc =
             self.machines.home().evdc(EVDC).await.map_err(|source| self.machines.node(HOME_NAME).control(source))?;
@@ -340,13 +392,15 @@ impl Story<'_> {
         let began = self.begin("waiting for the page with every entry");
         let visitor = Visitor::new(&self.machines).await?;
         let all = |page: &visitor::Page| (0..ENTRIES).all(|number| page.shows(&entry(number)));
-        let (_, back) = visitor.page_when(BACK_WITHIN, "the page with every entry", all).await?;
-        let within = BACK_WITHIN.as_secs();
+        let within = if self.hunt.is_some() { BACK_WITHIN + HUNTED_WITHIN } else { BACK_WITHIN };
+        let opened = visitor.page_when(within, "the page with every entry", all);
+        let (_, back) = self.hunted(&[], opened).await?;
+        let within = within.as_secs();
         self.end(began, "page again", format!("all {ENTRIES} entries, within the {within} s allowed"));
         self.healed(&victims).await?;
         let began = self.begin("writing with two nodes dead");
         let visitor = Visitor::new(&self.machines).await?;
-        visitor.sign("A visitor", &entry(ENTRIES)).await?;
+        self.hunted(&[], visitor.sign("A visitor", &entry(ENTRIES))).await?;
         if !visitor.page().await?.shows(&entry(ENTRIES)) {
             return Err(GridError::Wrong("what was written with two nodes dead is not on the page".into()));
         }
@@ -356,11 +410,16 @@ impl Story<'_> {
     }
 
     /// What the database's volume says of itself, wherever it is mounted now.
-    async fn volume(&self, dead: &[&str]) -> Result<Option<FsMounted>, GridError> {
+    async fn volume(&self, dead: &[&str]) -> Result<Option<(&'static str, FsMounted)>, GridError> {
         for name in FIVE.iter().filter(|name| !dead.contains(name)) {
-            let volumes = self.machines.node(name).status().await?.volumes;
+            let volumes = match self.machines.node(name).status().await {
+                Ok(status) => status.volumes,
+                // It was killed just now.
+                Err(_) if self.hunt.is_some() => continue,
+                Err(error) => return Err(error),
+            };
             if let Some(volume) = volumes.into_iter().next() {
-                return Ok(Some(volume.mounted));
+                return Ok(Some((name, volume.mounted)));
             }
         }
         Ok(None)
@@ -369,18 +428,24 @@ impl Story<'_> {
     /// Waits until the volume has made shards again, misses none and makes no more.
     async fn healed(&mut self, dead: &[&str]) -> Result<(), GridError> {
         let began = self.begin("waiting until what was on the dead nodes is made again elsewhere");
+        // Who makes it again counts from its start: another one is killed.
+        let holder = self.volume(dead).await?.map(|(name, _)| name);
+        let rebuilt = self.hunted(holder.as_slice(), self.made_again(dead)).await?;
+        self.end(began, "heal", format!("{rebuilt} shards made again, none missing, none beyond repair"));
+        Ok(())
+    }
+
+    async fn made_again(&self, dead: &[&str]) -> Result<u64, GridError> {
+        let began = Instant::now();
         let (mut last, mut since) = (None, Instant::now());
         loop {
-            let now = self.volume(dead).await?.map(|it| (it.rebuilt, it.degraded, it.beyond_repair));
+            let now = self.volume(dead).await?.map(|(_, it)| (it.rebuilt, it.degraded, it.beyond_repair));
             if now != last {
                 (last, since) = (now, Instant::now());
             }
             match now {
                 Some((_, _, 1..)) => return Err(GridError::Wrong("a part of the volume is beyond repair".into())),
-                Some((rebuilt @ 1.., 0, 0)) if since.elapsed() >= SETTLED_AFTER => {
-                    self.end(began, "heal", format!("{rebuilt} shards made again, none missing, none beyond repair"));
-                    return Ok(());
-                }
+                Some((rebuilt @ 1.., 0, 0)) if since.elapsed() >= SETTLED_AFTER => return Ok(rebuilt),
                 _ if began.elapsed() > HEALED_WITHIN => {
                     return Err(GridError::Wrong(format!(
                         "the volume is not whole; (rebuilt, degraded, lost): {now:?}"
@@ -396,7 +461,8 @@ impl Story<'_> {
         for victim in victims {
             self.machines.node_mut(victim)?.start_again().await?;
         }
-        self.kubectl(&["wait", "--for=condition=Ready", "nodes", "--all", "--timeout=90s"]).await?;
+        let ready = self.kubectl(&["wait", "--for=condition=Ready", "nodes", "--all", "--timeout=90s"]);
+        self.hunted(&[], ready).await?;
         self.end(began, "start them again", format!("{} nodes, all Ready", FIVE.len()));
         Ok(())
     }
@@ -420,9 +486,9 @@ impl Story<'_> {
             stop.store(true, Ordering::Relaxed);
             new
         };
-        let (rolled, failed) = tokio::join!(rolled, visitor.stay(&stop, &opened));
+        let (rolled, failed) = tokio::join!(self.hunted(&[], rolled), visitor.stay(&stop, &opened));
         rolled?;
-        if let Some(failed) = failed {
+        if let Some(failed) = failed.filter(|_| self.hunt.is_none()) {
             return Err(GridError::Wrong(format!("a request failed while the application was rolled over: {failed}")));
         }
         let page = visitor.page().await?;
@@ -430,13 +496,14 @@ impl Story<'_> {
             return Err(GridError::Wrong("an entry was lost by the change of version".into()));
         }
         let opened = opened.load(Ordering::Relaxed);
-        self.end(began, "roll over", format!("{} to {}, {opened} requests meanwhile, none failed", TAGS[0], TAGS[1]));
+        let failed = if self.hunt.is_some() { "" } else { ", none failed" };
+        self.end(began, "roll over", format!("{} to {}, {opened} requests meanwhile{failed}", TAGS[0], TAGS[1]));
         Ok(opened)
     }
 
     async fn destroy(&mut self) -> Result<(), GridError> {
         let began = self.begin("destroying it");
-        let removed = self.apply("destroy").await?;
+        let removed = self.hunted(&[], self.apply("destroy")).await?;
         loop {
             let left = self.left()?;
             if left.is_empty() {

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use atoll_control::{Client, ClientError, NodeStatus};
@@ -71,7 +72,7 @@ pub struct NodeProcess {
     name: String,
     data_dir: PathBuf,
     start: Start,
-    child: Option<Child>,
+    child: Mutex<Option<Child>>,
     client: Client,
 }
 
@@ -82,8 +83,9 @@ impl NodeProcess {
     /// [`GridError::NotUp`] with what it printed if it does not come up.
     pub async fn start(name: &str, data_dir: &Path, start: Start) -> Result<Self, GridError> {
         let client = Client::new(data_dir);
-        let mut node = Self { name: name.to_owned(), data_dir: data_dir.to_path_buf(), start, child: None, client };
-        node.start_again().await?;
+        let node =
+            Self { name: name.to_owned(), data_dir: data_dir.to_path_buf(), start, child: Mutex::default(), client };
+        node.launch().await?;
         Ok(node)
     }
 
@@ -92,6 +94,23 @@ impl NodeProcess {
     /// # Errors
     /// See [`Self::start`].
     pub async fn start_again(&mut self) -> Result<(), GridError> {
+        self.launch().await
+    }
+
+    /// SIGKILL, and starts it again over the same folder.
+    ///
+    /// # Errors
+    /// See [`Self::start`].
+    pub async fn replace(&self) -> Result<(), GridError> {
+        self.end().await?;
+        self.launch().await
+    }
+
+    fn child(&self) -> MutexGuard<'_, Option<Child>> {
+        self.child.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn launch(&self) -> Result<(), GridError> {
         let io = |what: &str| {
             let what = format!("{what} {}", self.data_dir.display());
             move |source| GridError::Io { what, source }
@@ -122,7 +141,7 @@ impl NodeProcess {
             source,
         })?;
         let ready = self.first_line(&mut child).await;
-        self.child = Some(child);
+        *self.child() = Some(child);
         ready
     }
 
@@ -148,7 +167,7 @@ impl NodeProcess {
     /// Whether it was started and not killed or stopped since.
     #[must_use]
     pub fn is_started(&self) -> bool {
-        self.child.is_some()
+        self.child().is_some()
     }
 
     /// The name it was given here.
@@ -192,7 +211,7 @@ impl NodeProcess {
     /// Its process id while it runs.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
-        self.child.as_ref().and_then(Child::id)
+        self.child().as_ref().and_then(Child::id)
     }
 
     /// SIGKILL, and waits until it is gone.
@@ -200,7 +219,12 @@ impl NodeProcess {
     /// # Errors
     /// [`GridError::Io`] if the system refuses.
     pub async fn kill(&mut self) -> Result<(), GridError> {
-        if let Some(mut child) = self.child.take() {
+        self.end().await
+    }
+
+    async fn end(&self) -> Result<(), GridError> {
+        let child = self.child().take();
+        if let Some(mut child) = child {
             child.kill().await.map_err(|source| self.signal_failed(source))?;
         }
         Ok(())
@@ -229,7 +253,8 @@ impl NodeProcess {
     pub async fn stop(&mut self) -> Result<ExitStatus, GridError> {
         self.signal(Signal::TERM)?;
         let not_running = || io::Error::from(io::ErrorKind::NotFound);
-        let Some(mut child) = self.child.take() else { return Err(self.signal_failed(not_running())) };
+        let child = self.child().take();
+        let Some(mut child) = child else { return Err(self.signal_failed(not_running())) };
         match timeout(STOP_WITHIN, child.wait()).await {
             Ok(status) => status.map_err(|source| self.signal_failed(source)),
             Err(_) => Err(self.signal_failed(io::Error::from(io::ErrorKind::TimedOut))),

@@ -3,7 +3,7 @@
 //! Whoever can open the socket is the node's user or root (mode 0600 in a directory of mode 0700); there is no other
 //! authentication. Handlers translate between the API's types and the parts of the node; they decide nothing.
 
-mod apps;
+pub(crate) mod apps;
 pub(crate) mod cloud;
 mod fs;
 mod jobs;

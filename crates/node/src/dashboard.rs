@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use atoll_dashboard::{Snapshot, Source};
+use atoll_dashboard::{Page, Snapshot, Source};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio::net::TcpListener;
@@ -21,14 +21,15 @@ pub(crate) async fn run(listener: TcpListener, parts: Arc<Parts>, stop: Cancella
 struct View(Arc<Parts>);
 
 impl Source for View {
-    fn snapshot(&self, offers: bool) -> BoxFuture<'_, Snapshot> {
+    fn snapshot(&self, page: Page) -> BoxFuture<'_, Snapshot> {
         async move {
             let parts = &self.0;
             Snapshot {
                 node: parts.status().await,
                 buckets: api::store::all_buckets(parts).await,
-                offers: if offers { api::cloud::all_offers(parts).await } else { Vec::new() },
+                offers: if page.needs_offers() { api::cloud::all_offers(parts).await } else { Vec::new() },
                 evdcs: api::cloud::all_evdcs(parts).await,
+                workloads: if page.needs_workloads() { api::apps::workloads(parts).await } else { Vec::new() },
                 gateway: api::cloud::gateway_status(parts),
             }
         }

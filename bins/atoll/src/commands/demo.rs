@@ -35,6 +35,9 @@ pub(super) async fn run(context: &Context, demo: &Demo) -> anyhow::Result<()> {
             let help = "leave out what is to be stored, or --part cloud";
             return Err(advise("the cloud's part of the demo stores no directory", help));
         }
+        (Some(DemoPart::Store), _) | (None, true) if demo.hunt.is_some() => {
+            return Err(advise("--hunt goes with the cloud's part of the demo", "leave it out, or say --part cloud"));
+        }
         (Some(DemoPart::Store), _) => {}
         (None, true) => eprintln!("the cloud's part is left out for what is to be stored; `atoll demo` alone shows it"),
         (part, false) => match missing_for_cloud().first() {
@@ -92,7 +95,7 @@ async fn run_store(context: &Context, demo: &Demo) -> anyhow::Result<()> {
 async fn run_story(context: &Context, demo: &Demo) -> anyhow::Result<()> {
     let folder = prepare_folder(demo)?.canonicalize()?;
     let program = std::env::current_exe().context("cannot find this program's own file")?;
-    let config = CloudConfig { program, folder: folder.clone(), keep: demo.keep };
+    let config = CloudConfig { program, folder: folder.clone(), keep: demo.keep, hunt: demo.hunt };
     let progress = Progress::new("raising machines");
     let mut tell = |tell: Tell<'_>| match tell {
         Tell::Begin(step) => progress.begin(step),

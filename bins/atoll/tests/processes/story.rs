@@ -29,15 +29,21 @@ const STEPS: [&str; 13] = [
 
 const LAST_STEP: &str = "atoll destroy";
 
+/// The steps in which a node is killed: all but raising the machines, a plan (some milliseconds), looking at idle nodes, and the killing itself.
+const STRUCK_STEPS: usize = 10;
+
 /// What the five nodes may use together while nothing is asked of them.
 const IDLE_MEMORY_BYTES_MAX: u64 = 1 << 30;
 
 /// The guardian ends containers and removes namespaces within some seconds.
 const GONE_WITHIN: Duration = Duration::from_secs(60);
 
-fn start(folder: &Path) -> Child {
+fn start(folder: &Path, further: &[&str]) -> Child {
     let mut demo = Command::new(program());
-    demo.args(["--output", "json", "demo", "--part", "cloud", "--folder"]).arg(folder).env_remove("ATOLL_DATA_DIR");
+    demo.args(["--output", "json", "demo", "--part", "cloud", "--folder"])
+        .arg(folder)
+        .args(further)
+        .env_remove("ATOLL_DATA_DIR");
     demo.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
@@ -45,7 +51,7 @@ fn start(folder: &Path) -> Child {
 fn the_whole_story_is_true_and_leaves_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let place = folder.path().join("story");
-    let demo = start(&place);
+    let demo = start(&place, &[]);
     let pid = demo.id();
     let output = demo.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
@@ -58,6 +64,29 @@ fn the_whole_story_is_true_and_leaves_nothing() {
     assert!(report["requests_rolling"].as_u64() > Some(10), "{report}");
     // The grace for a silent node and the eviction of its pods take 20 s: sooner, and it was not the node that died.
     assert!(report["back_seconds"].as_f64() > Some(1.0), "{report}");
+    assert_eq!(report["struck"], Value::Array(Vec::new()), "{report}");
+    assert_eq!(left(&place, pid), Vec::<String>::new());
+}
+
+/// In the middle of every step a node is killed, whichever it is: the tenant's, the gateway, the one that serves the Kubernetes API, the database's. Started
+/// again, it goes on from there, and so does the story.
+#[test]
+fn a_story_goes_on_whichever_node_is_killed() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().join("story");
+    let seed = std::env::var("STORY_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| {
+        u64::from(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().subsec_nanos())
+    });
+    println!("drawn by STORY_SEED={seed}");
+    let demo = start(&place, &["--hunt", &seed.to_string()]);
+    let pid = demo.id();
+    let output = demo.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "drawn by STORY_SEED={seed}: {said}");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let steps: Vec<&str> = report["steps"].as_array().unwrap().iter().map(|it| it["step"].as_str().unwrap()).collect();
+    assert_eq!(steps, [&STEPS[..], &[LAST_STEP]].concat(), "{report}");
+    assert_eq!(report["struck"].as_array().unwrap().len(), STRUCK_STEPS, "{report}");
     assert_eq!(left(&place, pid), Vec::<String>::new());
 }
 
@@ -67,7 +96,7 @@ fn a_story_that_is_broken_off_leaves_nothing() {
     for (after, signal) in [("planetary network", Signal::INT), ("open the page", Signal::KILL)] {
         let folder = tempfile::tempdir().unwrap();
         let place = folder.path().join("story");
-        let mut demo = start(&place);
+        let mut demo = start(&place, &[]);
         let pid = demo.id();
         let mut lines = BufReader::new(demo.stderr.take().unwrap()).lines().map_while(Result::ok);
         let mut heard = Vec::new();

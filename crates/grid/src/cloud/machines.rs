@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use atoll_control::{Client, InviteRequest, JoinRequest};
 use atoll_lab::{Host, Lab, LabError};
@@ -60,6 +61,12 @@ pub(super) const STRANGER_NAME: &str = "stranger";
 /// Those that run something.
 pub(super) const FIVE: [&str; 5] = ["anna-1", "anna-2", "ben-1", "ben-2", "carl-1"];
 
+/// How long something is tried again while nodes are killed.
+const HUNTED_PATIENCE: Duration = Duration::from_secs(120);
+
+/// Between two tries.
+const PAUSE: Duration = Duration::from_millis(500);
+
 /// All machines, up.
 pub struct Machines {
     // Ended in this order: the nodes, then what they leave and the hosts.
@@ -67,6 +74,8 @@ pub struct Machines {
     lab: Lab,
     program: PathBuf,
     folder: PathBuf,
+    /// Nodes are killed all the time: what fails is tried again, as a person would.
+    pub(super) hunted: bool,
 }
 
 impl From<LabError> for GridError {
@@ -85,7 +94,7 @@ impl Machines {
     ) -> Result<Self, GridError> {
         let lab = Lab::with_last_words(MACHINES.len(), |hosts| last_words(program, folder, hosts))?;
         let (program, folder) = (program.to_path_buf(), folder.to_path_buf());
-        let mut machines = Self { nodes: BTreeMap::new(), lab, program, folder };
+        let mut machines = Self { nodes: BTreeMap::new(), lab, program, folder, hunted: false };
         let mut phrases: BTreeMap<&str, String> = BTreeMap::new();
         for (index, machine) in MACHINES.iter().enumerate() {
             on_step(&format!("starting {}, a node of {}", machine.name, machine.owner));
@@ -127,9 +136,20 @@ impl Machines {
         Ok(())
     }
 
+    /// Does something; where nodes are killed meanwhile, does it again until it succeeds, within reason.
+    pub(super) async fn again<T>(&self, work: impl AsyncFn() -> Result<T, GridError>) -> Result<T, GridError> {
+        let began = Instant::now();
+        loop {
+            match work().await {
+                Err(_) if self.hunted && began.elapsed() < HUNTED_PATIENCE => tokio::time::sleep(PAUSE).await,
+                done => return done,
+            }
+        }
+    }
+
     /// Runs `atoll` on a machine, as its owner would.
     pub(super) async fn atoll(&self, name: &str, arguments: &[&str]) -> Result<String, GridError> {
-        self.atoll_fed(name, arguments, "").await
+        self.again(async || self.atoll_fed(name, arguments, "").await).await
     }
 
     async fn atoll_fed(&self, name: &str, arguments: &[&str], input: &str) -> Result<String, GridError> {
@@ -206,7 +226,7 @@ impl Machines {
 
     /// Leaves everything running; answers with the script that ends it.
     pub(super) fn leave(self) -> Result<PathBuf, GridError> {
-        let Self { nodes, lab, program, folder } = self;
+        let Self { nodes, lab, program, folder, hunted: _ } = self;
         // Dropping them would end them.
         std::mem::forget(nodes);
         let mut script = String::from("#!/bin/sh\n");

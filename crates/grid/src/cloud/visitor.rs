@@ -72,7 +72,7 @@ impl<'a> Visitor<'a> {
 
     /// Opens the page.
     pub(super) async fn page(&self) -> Result<Page, GridError> {
-        self.open(PATIENCE).await
+        self.machines.again(async || self.open(PATIENCE).await).await
     }
 
     async fn open(&self, patience: Duration) -> Result<Page, GridError> {
@@ -103,6 +103,11 @@ impl<'a> Visitor<'a> {
     /// Signs the page.
     pub(super) async fn sign(&self, name: &str, text: &str) -> Result<(), GridError> {
         let page = self.page().await?;
+        // The form's number makes an entry that is sent twice one entry.
+        self.machines.again(async || self.send(&page, name, text).await).await
+    }
+
+    async fn send(&self, page: &Page, name: &str, text: &str) -> Result<(), GridError> {
         let mut curl = self.curl("/sign", PATIENCE);
         let id = format!("id={}", page.form_id()?);
         for field in [id, format!("name={name}"), format!("text={text}")] {
@@ -115,7 +120,7 @@ impl<'a> Visitor<'a> {
     pub(super) async fn stay(&self, stop: &AtomicBool, opened: &AtomicU64) -> Option<String> {
         let mut failed = None;
         while !stop.load(Ordering::Relaxed) {
-            match self.page().await {
+            match self.open(PATIENCE).await {
                 Ok(_) => drop(opened.fetch_add(1, Ordering::Relaxed)),
                 Err(error) => failed = failed.or_else(|| Some(error.to_string())),
             }

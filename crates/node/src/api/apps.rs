@@ -1,20 +1,26 @@
 //! Handlers about applications: the catalogue, releases in eVDCs, the built-in image.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use atoll_control::{
     ApiError, AppAsk, AppNeeds, AppObject, AppStatus, CatalogueApp, Event, ImageStatus, InstallRequest, Kind,
-    RemovedApp, RollbackRequest, SampleRequest, Summary, UninstallRequest,
+    PodStatus, RemovedApp, RollbackRequest, SampleRequest, Summary, UninstallRequest,
 };
-use atoll_deploy::{AppState, DeployError, Install, Kind as DeployKind, Note};
+use atoll_dashboard::Workloads;
+use atoll_deploy::{AppState, DeployError, Install, Kind as DeployKind, Note, PodState};
 use axum::extract::{Path, Query, State};
 use axum::response::{Json, Response};
+use futures_util::future::join_all;
 use tokio::sync::mpsc;
 
 use super::cloud::image;
 use super::jobs::respond;
 use super::{Answer, Refused, Shared};
 use crate::daemon::Parts;
+
+/// How long a page waits for an API: a person would think that it hangs.
+const LOOK_WITHIN: Duration = Duration::from_secs(4);
 
 /// What goes wrong with applications and stacks, as the API tells it.
 pub(super) fn error(error: &DeployError) -> ApiError {
@@ -136,6 +142,29 @@ pub(super) async fn list(State(parts): Shared, Path(evdc): Path<String>) -> Answ
 #[derive(serde::Deserialize)]
 pub(super) struct Where {
     namespace: String,
+}
+
+fn pod(it: PodState) -> PodStatus {
+    let PodState { namespace, name, node, state, ready, restarts } = it;
+    PodStatus { namespace, name, node, state, ready, restarts }
+}
+
+/// What runs in the eVDCs of this node's owner, for whoever only looks: an API that does not answer soon is left out, and said to be.
+pub(crate) async fn workloads(parts: &Parts) -> Vec<Workloads> {
+    let look = async |evdc: String| {
+        let asked = async { tokio::try_join!(parts.deploy.apps(&evdc), parts.deploy.pods(&evdc)) };
+        let problem = match tokio::time::timeout(LOOK_WITHIN, Box::pin(asked)).await {
+            Ok(Ok((apps, pods))) => {
+                let apps = apps.into_iter().map(|it| status(&evdc, it)).collect();
+                return Workloads { apps, pods: pods.into_iter().map(pod).collect(), evdc, problem: None };
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("its Kubernetes API has not answered for {} s", LOOK_WITHIN.as_secs()),
+        };
+        Workloads { evdc, problem: Some(problem), ..Workloads::default() }
+    };
+    let evdcs = parts.cloud.tenant.all().await.unwrap_or_default();
+    join_all(evdcs.into_iter().filter(|it| !it.removing && !it.reserved).map(|it| look(it.wish.name))).await
 }
 
 pub(super) async fn show(
