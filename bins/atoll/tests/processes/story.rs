@@ -77,7 +77,7 @@ fn a_story_goes_on_whichever_node_is_killed() {
     let seed = std::env::var("STORY_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| {
         u64::from(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().subsec_nanos())
     });
-    println!("drawn by STORY_SEED={seed}");
+    eprintln!("drawn by STORY_SEED={seed}");
     let demo = start(&place, &["--hunt", &seed.to_string()]);
     let pid = demo.id();
     let output = demo.wait_with_output().unwrap();
