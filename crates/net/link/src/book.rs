@@ -81,6 +81,8 @@ pub(crate) struct Keeper {
     pub(crate) wake: Arc<Notify>,
     /// Ends when the peer is forgotten.
     pub(crate) forgotten: CancellationToken,
+    /// Counts how often the peer was begun with anew: a dial that is under way then goes to a process that is no more.
+    pub(crate) anew: watch::Sender<u64>,
 }
 
 pub(crate) struct Book {
@@ -304,7 +306,8 @@ impl Book {
 
 impl Entry {
     fn new(signed: Option<Signed<AddressRecord>>, record: AddressRecord, last_seen: u64) -> Self {
-        let keeper = Keeper { wake: Arc::new(Notify::new()), forgotten: CancellationToken::new() };
+        let (wake, forgotten) = (Arc::new(Notify::new()), CancellationToken::new());
+        let keeper = Keeper { wake, forgotten, anew: watch::Sender::new(0) };
         Self {
             signed,
             record,

@@ -234,8 +234,34 @@ impl Node {
         self.dial_with(peer, record, protocol, ConnectOptions::new()).await
     }
 
-    /// The same with options for the connection.
+    /// The same with options for the connection. If the peer turns out to have restarted meanwhile, this begins anew, where it says that it is now.
     pub(crate) async fn dial_with(
+        &self,
+        peer: NodeId,
+        record: &AddressRecord,
+        protocol: &str,
+        options: ConnectOptions,
+    ) -> Result<Connection, DialError> {
+        let mut anew = self.book.keeper(&peer).map(|keeper| keeper.anew.subscribe());
+        let restarted = async {
+            let told = match &mut anew {
+                Some(anew) => anew.changed().await.is_ok(),
+                None => false,
+            };
+            // Of one that is not known yet, or was forgotten, nothing is heard.
+            if !told {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            dialled = self.dial_once(peer, record, protocol, options.clone()) => return dialled,
+            () = restarted => {}
+        }
+        let record = self.book.record(&peer).ok_or_else(|| DialError::Failed("forgotten".to_owned()))?;
+        self.dial_once(peer, &record, protocol, options).await
+    }
+
+    async fn dial_once(
         &self,
         peer: NodeId,
         record: &AddressRecord,

@@ -128,7 +128,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl PacketPaths {
     /// Closes what is open with a peer.
     pub(crate) fn close(&self, peer: &NodeId, code: u32, reason: &str) {
-        // One that is being dialled at this moment is new and stays.
+        // One that is being dialled is dialled anew by itself (`Node::dial_with`).
         if let Some(Out::Up { connection, .. }) =
             lock(&self.out).extract_if(|node, out| node == peer && out.is_up()).next().map(|(_, out)| out)
         {

@@ -149,6 +149,17 @@ fn blame(addresses: &[SocketAddr], error: &iroh::endpoint::BindError) -> BindErr
             Err(source) => return address_error(*addr, source),
         }
     }
+    // It is free by now: whoever had it went in between.
+    let in_use = |error: &(dyn std::error::Error + 'static)| {
+        error.downcast_ref::<std::io::Error>().is_some_and(|it| it.kind() == std::io::ErrorKind::AddrInUse)
+    };
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let (true, [addr, ..]) = (in_use(error), addresses) {
+            return BindError::PortInUse { addr: *addr };
+        }
+        cause = error.source();
+    }
     BindError::Endpoint(error.to_string())
 }
 
