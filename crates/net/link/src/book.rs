@@ -232,8 +232,13 @@ impl Book {
         let node = record.node;
         let mut news = News::default();
         if let Some(entry) = self.lock().get_mut(&node) {
+            let was_at = entry.record.quic.clone();
             news.moved = entry.learn(signed, record);
-            news.restarted = entry.instance.replace(instance).is_some_and(|before| before != instance);
+            news.restarted = match entry.instance.replace(instance) {
+                Some(before) => before != instance,
+                // Known from an invitation, and never met since: if it is elsewhere now, what was opened to it leads to where nobody is any more.
+                None => news.moved && entry.record.quic != was_at,
+            };
         }
         if news.moved {
             self.write_or_warn(&node).await;

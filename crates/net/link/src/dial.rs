@@ -253,6 +253,9 @@ impl Node {
                 std::future::pending::<()>().await;
             }
         };
+        // Looked up after listening has begun: what is learned from here on is heard.
+        let newer = self.book.record(&peer).filter(|known| known.sequence > record.sequence);
+        let record = newer.as_ref().unwrap_or(record);
         tokio::select! {
             dialled = self.dial_once(peer, record, protocol, options.clone()) => return dialled,
             () = restarted => {}

@@ -9,6 +9,7 @@
 //! anywhere and nothing is told about it but a count. Every queue is bounded and gives up the oldest or the newest when it is full.
 
 use std::any::Any;
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,6 +23,7 @@ use tokio::time::sleep;
 use tracing::debug;
 
 use crate::book::CountGuard;
+use crate::dial::DialError;
 use crate::node::Node;
 use crate::quic::{code, transport};
 
@@ -42,6 +44,9 @@ const IDLE: Duration = Duration::from_secs(60);
 
 /// How long a peer that was not reached is left alone: a program that retries once a second is not kept waiting much.
 const REST: Duration = Duration::from_secs(1);
+
+/// Everything with a peer ends for a way that leads nowhere at most this often: where it is not the way's fault, what works is to be left alone.
+const ANEW_EVERY: Duration = Duration::from_secs(60);
 
 /// The UDP payload that connections begin with. A planetary packet of 1,280 bytes needs up to 1,324 with QUIC's header and tag; with 48 bytes of
 /// IPv6 and UDP this is 1,400 on the wire, which passes Ethernet, PPPoE and most tunnels. noq's own discovery goes up from here, and down if it must.
@@ -99,6 +104,8 @@ pub(crate) struct PacketPaths {
     out: Mutex<HashMap<NodeId, Out>>,
     /// Connections that peers dialled, to be closed with the peer.
     dialled_by_peers: Mutex<Vec<(NodeId, Connection)>>,
+    /// Peers with which everything was begun anew lately.
+    begun_anew: Mutex<HashMap<NodeId, Instant>>,
     arrived: mpsc::Sender<(NodeId, Bytes)>,
     arriving: tokio::sync::Mutex<mpsc::Receiver<(NodeId, Bytes)>>,
     sent: AtomicU64,
@@ -112,6 +119,7 @@ impl Default for PacketPaths {
         Self {
             out: Mutex::default(),
             dialled_by_peers: Mutex::default(),
+            begun_anew: Mutex::default(),
             arrived,
             arriving: tokio::sync::Mutex::new(arriving),
             sent: AtomicU64::new(0),
@@ -136,6 +144,19 @@ impl PacketPaths {
         }
         for (_, connection) in lock(&self.dialled_by_peers).extract_if(.., |(node, _)| node == peer) {
             connection.close(code.into(), reason.as_bytes());
+        }
+    }
+
+    /// Whether it is long enough ago that everything was begun anew with a peer for its packets' sake.
+    fn may_begin_anew(&self, peer: NodeId) -> bool {
+        let mut begun = lock(&self.begun_anew);
+        begun.retain(|_, at| at.elapsed() < ANEW_EVERY);
+        match begun.entry(peer) {
+            Entry::Occupied(_) => false,
+            Entry::Vacant(free) => {
+                free.insert(Instant::now());
+                true
+            }
         }
     }
 
@@ -257,14 +278,19 @@ impl Node {
         let dialled = match self.book.record(&to) {
             Some(record) => {
                 let options = ConnectOptions::new().with_transport_config(packet_transport());
-                self.dial_with(to, &record, PACKET, options).await.map_err(|error| error.to_string())
+                self.dial_with(to, &record, PACKET, options).await
             }
-            None => Err("forgotten".to_owned()),
+            None => Err(DialError::Failed("forgotten".to_owned())),
         };
         let connection = match dialled {
             Ok(connection) => connection,
             Err(error) => {
-                debug!(peer = %to.short(), error, "no connection for packets");
+                debug!(peer = %to.short(), %error, "no connection for packets");
+                // The two are connected, and yet this way leads nowhere: it is one that iroh keeps to from before.
+                if matches!(error, DialError::Failed(_)) && self.book.is_present(&to) && self.packets.may_begin_anew(to)
+                {
+                    self.begin_anew(&to);
+                }
                 let until = Instant::now() + REST;
                 let before = lock(&self.packets.out).insert(to, Out::Resting { until });
                 if let Some(Out::Dialling { waiting }) = before {

@@ -208,7 +208,7 @@ impl Node {
     ///
     /// All connections go, the one that told us included, and those that are being made. As long as iroh has any to a node it keeps dialling along the path it
     /// chose, which is that of the old process; with none left it looks again.
-    fn begin_anew(&self, peer: &NodeId) {
+    pub(crate) fn begin_anew(&self, peer: &NodeId) {
         if let Some(keeper) = self.book.keeper(peer) {
             keeper.anew.send_modify(|times| *times += 1);
         }
