@@ -98,6 +98,9 @@ impl Node {
         if !self.book.knows(&peer) {
             return close(code::UNKNOWN, "this node is not known here: join with a ticket");
         }
+        if self.book.keeper(&peer).is_some_and(|keeper| !keeper.quiet().is_zero()) {
+            return close(code::DONE, "beginning anew; try again");
+        }
         let Some(admission) = self.book.admit(peer, Count::Connections) else {
             return close(code::BUSY, "too many connections");
         };

@@ -83,6 +83,21 @@ pub(crate) struct Keeper {
     pub(crate) forgotten: CancellationToken,
     /// Counts how often the peer was begun with anew: a dial that is under way then goes to a process that is no more.
     pub(crate) anew: watch::Sender<u64>,
+    /// Until when nothing is opened to the peer or taken from it.
+    quiet_until: Arc<Mutex<Option<Instant>>>,
+}
+
+impl Keeper {
+    /// Lets nothing be opened to the peer or taken from it for a while.
+    pub(crate) fn be_quiet(&self, pause: Duration) {
+        *self.quiet_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + pause);
+    }
+
+    /// How much longer that is.
+    pub(crate) fn quiet(&self) -> Duration {
+        let until = *self.quiet_until.lock().unwrap_or_else(PoisonError::into_inner);
+        until.map_or(Duration::ZERO, |until| until.saturating_duration_since(Instant::now()))
+    }
 }
 
 pub(crate) struct Book {
@@ -312,7 +327,7 @@ impl Book {
 impl Entry {
     fn new(signed: Option<Signed<AddressRecord>>, record: AddressRecord, last_seen: u64) -> Self {
         let (wake, forgotten) = (Arc::new(Notify::new()), CancellationToken::new());
-        let keeper = Keeper { wake, forgotten, anew: watch::Sender::new(0) };
+        let keeper = Keeper { wake, forgotten, anew: watch::Sender::new(0), quiet_until: Arc::default() };
         Self {
             signed,
             record,

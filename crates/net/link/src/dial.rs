@@ -15,7 +15,7 @@ use futures_util::stream::FuturesUnordered;
 use iroh::endpoint::{ConnectOptions, ConnectingError, Connection, ConnectionError};
 use iroh::{EndpointAddr, EndpointId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tracing::debug;
 
 use crate::address::{AddressRecord, is_dialable};
@@ -242,7 +242,11 @@ impl Node {
         protocol: &str,
         options: ConnectOptions,
     ) -> Result<Connection, DialError> {
-        let mut anew = self.book.keeper(&peer).map(|keeper| keeper.anew.subscribe());
+        let keeper = self.book.keeper(&peer);
+        if let Some(quiet) = keeper.as_ref().map(|keeper| keeper.quiet()).filter(|quiet| !quiet.is_zero()) {
+            sleep(quiet).await;
+        }
+        let mut anew = keeper.map(|keeper| keeper.anew.subscribe());
         let restarted = async {
             let told = match &mut anew {
                 Some(anew) => anew.changed().await.is_ok(),

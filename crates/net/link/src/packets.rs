@@ -48,6 +48,9 @@ const REST: Duration = Duration::from_secs(1);
 /// Everything with a peer ends for a way that leads nowhere at most this often: where it is not the way's fault, what works is to be left alone.
 const ANEW_EVERY: Duration = Duration::from_secs(60);
 
+/// Longer than connections take to be closed, and than one that the peer was just making takes to be turned away.
+const QUIET: Duration = Duration::from_millis(300);
+
 /// The UDP payload that connections begin with. A planetary packet of 1,280 bytes needs up to 1,324 with QUIC's header and tag; with 48 bytes of
 /// IPv6 and UDP this is 1,400 on the wire, which passes Ethernet, PPPoE and most tunnels. noq's own discovery goes up from here, and down if it must.
 const INITIAL_MTU: u16 = 1352;
@@ -286,9 +289,14 @@ impl Node {
             Ok(connection) => connection,
             Err(error) => {
                 debug!(peer = %to.short(), %error, "no connection for packets");
-                // The two are connected, and yet this way leads nowhere: it is one that iroh keeps to from before.
-                if matches!(error, DialError::Failed(_)) && self.book.is_present(&to) && self.packets.may_begin_anew(to)
+                // The two are connected, and yet this way leads nowhere: it is one that iroh keeps to from before. It lets go of it at a moment at which nothing
+                // is open to the peer, so there has to be one.
+                if matches!(error, DialError::Failed(_))
+                    && self.book.is_present(&to)
+                    && self.packets.may_begin_anew(to)
+                    && let Some(keeper) = self.book.keeper(&to)
                 {
+                    keeper.be_quiet(QUIET);
                     self.begin_anew(&to);
                 }
                 let until = Instant::now() + REST;
