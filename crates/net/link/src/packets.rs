@@ -45,8 +45,9 @@ const IDLE: Duration = Duration::from_secs(60);
 /// How long a peer that was not reached is left alone: a program that retries once a second is not kept waiting much.
 const REST: Duration = Duration::from_secs(1);
 
-/// Everything with a peer ends for a way that leads nowhere at most this often: where it is not the way's fault, what works is to be left alone.
-const ANEW_EVERY: Duration = Duration::from_secs(60);
+/// Everything with a peer ends for a way that leads nowhere at most this often: where it is not the way's fault, what works is to be left alone. And longer than
+/// the 15 s after which iroh gives up connections of a process that is no more, which are not all ours to close.
+const ANEW_EVERY: Duration = Duration::from_secs(18);
 
 /// Longer than connections take to be closed, and than one that the peer was just making takes to be turned away.
 const QUIET: Duration = Duration::from_millis(300);
