@@ -81,8 +81,6 @@ pub(crate) struct Keeper {
     pub(crate) wake: Arc<Notify>,
     /// Ends when the peer is forgotten.
     pub(crate) forgotten: CancellationToken,
-    /// Counts how often the peer was begun with anew: a dial that is under way then goes to a process that is no more.
-    pub(crate) anew: watch::Sender<u64>,
     /// Until when nothing is opened to the peer or taken from it.
     quiet_until: Arc<Mutex<Option<Instant>>>,
 }
@@ -327,7 +325,7 @@ impl Book {
 impl Entry {
     fn new(signed: Option<Signed<AddressRecord>>, record: AddressRecord, last_seen: u64) -> Self {
         let (wake, forgotten) = (Arc::new(Notify::new()), CancellationToken::new());
-        let keeper = Keeper { wake, forgotten, anew: watch::Sender::new(0), quiet_until: Arc::default() };
+        let keeper = Keeper { wake, forgotten, quiet_until: Arc::default() };
         Self {
             signed,
             record,

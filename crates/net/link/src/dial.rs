@@ -234,7 +234,7 @@ impl Node {
         self.dial_with(peer, record, protocol, ConnectOptions::new()).await
     }
 
-    /// The same with options for the connection. If the peer turns out to have restarted meanwhile, this begins anew, where it says that it is now.
+    /// The same with options for the connection.
     pub(crate) async fn dial_with(
         &self,
         peer: NodeId,
@@ -242,39 +242,9 @@ impl Node {
         protocol: &str,
         options: ConnectOptions,
     ) -> Result<Connection, DialError> {
-        let keeper = self.book.keeper(&peer);
-        if let Some(quiet) = keeper.as_ref().map(|keeper| keeper.quiet()).filter(|quiet| !quiet.is_zero()) {
+        if let Some(quiet) = self.book.keeper(&peer).map(|keeper| keeper.quiet()).filter(|quiet| !quiet.is_zero()) {
             sleep(quiet).await;
         }
-        let mut anew = keeper.map(|keeper| keeper.anew.subscribe());
-        let restarted = async {
-            let told = match &mut anew {
-                Some(anew) => anew.changed().await.is_ok(),
-                None => false,
-            };
-            // Of one that is not known yet, or was forgotten, nothing is heard.
-            if !told {
-                std::future::pending::<()>().await;
-            }
-        };
-        // Looked up after listening has begun: what is learned from here on is heard.
-        let newer = self.book.record(&peer).filter(|known| known.sequence > record.sequence);
-        let record = newer.as_ref().unwrap_or(record);
-        tokio::select! {
-            dialled = self.dial_once(peer, record, protocol, options.clone()) => return dialled,
-            () = restarted => {}
-        }
-        let record = self.book.record(&peer).ok_or_else(|| DialError::Failed("forgotten".to_owned()))?;
-        self.dial_once(peer, &record, protocol, options).await
-    }
-
-    async fn dial_once(
-        &self,
-        peer: NodeId,
-        record: &AddressRecord,
-        protocol: &str,
-        options: ConnectOptions,
-    ) -> Result<Connection, DialError> {
         let failed = |reason: &str| DialError::Failed(reason.to_owned());
         let id = EndpointId::from_bytes(peer.as_bytes()).map_err(|_| failed("its id is no Ed25519 key"))?;
         let relay = record.relay.as_ref().and_then(|url| url.parse().ok());

@@ -45,9 +45,8 @@ const IDLE: Duration = Duration::from_secs(60);
 /// How long a peer that was not reached is left alone: a program that retries once a second is not kept waiting much.
 const REST: Duration = Duration::from_secs(1);
 
-/// Everything with a peer ends for a way that leads nowhere at most this often: where it is not the way's fault, what works is to be left alone. And longer than
-/// the 15 s after which iroh gives up connections of a process that is no more, which are not all ours to close.
-const ANEW_EVERY: Duration = Duration::from_secs(18);
+/// Everything with a peer ends for a way that leads nowhere at most this often: where it is not the way's fault, what works is to be left alone.
+const ANEW_EVERY: Duration = Duration::from_secs(8);
 
 /// Longer than connections take to be closed, and than one that the peer was just making takes to be turned away.
 const QUIET: Duration = Duration::from_millis(300);
@@ -140,7 +139,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl PacketPaths {
     /// Closes what is open with a peer.
     pub(crate) fn close(&self, peer: &NodeId, code: u32, reason: &str) {
-        // One that is being dialled is dialled anew by itself (`Node::dial_with`).
+        // One that is being dialled at this moment is new and stays.
         if let Some(Out::Up { connection, .. }) =
             lock(&self.out).extract_if(|node, out| node == peer && out.is_up()).next().map(|(_, out)| out)
         {

@@ -206,12 +206,9 @@ impl Node {
 
     /// Begins anew with a peer that restarted: what we still have open ends at a process that is no more.
     ///
-    /// All connections go, the one that told us included, and those that are being made. As long as iroh has any to a node it keeps dialling along the path it
-    /// chose, which is that of the old process; with none left it looks again.
+    /// All connections go, the one that told us included. As long as iroh has any to a node it keeps dialling along the path it chose, which is that of
+    /// the old process; with none left it looks again.
     pub(crate) fn begin_anew(&self, peer: &NodeId) {
-        if let Some(keeper) = self.book.keeper(peer) {
-            keeper.anew.send_modify(|times| *times += 1);
-        }
         self.connections.close(peer, code::DONE, "restarted");
         self.packets.close(peer, code::DONE, "restarted");
         for connection in self.book.present_on(peer) {
