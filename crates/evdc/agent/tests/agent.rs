@@ -132,15 +132,20 @@ fn claim_data(world: &World) {
     world.api.create("/api/v1/persistentvolumes", volume);
 }
 
+/// A pod `db` that has it mounted.
+fn database() -> Value {
+    let spec = json!({"restartPolicy": "Always", "terminationGracePeriodSeconds": 1,
+        "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}],
+        "containers": [{"name": "one", "image": "img", "command": ["/x"], "volumeMounts": [{"name": "v", "mountPath": "/data"}]}]});
+    pod("db", spec)
+}
+
 #[tokio::test]
 async fn claims_are_mounted_and_given_back_when_cut_off() {
     let world = World::new();
     claim_data(&world);
     let agent = world.start();
-    let spec = json!({"restartPolicy": "Always", "terminationGracePeriodSeconds": 1,
-        "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}],
-        "containers": [{"name": "one", "image": "img", "command": ["/x"], "volumeMounts": [{"name": "v", "mountPath": "/data"}]}]});
-    world.api.create(POD, pod("db", spec));
+    world.api.create(POD, database());
     world.api.create(POD, simple("web"));
     world.api.until(POD, "db", is_ready).await;
     world.api.until(POD, "web", is_ready).await;
@@ -195,10 +200,7 @@ async fn an_agent_that_comes_back_takes_no_volume_that_went_elsewhere() {
     let world = World::new();
     claim_data(&world);
     let agent = world.start();
-    let spec = json!({"restartPolicy": "Always", "terminationGracePeriodSeconds": 1,
-        "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}],
-        "containers": [{"name": "one", "image": "img", "command": ["/x"], "volumeMounts": [{"name": "v", "mountPath": "/data"}]}]});
-    world.api.create(POD, pod("db", spec));
+    world.api.create(POD, database());
     world.api.until(POD, "db", is_ready).await;
     agent.stop().await;
     world.volumes.lose();
