@@ -37,6 +37,12 @@ use crate::volumes::{HomesOf, KubeVolumes, MountedVolumes, Mounts};
 /// What a member cannot do yet is tried again after this.
 const RETRY: Duration = Duration::from_secs(2);
 
+/// How often clearing up after a lease is tried: what is in the way is mostly a container that is just ending.
+const CLEAR_TRIES: u32 = 4;
+
+/// Between two tries.
+const CLEAR_PAUSE: Duration = Duration::from_secs(1);
+
 /// Where, below what does not outlive the machine's running, the pod network of a member is kept.
 const NETWORK_DIR: &str = "net";
 
@@ -395,22 +401,33 @@ async fn serve_gateway(parts: &WorkerParts, assigned: &Assigned, client: kube::C
     tokio::join!(connector.run(stop.clone()), follow);
 }
 
-/// The lease is over: ends what runs under it and removes what it kept here.
-async fn clear(parts: &WorkerParts, assigned: &Assigned) {
-    let cleared = async {
-        let group = group(assigned)?;
-        let text = |error: &dyn std::fmt::Display| error.to_string();
-        for sandbox in parts.runtime.sandboxes().await.map_err(|error| text(&error))? {
-            if sandbox.group.as_ref() == Some(&group) {
-                parts.runtime.remove_sandbox(&sandbox.id).await.map_err(|error| text(&error))?;
-                remove_rootfs(parts.images.clone(), sandbox.id.to_string()).await?;
-            }
+/// Ends the containers of a lease and removes their network.
+async fn end_what_runs(parts: &WorkerParts, assigned: &Assigned) -> Result<(), String> {
+    let group = group(assigned)?;
+    let text = |error: &dyn std::fmt::Display| error.to_string();
+    for sandbox in parts.runtime.sandboxes().await.map_err(|error| text(&error))? {
+        if sandbox.group.as_ref() == Some(&group) {
+            parts.runtime.remove_sandbox(&sandbox.id).await.map_err(|error| text(&error))?;
+            remove_rootfs(parts.images.clone(), sandbox.id.to_string()).await?;
         }
-        parts.runtime.remove_group(&group).await.map_err(|error| text(&error))?;
-        open_network(parts, assigned).await?.tear_down().await.map_err(|error| text(&error))
-    };
-    if let Err(error) = cleared.await {
-        tracing::warn!(evdc = %assigned.membership.evdc.short(), error, "what an ended lease left cannot be removed whole");
+    }
+    parts.runtime.remove_group(&group).await.map_err(|error| text(&error))?;
+    open_network(parts, assigned).await?.tear_down().await.map_err(|error| text(&error))
+}
+
+/// The lease is over: ends what runs under it and removes what it kept here. What resists keeps its note, and is cleared up at the next start.
+async fn clear(parts: &WorkerParts, assigned: &Assigned) {
+    let mut cleared = end_what_runs(parts, assigned).await;
+    for _ in 1..CLEAR_TRIES {
+        let Err(error) = &cleared else { break };
+        tracing::debug!(error, "clearing up is tried again");
+        tokio::time::sleep(CLEAR_PAUSE).await;
+        cleared = end_what_runs(parts, assigned).await;
+    }
+    if let Err(error) = cleared {
+        let evdc = assigned.membership.evdc.short();
+        tracing::warn!(%evdc, error, "what an ended lease left cannot be removed whole; it is tried again at the next start");
+        return;
     }
     if let Some((_, routes)) = &parts.planetary {
         for member in &assigned.membership.members {

@@ -10,6 +10,7 @@ mod machines;
 mod needs;
 mod network;
 mod objects;
+mod spectator;
 mod visitor;
 
 use std::path::PathBuf;
@@ -27,6 +28,7 @@ pub use machines::Machines;
 use machines::{ATTIC_NAME, FIVE, HOME_NAME, MACHINES, STRANGER_NAME, said};
 pub use needs::missing;
 use network::Place;
+use spectator::Spectator;
 use visitor::{HOST, Visitor};
 
 use crate::GridError;
@@ -379,7 +381,8 @@ impl Story<'_> {
     }
 
     async fn two_die(&mut self) -> Result<Duration, GridError> {
-        let victims = [self.database().await?, ATTIC_NAME];
+        let (victims, was_on) = ([self.database().await?, ATTIC_NAME], self.nodes_of("db").await?.concat());
+        let mut spectator = Spectator::open(&self.machines, &[(HOME_NAME, "network"), (HOME_NAME, "apps")]);
         let began = self.begin(&format!("SIGKILL {} with the database, and {}", victims[0], victims[1]));
         for victim in victims {
             self.machines.node_mut(victim)?.kill().await?;
@@ -397,7 +400,8 @@ impl Story<'_> {
         let (_, back) = self.hunted(&[], opened).await?;
         let within = within.as_secs();
         self.end(began, "page again", format!("all {ENTRIES} entries, within the {within} s allowed"));
-        self.healed(&victims).await?;
+        self.healed(&victims, &mut spectator).await?;
+        self.was_shown(victims, &was_on, &spectator).await?;
         let began = self.begin("writing with two nodes dead");
         let visitor = Visitor::new(&self.machines).await?;
         self.hunted(&[], visitor.sign("A visitor", &entry(ENTRIES))).await?;
@@ -426,12 +430,34 @@ impl Story<'_> {
     }
 
     /// Waits until the volume has made shards again, misses none and makes no more.
-    async fn healed(&mut self, dead: &[&str]) -> Result<(), GridError> {
+    async fn healed(&mut self, dead: &[&str], spectator: &mut Spectator) -> Result<(), GridError> {
         let began = self.begin("waiting until what was on the dead nodes is made again elsewhere");
         // Who makes it again counts from its start: another one is killed.
         let holder = self.volume(dead).await?.map(|(name, _)| name);
+        if let Some(holder) = holder {
+            spectator.follow(&self.machines, holder, "storage");
+        }
         let rebuilt = self.hunted(holder.as_slice(), self.made_again(dead)).await?;
         self.end(began, "heal", format!("{rebuilt} shards made again, none missing, none beyond repair"));
+        Ok(())
+    }
+
+    /// Fails unless the dashboards showed, while it happened, what the steps before saw in other ways.
+    async fn was_shown(&mut self, dead: [&str; 2], was_on: &str, pages: &Spectator) -> Result<(), GridError> {
+        let began = self.begin("what the dashboards showed of it");
+        let mut silent = Duration::ZERO;
+        for name in dead {
+            let is_silent = |row: &str| row.starts_with(name) && row.contains("silent for");
+            silent = silent.max(pages.shown("network", &format!("{name} as silent"), is_silent).await?);
+        }
+        let is_elsewhere = |row: &str| row.contains("-db-0 ") && !row.contains(was_on) && row.contains(" Running yes ");
+        let elsewhere = pages.shown("apps", "the database on another machine", is_elsewhere).await?;
+        let whole = pages.shown("storage", "the volume whole again", spectator::is_whole).await?;
+        let [silent, elsewhere, whole] = [silent, elsewhere, whole].map(|it| it.as_secs());
+        let seen = format!(
+            "both silent after {silent} s, database elsewhere after {elsewhere} s, volume whole after {whole} s"
+        );
+        self.end(began, "dashboard", seen);
         Ok(())
     }
 

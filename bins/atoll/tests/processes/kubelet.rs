@@ -68,11 +68,11 @@ fn main() {
 "##;
 
 struct World {
-    folder: tempfile::TempDir,
-    // Ended in this order: what was rented is given back before the nodes go.
+    // Ended in this order: what was rented is given back before the nodes go, and what they keep goes last.
     rented: Rented,
     _nodes: Vec<NodeProcess>,
     home: Option<NodeProcess>,
+    folder: tempfile::TempDir,
 }
 
 /// Gives the eVDC back even if the test fails: containers outlive their nodes.
@@ -109,7 +109,7 @@ async fn world(settings: &[&str]) -> World {
     for name in ["one", "two"] {
         run(&folder.path().join(name), &["join", &ticket], b"");
     }
-    let world = World { rented: Rented(home), folder, _nodes: nodes, home: Some(started) };
+    let world = World { rented: Rented(home), _nodes: nodes, home: Some(started), folder };
     run(
         world.home(),
         &["evdc", "create", "hello", "--nodes", "2", "--cpu", "500", "--memory", "128M", "--storage", "128M"],

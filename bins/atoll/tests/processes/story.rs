@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::common::program;
 
 /// Every step, in order. Each was only reported because it held.
-const STEPS: [&str; 13] = [
+const STEPS: [&str; 14] = [
     "raise machines",
     "planetary network",
     "atoll plan",
@@ -22,6 +22,7 @@ const STEPS: [&str; 13] = [
     "SIGKILL two nodes",
     "page again",
     "heal",
+    "dashboard",
     "write with two nodes dead",
     "start them again",
     "roll over",
@@ -29,7 +30,7 @@ const STEPS: [&str; 13] = [
 
 const LAST_STEP: &str = "atoll destroy";
 
-/// The steps in which a node is killed: all but raising the machines, a plan (some milliseconds), looking at idle nodes, and the killing itself.
+/// The steps in which a node is killed: all but raising the machines, a plan (some milliseconds), looking at idle nodes, what the dashboards showed, and the killing itself.
 const STRUCK_STEPS: usize = 10;
 
 /// What the five nodes may use together while nothing is asked of them.

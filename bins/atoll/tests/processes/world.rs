@@ -14,10 +14,10 @@ const LENDERS: [&str; 3] = ["one", "two", "three"];
 
 /// See the module's documentation.
 pub(crate) struct World {
-    pub(crate) folder: tempfile::TempDir,
-    // Ended in this order: what was rented is given back before the nodes go.
+    // Ended in this order: what was rented is given back before the nodes go, and what they keep goes last.
     rented: Rented,
     _nodes: Vec<NodeProcess>,
+    pub(crate) folder: tempfile::TempDir,
 }
 
 /// Gives every eVDC back even if the test fails: containers outlive their nodes.
@@ -60,7 +60,7 @@ pub(crate) async fn world() -> World {
     for name in ["gateway"].iter().chain(&LENDERS) {
         run(&folder.path().join(name), &["join", &ticket], b"");
     }
-    World { rented: Rented(home), folder, _nodes: nodes }
+    World { rented: Rented(home), _nodes: nodes, folder }
 }
 
 impl World {
