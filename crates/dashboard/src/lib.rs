@@ -6,6 +6,7 @@
 //! Each page is a function from a [`Snapshot`] to HTML. While it is open, the browser holds an event stream (`/live/<page>`) over which the changed main
 //! part comes; without scripts the page is whole, only still.
 
+mod map;
 mod pages;
 mod server;
 mod snapshot;

@@ -4,6 +4,7 @@ use atoll_control::{Amount, HealingStatus, NodeStatus, PeerStatus, VolumeStatus}
 use atoll_ids::ByteCount;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
+use crate::map::map;
 use crate::snapshot::Snapshot;
 
 /// One page per part of the cloud.
@@ -174,6 +175,7 @@ fn overview(snapshot: &Snapshot) -> Markup {
 
 fn network(node: &NodeStatus) -> Markup {
     html! {
+        (map(node))
         h2 { "Peers" }
         @if node.peers.is_empty() { p.empty { "None yet: " code { "atoll invite" } " prints a ticket, " code { "atoll join" } " takes one." } }
         @else {
