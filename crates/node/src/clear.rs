@@ -2,14 +2,12 @@
 //!
 //! It works on what lies on disk, so it does not matter whether the node was stopped or killed, and it can be done again after it failed half-way.
 
-use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use atoll_cloud::{Assignments, StoreError, remove_network};
 use atoll_keys::{KeyFileError, NodeKey};
 use atoll_runtime::{Embedded, EmbeddedConfig, RuntimeError};
-use rustix::mount::UnmountFlags;
 use serde::Serialize;
 
 use crate::cloud::{RUNTIME_DIR, run_dir};
@@ -97,47 +95,11 @@ async fn clear_networks(locked: &DataDir, run_dir: &Path) -> Result<(), ClearErr
 
 /// Detaches every mount in these folders, the last first.
 fn unmount_below(folders: &[&Path]) -> Result<usize, ClearError> {
-    let list = Path::new("/proc/self/mountinfo");
-    let read = std::fs::read(list).map_err(|source| ClearError::Io { what: "cannot read", path: list.into(), source });
-    let places = mount_points(&read?);
-    let ours = |place: &&PathBuf| folders.iter().any(|folder| place.starts_with(folder) && place.as_path() != *folder);
-    let mut count = 0;
-    for place in places.iter().rev().filter(ours) {
-        let unmounted = rustix::mount::unmount(place, UnmountFlags::DETACH);
-        unmounted.map_err(|errno| ClearError::Io {
-            what: "cannot unmount",
-            path: place.clone(),
-            source: errno.into(),
-        })?;
-        count += 1;
-    }
-    Ok(count)
-}
-
-/// The fifth field of each line of mountinfo (proc_pid_mountinfo(5)).
-fn mount_points(mountinfo: &[u8]) -> Vec<PathBuf> {
-    let fields = mountinfo.split(|byte| *byte == b'\n').filter_map(|line| line.split(|byte| *byte == b' ').nth(4));
-    fields.map(|field| PathBuf::from(std::ffi::OsString::from_vec(unescape(field)))).collect()
-}
-
-/// Spaces and the like are written as a backslash and three octal digits.
-fn unescape(field: &[u8]) -> Vec<u8> {
-    let mut plain = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((&byte, after)) = rest.split_first() {
-        let octal = after.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
-        match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(code) if byte == b'\\' => {
-                plain.push(code);
-                rest = &after[3..];
-            }
-            _ => {
-                plain.push(byte);
-                rest = after;
-            }
-        }
-    }
-    plain
+    let below = |folder: &&Path| {
+        let unmounted = atoll_fs::unmount_below(folder);
+        unmounted.map_err(|source| ClearError::Io { what: "cannot unmount what is below", path: folder.into(), source })
+    };
+    folders.iter().map(below).sum()
 }
 
 #[cfg(test)]
@@ -145,12 +107,6 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
     use super::*;
-
-    #[test]
-    fn mount_points_are_read_as_the_kernel_writes_them() {
-        let line = b"36 35 98:0 / /mnt/a\\040b rw,noatime master:1 - ext3 /dev/root rw\n40 36 0:4 net:[1] /run/x rw - nsfs nsfs rw\n";
-        assert_eq!(mount_points(line), [PathBuf::from("/mnt/a b"), PathBuf::from("/run/x")]);
-    }
 
     #[tokio::test]
     async fn a_folder_in_which_nothing_was_run_is_clear() {

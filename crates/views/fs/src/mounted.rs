@@ -139,7 +139,7 @@ pub fn unmount_below(dir: &Path) -> io::Result<usize> {
 /// The mountpoints below a directory, in the order of mounting. The table is that of proc(5): the fifth field, with octal escapes.
 fn mounts_below(table: &[u8], dir: &Path) -> Vec<PathBuf> {
     let points = table.split(|&byte| byte == b'\n').filter_map(|line| line.split(|&byte| byte == b' ').nth(4));
-    points.map(unescape).filter(|at| at.starts_with(dir)).collect()
+    points.map(unescape).filter(|at| at.starts_with(dir) && at != dir).collect()
 }
 
 /// The kernel writes space, tab, newline and backslash as three octal digits.
