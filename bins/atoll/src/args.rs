@@ -329,6 +329,17 @@ pub(crate) enum IdCommand {
 pub(crate) enum NetCommand {
     /// Show the interface, the peers' addresses and paths, and nodes seen on the local network
     Status,
+    /// Show the peers: their addresses, the paths to them, and what was carried since the node was started
+    Peers,
+    /// Show, again and again, what is being carried to and from each peer, the busiest first
+    Top {
+        /// Time between two looks, in whole seconds
+        #[arg(long, default_value = "2s", value_parser = parse_duration, value_name = "TIME")]
+        every: u64,
+        /// End after so many looks instead of by Ctrl-C
+        #[arg(long, value_name = "N")]
+        count: Option<u64>,
+    },
     /// Print the rules for what peers may begin (setting network.allow)
     Rules,
 }

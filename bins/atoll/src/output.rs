@@ -68,7 +68,12 @@ pub(crate) fn rate(bytes: u64, seconds: f64) -> String {
     }
     #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
     let per_second = bytes as f64 / seconds;
-    if per_second >= 1e9 { format!("{:.2} GB/s", per_second / 1e9) } else { format!("{:.1} MB/s", per_second / 1e6) }
+    match per_second {
+        1e9.. => format!("{:.2} GB/s", per_second / 1e9),
+        1e6.. => format!("{:.1} MB/s", per_second / 1e6),
+        1e3.. => format!("{:.1} kB/s", per_second / 1e3),
+        _ => format!("{per_second:.0} B/s"),
+    }
 }
 
 #[cfg(test)]
@@ -86,7 +91,9 @@ mod tests {
     #[test]
     fn rates() {
         assert_eq!(rate(1_500_000_000, 1.0), "1.50 GB/s");
-        assert_eq!(rate(1_000_000, 2.0), "0.5 MB/s");
+        assert_eq!(rate(3_000_000, 2.0), "1.5 MB/s");
+        assert_eq!(rate(1_000_000, 2.0), "500.0 kB/s");
+        assert_eq!(rate(20, 2.0), "10 B/s");
         assert_eq!(rate(0, 2.0), "-");
         assert_eq!(rate(5, 0.0), "-");
     }

@@ -72,6 +72,12 @@ pub struct NetPeer {
     pub rtt_ms: Option<f64>,
     /// The largest packet that the way carries, in bytes, once packets went there.
     pub mtu: Option<u64>,
+    /// Bytes sent to it since the node was started.
+    #[serde(default)]
+    pub sent_bytes: u64,
+    /// Bytes that came from it since the node was started.
+    #[serde(default)]
+    pub received_bytes: u64,
 }
 
 /// A node on the local network that is no peer.

@@ -1,5 +1,9 @@
 //! Commands about the planetary network.
 
+mod top;
+
+use std::time::Duration;
+
 use atoll_control::{NeighbourStatus, NetPeer, NetStatus};
 
 use super::Context;
@@ -7,8 +11,16 @@ use crate::args::NetCommand;
 use crate::output::{print, table};
 
 pub(super) async fn run(context: &Context, command: &NetCommand) -> anyhow::Result<()> {
+    if let NetCommand::Top { every, count } = command {
+        return top::run(context, Duration::from_secs((*every).max(1)), *count).await;
+    }
     let status = context.client().net().await?;
     match command {
+        NetCommand::Top { .. } => Ok(()),
+        NetCommand::Peers => print(context.output, &status.peers, |peers| match peers.as_slice() {
+            [] => "no peers yet: `atoll invite` prints a ticket, `atoll join` takes one\n".into(),
+            peers => top::carried_text(peers),
+        }),
         NetCommand::Status => print(context.output, &status, status_text),
         NetCommand::Rules => {
             let rules = status.interface.map(|interface| interface.rules).unwrap_or_default();

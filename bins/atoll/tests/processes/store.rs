@@ -58,6 +58,12 @@ async fn objects_are_listed_counted_shown_and_removed() {
     run(&home, &["put", "-", "data/dir/one"], &content);
     run(&home, &["put", "-", "data/dir/sub/two"], b"two");
     run(&home, &["put", "-", "data/empty"], b"");
+    let peers = run_json(&home, &["net", "peers"]);
+    let sent: u64 = peers.as_array().unwrap().iter().map(|peer| peer["sent_bytes"].as_u64().unwrap()).sum();
+    // One and a half bytes for each, and little besides.
+    assert!((4_500_000..5_000_000).contains(&sent), "{peers}");
+    let busy = run_json(&home, &["net", "top", "--every", "1s", "--count", "1"]);
+    assert_eq!(busy.as_array().unwrap().len(), 3, "{busy}");
     assert_eq!(test.run(&["ls", "data"]), "dir/\nempty\n");
     assert_eq!(test.run(&["ls", "data/dir/"]), "dir/one\ndir/sub/\n");
     assert_eq!(test.run(&["ls", "-r", "data"]), "dir/one\ndir/sub/two\nempty\n");

@@ -166,7 +166,7 @@ impl Node {
             }
         };
         match (timeout(HANDSHAKE_TIMEOUT, said).await, handler) {
-            (Ok(Ok(())), Some(handler)) => handler.handle(peer, stream).await,
+            (Ok(Ok(())), Some(handler)) => handler.handle(peer, self.meters.meter(peer, stream)).await,
             (Ok(Ok(())), None) => debug!(peer = %peer.short(), protocol, answer, "refused a stream"),
             _ => debug!(peer = %peer.short(), protocol, "a stream broke before it began"),
         }

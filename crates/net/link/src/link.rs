@@ -19,6 +19,7 @@ use crate::dial::NONE;
 use crate::error::{BindError, InviteError, JoinError, OpenError};
 use crate::join::JOIN;
 use crate::lan::Neighbour;
+use crate::meter::Carried;
 use crate::node::{Node, Parts};
 use crate::packets::{PACKET, Packets};
 use crate::peers::{FixedPeer, Peer, PeerStore, PeerStoreError};
@@ -262,7 +263,8 @@ impl LinkHandle {
     ///
     /// [`OpenError`].
     pub async fn open(&self, peer: NodeId, protocol: &'static str, traffic: Traffic) -> Result<BoxStream, OpenError> {
-        self.node.open(peer, protocol, traffic).await
+        let stream = self.node.open(peer, protocol, traffic).await?;
+        Ok(self.node.meters.meter(peer, stream))
     }
 
     /// Every peer, as it stands now.
@@ -309,6 +311,7 @@ impl LinkHandle {
         let known = self.node.book.remove(peer).await?;
         self.node.connections.close(peer, code::UNKNOWN, "forgotten");
         self.node.packets.close(peer, code::UNKNOWN, "forgotten");
+        self.node.meters.forget(peer);
         Ok(known)
     }
 
@@ -316,6 +319,11 @@ impl LinkHandle {
     /// [`LinkConfig::packets`] nothing arrives and nothing is sent.
     pub fn packets(&self) -> Packets {
         Packets::new(self.node.clone())
+    }
+
+    /// What was carried to and from a peer since the start.
+    pub fn carried(&self, peer: &NodeId) -> Carried {
+        self.node.meters.read(peer)
     }
 
     /// Nodes heard on the local network lately that are not known, by id.

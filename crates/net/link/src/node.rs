@@ -20,6 +20,7 @@ use crate::dial::Connections;
 use crate::invite::Invites;
 use crate::lan::Neighbours;
 use crate::link::LinkConfig;
+use crate::meter::Meters;
 use crate::packets::PacketPaths;
 use crate::stream::StreamHandler;
 
@@ -51,6 +52,7 @@ pub(crate) struct Node {
     pub(crate) own: watch::Sender<Own>,
     pub(crate) connections: Connections,
     pub(crate) packets: PacketPaths,
+    pub(crate) meters: Meters,
     pub(crate) lan: Neighbours,
     pub(crate) protocols: BTreeMap<&'static str, Arc<dyn StreamHandler>>,
     /// Drawn at each start.
@@ -97,6 +99,7 @@ impl Node {
             own,
             connections: Connections::default(),
             packets: PacketPaths::default(),
+            meters: Meters::default(),
             lan: Neighbours::default(),
             protocols,
             instance: u64::from_le_bytes(instance),

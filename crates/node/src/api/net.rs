@@ -45,6 +45,7 @@ fn interface(status: TunStatus) -> InterfaceStatus {
 fn peers(parts: &Parts) -> Vec<NetPeer> {
     let packets = parts.link.packets();
     let peer = |peer: atoll_control::PeerStatus| {
+        let carried = parts.link.carried(&peer.node);
         let connected = parts.link.peer(&peer.node).and_then(|peer| peer.connected);
         NetPeer {
             node: peer.node,
@@ -53,6 +54,8 @@ fn peers(parts: &Parts) -> Vec<NetPeer> {
             path: connected.as_ref().map(|connected| connected.path.to_string()),
             rtt_ms: connected.map(|connected| connected.round_trip.as_secs_f64() * 1e3),
             mtu: packets.mtu(&peer.node).map(|mtu| mtu as u64),
+            sent_bytes: carried.sent_bytes,
+            received_bytes: carried.received_bytes,
         }
     };
     parts.peers.status().into_iter().map(peer).collect()
