@@ -379,8 +379,8 @@ pub(crate) struct EvdcCreate {
     /// How many nodes
     #[arg(long, default_value_t = 3, value_name = "N")]
     pub(crate) nodes: usize,
-    /// Thousandths of a processor core of each
-    #[arg(long, default_value_t = 1000, value_name = "MILLICORES")]
+    /// Processor cores of each: 2, 0.5 or 500m
+    #[arg(long, default_value = "1", value_parser = parse_cores, value_name = "CORES")]
     pub(crate) cpu: u32,
     /// Memory of each
     #[arg(long, default_value = "512M", value_name = "BYTES")]
@@ -578,6 +578,24 @@ fn parse_duration(text: &str) -> Result<u64, String> {
     seconds.filter(|&seconds| seconds > 0).ok_or_else(|| "a time is a number and s, m, h or d: 30s, 10m, 2h, 7d".into())
 }
 
+/// More cores than a machine has: who writes that means thousandths.
+const CORES_MAX: f64 = 1024.0;
+
+/// `2`, `0.5` or `500m`, as Kubernetes writes processor time, in thousandths of a core.
+fn parse_cores(text: &str) -> Result<u32, String> {
+    let (number, scale) = text.strip_suffix('m').map_or((text, 1000.0), |millis| (millis, 1.0));
+    let is_plain = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let millis = number.parse::<f64>().ok().filter(|_| is_plain).map(|number| (number * scale).round());
+    match millis {
+        Some(millis) if millis > CORES_MAX * 1000.0 => {
+            Err(format!("more than {CORES_MAX} cores; thousandths of a core are written with an m: 500m"))
+        }
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 1 and CORES_MAX * 1000")]
+        Some(millis) if millis >= 1.0 => Ok(millis as u32),
+        _ => Err("processor time is a number of cores, or of thousandths with an m: 2, 0.5, 500m".into()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
@@ -604,6 +622,18 @@ mod tests {
         check("h", None);
         check("-1h", None);
         check("99999999999999999999d", None);
+    }
+
+    #[test]
+    fn cores() {
+        let check = |text: &str, expected: Option<u32>| assert_eq!(parse_cores(text).ok(), expected, "{text}");
+        check("2", Some(2000));
+        check("0.5", Some(500));
+        check("500m", Some(500));
+        check("1024", Some(1_024_000));
+        for wrong in ["", "m", "0", "0m", "-1", "nan", "inf", "1e3", "1.2.3", "2 ", "1025", "2000000m"] {
+            check(wrong, None);
+        }
     }
 
     #[test]

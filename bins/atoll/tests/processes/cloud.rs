@@ -112,7 +112,7 @@ async fn a_page_is_served_from_rented_machines_and_rolled_over() {
     let world = world().await;
     let home = world.home();
     let gateway = run_json(&world.path("gateway"), &["id", "show"])["node"].as_str().unwrap().to_owned();
-    let rent = ["--nodes", "3", "--cpu", "500", "--memory", "256M", "--storage", "256M"];
+    let rent = ["--nodes", "3", "--cpu", "500m", "--memory", "256M", "--storage", "256M"];
     let through = ["--gateway", &gateway, "--domain", "cloud.example"];
     run(home, &[&["evdc", "create", "hello"], &rent[..], &through[..]].concat(), b"");
     let kubeconfig = world.path("kubeconfig");

@@ -112,7 +112,7 @@ async fn world(settings: &[&str]) -> World {
     let world = World { rented: Rented(home), _nodes: nodes, home: Some(started), folder };
     run(
         world.home(),
-        &["evdc", "create", "hello", "--nodes", "2", "--cpu", "500", "--memory", "128M", "--storage", "128M"],
+        &["evdc", "create", "hello", "--nodes", "2", "--cpu", "500m", "--memory", "128M", "--storage", "128M"],
         b"",
     );
     let kubeconfig = world.path("kubeconfig");

@@ -210,7 +210,7 @@ fn fetch(mut curl: Command, url: &str) -> Result<String, String> {
 fn rent(world: &World) {
     let home = world.dir("home");
     let gateway = run_json(&world.dir("gateway"), &["id", "show"])["node"].as_str().unwrap().to_owned();
-    let rent = ["--nodes", "3", "--cpu", "500", "--memory", "256M", "--storage", "256M"];
+    let rent = ["--nodes", "3", "--cpu", "500m", "--memory", "256M", "--storage", "256M"];
     let through = ["--gateway", &gateway, "--domain", "cloud.example"];
     run(&home, &[&["evdc", "create", "hello"], &rent[..], &through[..]].concat(), b"");
     run(&home, &["kubeconfig", "hello", "--file", world.dir("kubeconfig").to_str().unwrap()], b"");

@@ -207,7 +207,7 @@ fn df_does_not_hang() {
 async fn a_database_outlives_the_killing_of_atoll_under_it() {
     let mut world = World::raise().await;
     let home = world.path("home");
-    let rent = ["--nodes", "3", "--cpu", "500", "--memory", "256M", "--storage", "256M"];
+    let rent = ["--nodes", "3", "--cpu", "500m", "--memory", "256M", "--storage", "256M"];
     run(&home, &[&["evdc", "create", "hello"], &rent[..]].concat(), b"");
     let kubeconfig = world.path("kubeconfig");
     run(&home, &["kubeconfig", "hello", "--file", kubeconfig.to_str().unwrap()], b"");
