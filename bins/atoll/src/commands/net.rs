@@ -1,5 +1,7 @@
 //! Commands about the planetary network.
 
+mod names;
+
 use atoll_control::{NeighbourStatus, NetPeer, NetStatus};
 
 use super::Context;
@@ -7,10 +9,13 @@ use crate::args::NetCommand;
 use crate::output::{print, table};
 
 pub(super) async fn run(context: &Context, command: &NetCommand) -> anyhow::Result<()> {
-    let status = context.client().net().await?;
     match command {
-        NetCommand::Status => print(context.output, &status, status_text),
+        NetCommand::Names => names::list(context).await,
+        NetCommand::Resolve { name } => names::resolve(context, name).await,
+        NetCommand::Name(command) => names::change(context, command).await,
+        NetCommand::Status => print(context.output, &context.client().net().await?, status_text),
         NetCommand::Rules => {
+            let status = context.client().net().await?;
             let rules = status.interface.map(|interface| interface.rules).unwrap_or_default();
             print(context.output, &rules, |rules| match rules.as_slice() {
                 [] => "nothing may come in but answers\n".into(),
