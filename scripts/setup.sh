@@ -35,6 +35,8 @@ has_command ip || missing+=(iproute2)
 has_command nsenter || missing+=(util-linux)
 has_command nft || missing+=(nftables)
 has_command ping || missing+=(iputils-ping)
+# A foreign client that the tests hold the node's DNS server against.
+has_command dig || missing+=(bind9-dnsutils)
 # Foreign clients that the tests hold the Kubernetes API and images against.
 has_command kubectl || missing+=(kubernetes-client)
 has_command curl || missing+=(curl)

@@ -342,6 +342,32 @@ pub(crate) enum NetCommand {
     },
     /// Print the rules for what peers may begin (setting network.allow)
     Rules,
+    /// List the names of nodes, and say how programs come to ask this node for them
+    Names,
+    /// Show what a name or a planetary address stands for
+    Resolve {
+        /// A name such as web1.anna.atoll, with or without .atoll; or an address
+        name: String,
+    },
+    /// Give names to owners and nodes
+    #[command(subcommand)]
+    Name(NameCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NameCommand {
+    /// Give one: `anna OWNER` makes their nodes ….anna.atoll, `wiki.mine NODE` makes a node wiki.mine.atoll
+    Set {
+        /// An owner's name, which has no dot, or a node's, which ends in .mine
+        name: String,
+        /// The owner's id; or the node's id or a name that it has now
+        target: String,
+    },
+    /// Take one back
+    Remove {
+        /// The name
+        name: String,
+    },
 }
 
 #[derive(Debug, Args)]

@@ -20,6 +20,8 @@ mod help;
 mod kill;
 #[path = "processes/kubelet.rs"]
 mod kubelet;
+#[path = "processes/names.rs"]
+mod names;
 #[path = "processes/network.rs"]
 mod network;
 #[path = "processes/node.rs"]

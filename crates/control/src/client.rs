@@ -3,6 +3,7 @@
 mod cloud;
 mod deploy;
 mod fs;
+mod names;
 
 use std::io;
 use std::path::{Path, PathBuf};

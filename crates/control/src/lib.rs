@@ -13,6 +13,7 @@ mod cloud;
 mod deploy;
 mod error;
 mod fs;
+mod names;
 mod net;
 mod node;
 mod store;
@@ -28,6 +29,7 @@ pub use deploy::{
 };
 pub use error::{ApiError, Kind};
 pub use fs::{AwayNode, FsMountRequest, FsMounted, FsRemoved, FsRequest, FsStatus, HealingStatus, VolumeStatus};
+pub use names::{NameRequest, NameStatus, NamedNode, NamesStatus, OwnerName, ResolvedName};
 pub use net::{DroppedPackets, InterfaceStatus, NeighbourStatus, NetPeer, NetRoute, NetStatus};
 pub use node::{ConfigEntry, InviteRequest, Invited, JoinRequest, NodeStatus, PeerStatus, RoleStatus, StorageStatus};
 pub use store::{

@@ -7,6 +7,7 @@ pub(crate) mod apps;
 pub(crate) mod cloud;
 mod fs;
 mod jobs;
+mod names;
 mod net;
 mod node;
 mod stacks;
@@ -68,6 +69,9 @@ fn router(parts: Arc<Parts>) -> Router {
     let routes = Router::new()
         .route("/status", get(node::status))
         .route("/net", get(net::status))
+        .route("/net/names", get(names::list))
+        .route("/net/name", put(names::give).delete(names::take_back))
+        .route("/net/resolve", get(names::resolve))
         .route("/config", get(node::config))
         .route("/shutdown", post(node::shutdown))
         .route("/invite", post(node::invite))

@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use atoll_cloud::{Assignments, StoreError, remove_network};
 use atoll_keys::{KeyFileError, NodeKey};
+use atoll_names::{GivenBack, TakeError};
 use atoll_runtime::{Embedded, EmbeddedConfig, RuntimeError};
 use serde::Serialize;
 
@@ -21,6 +22,8 @@ pub struct Cleared {
     pub pods: usize,
     /// Mounts that were still there after that.
     pub mounts: usize,
+    /// Whether the machine's `resolv.conf` was put back.
+    pub resolv_conf: bool,
 }
 
 /// Why something is left.
@@ -41,6 +44,9 @@ pub enum ClearError {
     /// A container stays.
     #[error("containers are left: {0}")]
     Runtime(#[from] RuntimeError),
+    /// The machine's `resolv.conf` stays as the node wrote it.
+    #[error(transparent)]
+    ResolvConf(#[from] TakeError),
     /// A pod network stays.
     #[error("a pod network is left: {0}")]
     Network(String),
@@ -62,9 +68,10 @@ pub enum ClearError {
 /// [`ClearError`]: what is left and why; it can be called again.
 pub async fn clear(data_dir: &Path) -> Result<Cleared, ClearError> {
     if !data_dir.exists() {
-        return Ok(Cleared { pods: 0, mounts: 0 });
+        return Ok(Cleared { pods: 0, mounts: 0, resolv_conf: false });
     }
     let locked = DataDir::lock(data_dir)?;
+    let resolv_conf = atoll_names::give_back(&crate::names::note(locked.path()))? == GivenBack::Restored;
     let run_dir = run_dir(data_dir);
     let runtime = data_dir.join(RUNTIME_DIR);
     let pods = match runtime.exists() {
@@ -79,7 +86,7 @@ pub async fn clear(data_dir: &Path) -> Result<Cleared, ClearError> {
         Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
             Err(ClearError::Io { what: "cannot remove", path: run_dir, source })
         }
-        _ => Ok(Cleared { pods, mounts }),
+        _ => Ok(Cleared { pods, mounts, resolv_conf }),
     }
 }
 
@@ -111,7 +118,7 @@ mod tests {
     #[tokio::test]
     async fn a_folder_in_which_nothing_was_run_is_clear() {
         let folder = tempfile::tempdir().unwrap();
-        let nothing = Cleared { pods: 0, mounts: 0 };
+        let nothing = Cleared { pods: 0, mounts: 0, resolv_conf: false };
         assert_eq!(clear(&folder.path().join("none")).await.unwrap(), nothing);
         assert!(!folder.path().join("none").exists());
         assert_eq!(clear(folder.path()).await.unwrap(), nothing);

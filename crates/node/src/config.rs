@@ -99,6 +99,9 @@ pub(crate) const KEYS: &[Key] = &[
     crate::network::ALLOW,
     crate::network::PEERS,
     crate::network::LAN,
+    crate::names::DNS,
+    crate::names::DNS_BIND,
+    crate::names::RESOLV_CONF,
     Key {
         name: "storage.capacity",
         kind: Kind::ByteCount,

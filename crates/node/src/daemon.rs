@@ -29,10 +29,11 @@ use crate::data_dir::{DataDir, DataDirError};
 use crate::filesystems::{self, Filesystems};
 use crate::handlers::{CardHandler, ShardHandler};
 use crate::healing::Healing;
+use crate::names::{NameService, NamesHandle};
 use crate::network::{Network, NetworkHandle};
 use crate::peer_table::PeerTable;
 use crate::peers::KvPeers;
-use crate::{api, dashboard, metrics, ports, sockets, storage};
+use crate::{api, dashboard, metrics, names, ports, sockets, storage};
 
 /// Requests under way get this long to end once the node is told to stop; then it ends all the same. systemd kills after 90 s.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
@@ -79,6 +80,12 @@ pub enum NodeError {
     /// The gateway's authority cannot be used.
     #[error(transparent)]
     Authority(#[from] atoll_gateway::AuthorityError),
+    /// The server for names cannot be had.
+    #[error("{0} (setting network.dns_bind)")]
+    Names(#[from] atoll_names::BindError),
+    /// What is remembered of names cannot be read.
+    #[error(transparent)]
+    RememberedNames(#[from] atoll_names::StoreError),
     /// The link lost its sockets: the node has ended in order, and one started in its place can be reached again.
     #[error("this node was cut off: its UDP sockets could not be bound anew when the machine's network changed")]
     CutOff,
@@ -108,6 +115,7 @@ pub(crate) struct Parts {
     pub(crate) shard_stats: Option<Arc<ShardServerStats>>,
     pub(crate) stop: CancellationToken,
     pub(crate) network: NetworkHandle,
+    pub(crate) names: NamesHandle,
     metrics: Option<SocketAddr>,
     dashboard: Option<SocketAddr>,
     started: Instant,
@@ -118,6 +126,7 @@ pub struct Node {
     parts: Arc<Parts>,
     link: Link,
     network: Network,
+    names: NameService,
     control: UnixListener,
     metrics: Option<TcpListener>,
     dashboard: Option<TcpListener>,
@@ -148,6 +157,8 @@ impl Node {
         let owner_key = Arc::new(OwnerKey::load_or_create(&data_dir.owner_key())?);
         let (node, owner) = (node_key.id(), owner_key.id());
         tracing::info!(node = %node.short(), owner = %owner.short(), data = %data_dir.path().display(), "starting");
+        // First of all: a machine whose resolver died with the last node may need another to reach anything.
+        names::put_back(data_dir.path()).await;
         let kv = open_kv(&data_dir)?;
         let domain = Domain::new(Some(owner), &config.site, &config.country).map_err(ConfigError::from)?;
         let segments = open_segments(&config, &data_dir, &kv).await?;
@@ -172,6 +183,7 @@ impl Node {
             rooms,
             planetary: network.handle().planetary(),
         };
+        let names = NameService::start(&config, (node, owner), &kv, data_dir.path()).await?;
         let cloud = Cloud::open(&config, ground, &doors).await?;
         let deploy = cloud.deploy(&handle, &kv, &peers);
         let engine = Engine::open(engine_config(), kv.clone(), owner_key.clone(), Arc::new(peers.clone())).await?;
@@ -201,11 +213,12 @@ impl Node {
             shard_stats,
             stop,
             network: network.handle(),
+            names: names.handle(),
             metrics: metrics_address,
             dashboard: dashboard_address,
             started,
         };
-        Ok(Self { parts: Arc::new(parts), link, network, control, metrics, dashboard, _data_dir: data_dir })
+        Ok(Self { parts: Arc::new(parts), link, network, names, control, metrics, dashboard, _data_dir: data_dir })
     }
 
     /// Who it is and how it fares.
@@ -224,7 +237,7 @@ impl Node {
     /// # Errors
     /// [`NodeError::Io`] if the control socket breaks.
     pub async fn run(self) -> Result<(), NodeError> {
-        let Self { parts, link, network, control, metrics, dashboard, _data_dir } = self;
+        let Self { parts, link, network, names, control, metrics, dashboard, _data_dir } = self;
         let stop = parts.stop.clone();
         let socket = parts.config.data_dir.join(atoll_control::SOCKET_NAME);
         let mut tasks: Vec<JoinHandle<()>> = vec![tokio::spawn(parts.peers.clone().run(stop.clone()))];
@@ -234,6 +247,8 @@ impl Node {
         tasks.push(tokio::spawn(async move { cloud.cloud.run(cloud_stop).await }));
         let carrying = network.run(parts.network.clone(), parts.link.clone(), parts.peers.clone(), stop.clone());
         tasks.push(tokio::spawn(carrying));
+        let interface = parts.network.planetary().map(|(interface, _)| interface);
+        tasks.push(tokio::spawn(names.run(interface, parts.link.clone(), parts.peers.clone(), stop.clone())));
         if let Some(listener) = metrics {
             tasks.push(tokio::spawn(metrics::serve(listener, parts.clone(), stop.clone())));
         }

@@ -18,6 +18,7 @@ mod handlers;
 mod healing;
 mod kube_ports;
 pub mod metrics;
+mod names;
 mod network;
 mod peer_table;
 mod peers;

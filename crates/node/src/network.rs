@@ -18,6 +18,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
+use crate::names::NamesConfig;
 use crate::peer_table::PeerTable;
 
 /// The interface's name unless another is configured.
@@ -70,6 +71,8 @@ pub(crate) struct NetworkConfig {
     rules: Vec<Rule>,
     peers: Vec<FixedPeer>,
     lan: bool,
+    /// What the node says of names.
+    pub(crate) names: NamesConfig,
 }
 
 impl NetworkConfig {
@@ -88,6 +91,7 @@ impl NetworkConfig {
             rules: list(settings, "network.allow")?,
             peers: list(settings, "network.peers")?,
             lan: lan == "on" && !on_loopback,
+            names: NamesConfig::from_settings(settings)?,
         })
     }
 }

@@ -1,8 +1,7 @@
 //! Commands about the planetary network.
 
+mod names;
 mod top;
-
-use std::time::Duration;
 
 use atoll_control::{NeighbourStatus, NetPeer, NetStatus};
 
@@ -11,18 +10,15 @@ use crate::args::NetCommand;
 use crate::output::{print, table};
 
 pub(super) async fn run(context: &Context, command: &NetCommand) -> anyhow::Result<()> {
-    if let NetCommand::Top { every, count } = command {
-        return top::run(context, Duration::from_secs((*every).max(1)), *count).await;
-    }
-    let status = context.client().net().await?;
     match command {
-        NetCommand::Top { .. } => Ok(()),
-        NetCommand::Peers => print(context.output, &status.peers, |peers| match peers.as_slice() {
-            [] => "no peers yet: `atoll invite` prints a ticket, `atoll join` takes one\n".into(),
-            peers => top::carried_text(peers),
-        }),
-        NetCommand::Status => print(context.output, &status, status_text),
+        NetCommand::Peers => top::peers(context).await,
+        NetCommand::Top { every, count } => top::run(context, *every, *count).await,
+        NetCommand::Names => names::list(context).await,
+        NetCommand::Resolve { name } => names::resolve(context, name).await,
+        NetCommand::Name(command) => names::change(context, command).await,
+        NetCommand::Status => print(context.output, &context.client().net().await?, status_text),
         NetCommand::Rules => {
+            let status = context.client().net().await?;
             let rules = status.interface.map(|interface| interface.rules).unwrap_or_default();
             print(context.output, &rules, |rules| match rules.as_slice() {
                 [] => "nothing may come in but answers\n".into(),

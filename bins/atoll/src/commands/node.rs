@@ -78,7 +78,8 @@ pub(super) async fn down(context: &Context, down: &Down) -> anyhow::Result<()> {
     }
     let cleared = atoll_node::clear(&context.data_dir).await?;
     print(context.output, &cleared, |cleared| {
-        format!("stopped; {} pods ended and {} mounts removed\n", cleared.pods, cleared.mounts)
+        let put_back = if cleared.resolv_conf { "; resolv.conf is as it was" } else { "" };
+        format!("stopped; {} pods ended and {} mounts removed{put_back}\n", cleared.pods, cleared.mounts)
     })
 }
 

@@ -274,9 +274,9 @@ fn udp_sockets(pid: u32) -> Vec<i32> {
 fn a_node_whose_sockets_were_held_when_the_network_changed_starts_over() {
     use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
     let (lab, folder) = (Lab::new(2).unwrap(), tempfile::tempdir().unwrap());
-    // Without announcements on the local network, all UDP sockets are the link's.
-    let mut nodes =
-        [0, 1].map(|number| LabNode::start(lab.host(number), folder.path(), &["network.lan=off".to_owned()]));
+    // Without announcements on the local network and a server for names, all UDP sockets are the link's.
+    let settings = ["network.lan=off".to_owned(), "network.dns=off".to_owned()];
+    let mut nodes = [0, 1].map(|number| LabNode::start(lab.host(number), folder.path(), &settings));
     nodes[0].joins(&nodes[1]);
     eventually("ping", || pings(&nodes[1].host, nodes[0].address()));
 

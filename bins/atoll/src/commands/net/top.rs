@@ -11,7 +11,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::super::Context;
 use crate::args::Output;
-use crate::output::{rate, table};
+use crate::output::{print, rate, table};
 
 /// Puts the cursor to the upper left and clears what was there (ECMA-48, CUP and ED).
 const CLEAR: &str = "\x1b[H\x1b[2J";
@@ -28,9 +28,9 @@ struct Busy {
 }
 
 /// Looks again and again, until the user ends it or it was done `count` times.
-pub(super) async fn run(context: &Context, every: Duration, count: Option<u64>) -> anyhow::Result<()> {
+pub(super) async fn run(context: &Context, every_seconds: u64, count: Option<u64>) -> anyhow::Result<()> {
     let client = context.client();
-    let mut ticks = interval(every);
+    let mut ticks = interval(Duration::from_secs(every_seconds.max(1)));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks.tick().await;
     let (mut before, mut since) = (client.net().await?.peers, Instant::now());
@@ -99,7 +99,15 @@ fn busy_text(busy: &[Busy]) -> String {
 }
 
 /// The peers with what was carried since the start.
-pub(super) fn carried_text(peers: &[NetPeer]) -> String {
+pub(super) async fn peers(context: &Context) -> anyhow::Result<()> {
+    let peers = context.client().net().await?.peers;
+    print(context.output, &peers, |peers| match peers.as_slice() {
+        [] => "no peers yet: `atoll invite` prints a ticket, `atoll join` takes one\n".into(),
+        peers => carried_text(peers),
+    })
+}
+
+fn carried_text(peers: &[NetPeer]) -> String {
     let row = |peer: &NetPeer| {
         vec![
             peer.node.short().to_string(),
