@@ -28,8 +28,12 @@ fn main() {
     }
 }
 
+/// From this many nodes on, phases are shorter: the whole would take hours.
+const LARGE: usize = 50_000;
+
 /// One size, from joining to disaster.
 fn find(nodes: usize) {
+    let (settle, window, after) = if nodes < LARGE { (115, 30, 20) } else { (30, 15, 10) };
     let began = Instant::now();
     let mut world = FindWorld::new(Setting::plane(nodes, SEED));
     world.run(Duration::from_secs((nodes as u64 / 1000).max(10)) + 5 * MINUTE);
@@ -43,24 +47,31 @@ fn find(nodes: usize) {
     );
     println!("contacts per node: {}; records: {}", report.contacts, report.records);
     print_lookups("lookups", &world.look_up(1000));
-    world.run(115 * MINUTE);
+    world.run(settle * MINUTE);
     world.take_traffic();
-    world.run(30 * MINUTE);
-    print_traffic("idle", &mut world, nodes, 30 * MINUTE);
+    world.run(window * MINUTE);
+    print_traffic(&format!("idle after {settle} minutes"), &mut world, nodes, window * MINUTE);
     world.churn(Some(60 * MINUTE));
-    world.run(30 * MINUTE);
+    world.run(window * MINUTE);
     world.take_traffic();
-    world.run(30 * MINUTE);
-    print_traffic("churn (sessions of 60 minutes)", &mut world, nodes, 30 * MINUTE);
+    world.run(window * MINUTE);
+    print_traffic("churn (sessions of 60 minutes)", &mut world, nodes, window * MINUTE);
     print_lookups("lookups under churn", &world.look_up(1000));
     let report = world.report();
     println!("under churn: contacts per node {}; records {}", report.contacts, report.records);
     world.churn(None);
     world.kill(0.25);
     print_lookups("lookups just after a quarter died", &world.look_up(1000));
-    world.run(20 * MINUTE);
-    print_lookups("lookups 20 minutes later", &world.look_up(1000));
-    println!("{} events in {:.0} s", world.events(), began.elapsed().as_secs_f64());
+    world.run(after * MINUTE);
+    print_lookups(&format!("lookups {after} minutes later"), &world.look_up(1000));
+    println!("{} events in {:.0} s; {}", world.events(), began.elapsed().as_secs_f64(), memory());
+}
+
+/// The most memory that this process had.
+fn memory() -> String {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find(|line| line.starts_with("VmHWM"));
+    line.map_or_else(String::new, |line| line.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
 /// One size and shape, from nothing to black holes.
@@ -88,7 +99,7 @@ fn route(shape: Shape, nodes: usize) {
     print_stretch("two minutes later", &mut world);
     let pairs = world.pairs(2000);
     print_recovery("black holes on the way", &world.black_holes(&pairs, MINUTE));
-    println!("{:.0} s", began.elapsed().as_secs_f64());
+    println!("{:.0} s; {}", began.elapsed().as_secs_f64(), memory());
 }
 
 fn print_bytes(what: &str, world: &mut RouteWorld, nodes: usize, window: Duration) {

@@ -159,6 +159,8 @@ pub struct Find<R> {
     lookups: BTreeMap<u32, Lookup>,
     pending: BTreeMap<u32, Pending>,
     next_id: u32,
+    /// The nearest that our record was brought to.
+    kept_by: Vec<NodeId>,
     upkeep: upkeep::Upkeep,
 }
 
@@ -194,6 +196,7 @@ impl<R: Record> Find<R> {
             peers: BTreeMap::new(),
             lookups: BTreeMap::new(),
             pending: BTreeMap::new(),
+            kept_by: Vec::new(),
             upkeep: upkeep::Upkeep::default(),
         }
     }
@@ -245,7 +248,7 @@ impl<R: Record> Find<R> {
             self.peers.remove(&contact.node);
         } else if self.peers.len() < PEERS_MAX || self.peers.contains_key(&contact.node) {
             self.peers.insert(contact.node, contact);
-            self.table.offer(contact, self.random.next());
+            self.table.offer(contact);
             self.hope(now_ms);
         }
     }
@@ -308,7 +311,7 @@ impl<R: Record> Find<R> {
             self.learn(now_ms, from, record, out);
         }
         if ask.serves {
-            self.table.offer(from, self.random.next());
+            self.table.offer(from);
         }
         let wanted = ask.newer_than.and_then(|newer_than| self.record_of(now_ms, ask.key, newer_than));
         let count = usize::from(ask.contacts).min(CONTACTS_MAX);
@@ -333,7 +336,7 @@ impl<R: Record> Find<R> {
         let contacts = &answer.contacts[..answer.contacts.len().min(CONTACTS_MAX)];
         let Some((id, path)) = pending.lookup else {
             for contact in contacts {
-                self.table.offer(*contact, self.random.next());
+                self.table.offer(*contact);
             }
             return;
         };

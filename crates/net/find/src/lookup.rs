@@ -10,7 +10,7 @@ use atoll_ids::NodeId;
 
 use crate::key::Key;
 use crate::message::Contact;
-use crate::network::Network;
+use crate::network::{Network, apart};
 
 /// Paths: with a fifth of all nodes hostile and five steps, one path gets through with probability 0.33, one of three with 0.70; more paths cost
 /// more of everybody's traffic.
@@ -24,6 +24,10 @@ const NARROW_MAX: usize = 2;
 
 /// Most nodes that a lookup asks: five times what one takes among 100,000 nodes of which none are hostile.
 const ASKED_MAX: usize = 96;
+
+/// Nodes that must have been asked before a lookup ends without success: as many as keep a record; and of a wide network, as many as are asked to.
+const SWEEP: usize = 8;
+const SWEEP_APART: usize = 2;
 
 /// After this long without an answer a path asks somebody else besides: two round trips over a bad connection.
 pub(crate) const LATE_MS: u64 = 400;
@@ -116,7 +120,28 @@ impl Lookup {
                 self.asked.insert(candidate.contact.node);
             }
         }
+        if questions.is_empty() && self.is_done() && self.purpose != Purpose::Refresh {
+            self.sweep(now_ms, &mut questions);
+        }
         questions
+    }
+
+    /// When all paths have ended: whoever is among the nearest of all of them and was not asked by any. The last word before nothing is found.
+    fn sweep(&mut self, now_ms: u64, questions: &mut Vec<(usize, Contact)>) {
+        let all = self.paths.iter().enumerate().flat_map(|(path, them)| them.iter().map(move |it| (path, it)));
+        let mut alive: Vec<(u128, usize, Contact)> =
+            all.filter(|(_, it)| it.state != State::Silent).map(|(path, it)| (it.distance, path, it.contact)).collect();
+        alive.sort_unstable_by_key(|(distance, path, _)| (*distance, *path));
+        alive.dedup_by_key(|(distance, ..)| *distance);
+        let contacts: Vec<Contact> = alive.iter().map(|(.., contact)| *contact).collect();
+        for at in apart(&contacts, SWEEP, SWEEP_APART) {
+            let (_, path, contact) = alive[at];
+            if self.asked.len() >= ASKED_MAX || !self.asked.insert(contact.node) {
+                continue;
+            }
+            self.set(path, &contact.node, State::Asked { at_ms: now_ms });
+            questions.push((path, contact));
+        }
     }
 
     /// The candidate that a path wants to ask now.
@@ -131,9 +156,12 @@ impl Lookup {
             State::Asked { .. } | State::Answered => true,
             State::Silent => false,
         };
-        let candidates = self.paths[path].iter().enumerate();
-        let mut nearest = candidates.filter(|it| is_usable(it.1)).take(self.width);
-        nearest.find(|(_, candidate)| candidate.state == State::Fresh).map(|(at, _)| at)
+        let usable: Vec<usize> =
+            self.paths[path].iter().enumerate().filter(|(_, it)| is_usable(it)).map(|(at, _)| at).collect();
+        let contacts: Vec<Contact> = usable.iter().map(|at| self.paths[path][*at].contact).collect();
+        // One of each wide network: who crowds around the key does not end the path.
+        let nearest = apart(&contacts, self.width, 1).into_iter().map(|at| usable[at]);
+        nearest.into_iter().find(|at| self.paths[path][*at].state == State::Fresh)
     }
 
     /// A node on a path has answered with these contacts. Says in how many steps we got there.

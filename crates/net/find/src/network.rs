@@ -3,7 +3,10 @@
 //!
 //! Not by owner: an owner's key is as free as a node's, so a limit per owner would bind only the honest.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use crate::message::Contact;
 
 /// A network, or a single place in a private one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -36,6 +39,27 @@ impl Network {
         let folded = (self.0 >> 64) as u64 ^ (self.0 as u64).rotate_left(23) ^ u64::from(self.1);
         crate::random::mix(folded ^ seed)
     }
+}
+
+/// Which of these to take, in their order: at most `each` of a wide network, and if that leaves fewer than `count`, the first of the others besides.
+pub(crate) fn apart(contacts: &[Contact], count: usize, each: usize) -> Vec<usize> {
+    let mut taken: BTreeMap<Network, usize> = BTreeMap::new();
+    let (mut chosen, mut rest) = (Vec::new(), Vec::new());
+    for (at, contact) in contacts.iter().enumerate() {
+        let taken = taken.entry(Network::wide(contact.at)).or_default();
+        *taken += 1;
+        if *taken <= each {
+            chosen.push(at)
+        } else {
+            rest.push(at)
+        }
+        if chosen.len() == count {
+            return chosen;
+        }
+    }
+    let missing = count - chosen.len();
+    chosen.extend(rest.into_iter().take(missing));
+    chosen
 }
 
 fn is_private_v4(ip: Ipv4Addr) -> bool {

@@ -12,7 +12,7 @@ use atoll_ids::NodeId;
 
 use crate::key::Key;
 use crate::message::Contact;
-use crate::network::Network;
+use crate::network::{Network, apart};
 
 /// The nearest that are always kept: twice as many as keep a record, so that half may die unnoticed.
 pub(crate) const NEAR: usize = 16;
@@ -24,8 +24,11 @@ const BUCKET: usize = 8;
 const FAILURES_MAX: u8 = 2;
 
 /// Places of a narrow network (an IPv6 /64) in a bucket and in the whole table, then of a wide one (a /48).
-const NARROW_MAX: (usize, usize) = (2, 4);
-const WIDE_MAX: (usize, usize) = (4, 16);
+const NARROW_MAX: (usize, usize) = (2, 16);
+const WIDE_MAX: (usize, usize) = (4, 64);
+
+/// Of a wide network among the nearest to a key that are named, asked to keep a record, or begun from.
+const APART: usize = 2;
 
 /// Newcomers remembered until it is found out whether they answer.
 const SPARES_MAX: usize = 16;
@@ -46,11 +49,13 @@ pub(crate) struct Table {
     me: Key,
     entries: Vec<Entry>,
     spares: Vec<Contact>,
+    /// Somebody new is among the nearest since this was last asked for.
+    nearer: bool,
 }
 
 impl Table {
     pub(crate) fn new(me: Key) -> Self {
-        Self { me, entries: Vec::new(), spares: Vec::new() }
+        Self { me, entries: Vec::new(), spares: Vec::new(), nearer: false }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -67,6 +72,11 @@ impl Table {
         &self.entries[..self.entries.len().min(NEAR)]
     }
 
+    /// Whether somebody new is among the nearer half of the nearest since this was last asked.
+    pub(crate) fn take_nearer(&mut self) -> bool {
+        std::mem::take(&mut self.nearer)
+    }
+
     /// The buckets that have somebody beyond the nearest, and that of the nearest, as leading bits shared with us.
     pub(crate) fn depth(&self) -> u32 {
         self.near().last().map_or(0, |entry| self.me.shared_bits(entry.key))
@@ -77,13 +87,32 @@ impl Table {
         self.entries.iter().filter(|entry| self.me.shared_bits(entry.key) == bits).count()
     }
 
-    /// Those nearest to a key, but for one node.
+    /// Those nearest to a key, but for one node; of a wide network no more than [`APART`] while there are others, however near it crowds around the key.
     pub(crate) fn closest(&self, key: Key, count: usize, except: &NodeId) -> Vec<Contact> {
+        let nearest = self.nearest(key, count, except);
+        // Usually nobody crowds, and that is it.
+        if !is_crowded(&nearest) {
+            return nearest;
+        }
+        let all = self.nearest(key, self.entries.len(), except);
+        apart(&all, count, APART).into_iter().map(|at| all[at]).collect()
+    }
+
+    /// Those nearest to a key; who did not answer lately only if there are too few others.
+    fn nearest(&self, key: Key, count: usize, except: &NodeId) -> Vec<Contact> {
+        let reliable = self.nearest_of(key, count, |entry| entry.failures == 0 && entry.contact.node != *except);
+        if reliable.len() == count {
+            return reliable;
+        }
+        self.nearest_of(key, count, |entry| entry.contact.node != *except)
+    }
+
+    fn nearest_of(&self, key: Key, count: usize, of: impl Fn(&Entry) -> bool) -> Vec<Contact> {
         let mut found: Vec<(u128, usize)> = Vec::with_capacity(count + 1);
         for (at, entry) in self.entries.iter().enumerate() {
             let distance = key.distance(entry.key);
             let full = found.len() == count;
-            if full && found.last().is_none_or(|last| last.0 <= distance) || entry.contact.node == *except {
+            if full && found.last().is_none_or(|last| last.0 <= distance) || !of(entry) {
                 continue;
             }
             let place = found.partition_point(|other| other.0 < distance);
@@ -144,6 +173,7 @@ impl Table {
             Err(at) if self.has_room(at, key, contact.at) => {
                 let entry = Entry { contact, key, since_ms: now_ms, heard_ms: now_ms, failures: 0 };
                 self.entries.insert(at, entry);
+                self.nearer |= at < NEAR / 2;
                 self.trim();
             }
             Err(_) => {}
@@ -162,28 +192,27 @@ impl Table {
         }
     }
 
-    /// A contact has not answered. True if it is dropped for that.
+    /// Somebody has not answered. True if it was a contact.
     pub(crate) fn failed(&mut self, node: &NodeId) -> bool {
         self.spares.retain(|spare| spare.node != *node);
         let Ok(at) = self.position(Key::of(node)) else { return false };
         self.entries[at].failures += 1;
-        let dropped = self.entries[at].failures >= FAILURES_MAX;
-        if dropped {
+        if self.entries[at].failures >= FAILURES_MAX {
             self.entries.remove(at);
         }
-        dropped
+        true
     }
 
-    /// Remembers a contact until it is asked whether it answers; when there are too many, a random one gives way, as who came first and who came
-    /// last are both for a flood to choose.
-    pub(crate) fn offer(&mut self, contact: Contact, random: u64) {
+    /// Remembers a contact until it is asked whether it answers; the nearest first, as those matter most and nobody else brings them.
+    pub(crate) fn offer(&mut self, contact: Contact) {
         if self.spares.iter().any(|spare| spare.node == contact.node) || !self.wants(&contact) {
             return;
         }
-        if self.spares.len() < SPARES_MAX {
-            self.spares.push(contact);
-        } else {
-            self.spares[random as usize % SPARES_MAX] = contact;
+        let distance = |contact: &Contact| self.me.distance(Key::of(&contact.node));
+        let place = self.spares.partition_point(|spare| distance(spare) > distance(&contact));
+        self.spares.insert(place, contact);
+        if self.spares.len() > SPARES_MAX {
+            self.spares.remove(0);
         }
     }
 
@@ -217,6 +246,12 @@ impl Table {
             }
         }
     }
+}
+
+/// Whether more than [`APART`] are of one wide network.
+fn is_crowded(contacts: &[Contact]) -> bool {
+    let networks: Vec<Network> = contacts.iter().map(|contact| Network::wide(contact.at)).collect();
+    networks.iter().any(|network| networks.iter().filter(|other| *other == network).count() > APART)
 }
 
 #[cfg(test)]

@@ -62,6 +62,8 @@ pub enum Input<B> {
         /// What.
         message: Message<B>,
     },
+    /// Packets that came by way of this landmark, as our address says, do not arrive: another is to be named for a while.
+    Useless(NodeId),
     /// Packets to a node by way of a neighbour were met with silence.
     Silent {
         /// The destination.
@@ -104,6 +106,15 @@ struct Neighbour {
     suspect_until_ms: u64,
 }
 
+/// A route that should be there, and is not or is not good.
+#[derive(Clone, Copy, Debug)]
+struct Wish {
+    had: Distance,
+    /// When to ask for it, and how often it was asked for.
+    due_ms: u64,
+    asked: u32,
+}
+
 /// The core of routing over several hops; see the top of this crate.
 #[derive(Clone, Debug)]
 pub struct Router<B> {
@@ -121,11 +132,13 @@ pub struct Router<B> {
     news: BTreeSet<NodeId>,
     /// Neighbours that know nothing yet.
     greet: BTreeSet<Port>,
-    wishes: BTreeMap<NodeId, Distance>,
+    wishes: BTreeMap<NodeId, Wish>,
     /// The farthest near node and landmark while there is no room for more, so that what is refused costs nothing.
     farthest_us: [Option<u32>; 2],
     passed_on: VecDeque<(NodeId, u64, u64)>,
     address: Option<Address>,
+    /// Landmarks not to be named, and until when.
+    shunned: BTreeMap<NodeId, u64>,
     timers: upkeep::Timers,
 }
 
@@ -161,6 +174,7 @@ impl<B: Sealed> Router<B> {
             farthest_us: [None; 2],
             passed_on: VecDeque::new(),
             address: None,
+            shunned: BTreeMap::new(),
             timers: upkeep::Timers::default(),
         }
     }
@@ -177,6 +191,7 @@ impl<B: Sealed> Router<B> {
             Input::Size(size) => self.sized(now_ms, size),
             Input::Own(beacon) => self.own_signed(now_ms, beacon),
             Input::Received { from, message } => self.received(now_ms, &from, message, &mut out),
+            Input::Useless(landmark) => self.shun(now_ms, landmark),
             Input::Silent { to, via } => self.silent(now_ms, to, &via),
         }
         self.look_after(now_ms, &mut out);
@@ -203,9 +218,7 @@ impl<B: Sealed> Router<B> {
         let Some(port) = self.ports.remove(node) else { return };
         self.neighbours.remove(&port);
         self.greet.remove(&port);
-        let concerned: Vec<NodeId> =
-            self.routes.iter().filter(|(_, route)| route.offer_of(port).is_some()).map(|(node, _)| *node).collect();
-        for node in concerned {
+        for node in self.offered_by(port) {
             self.withdraw(now_ms, node, port);
         }
     }
@@ -218,9 +231,7 @@ impl<B: Sealed> Router<B> {
         let change = neighbour.smoothed_us.abs_diff(neighbour.cost_us);
         if change > neighbour.cost_us / COST_PART && change > COST_US_MIN {
             neighbour.cost_us = neighbour.smoothed_us;
-            let concerned: Vec<NodeId> =
-                self.routes.iter().filter(|(_, route)| route.offer_of(port).is_some()).map(|it| *it.0).collect();
-            for node in concerned {
+            for node in self.offered_by(port) {
                 self.choose(now_ms, node, false);
             }
         }
@@ -233,7 +244,7 @@ impl<B: Sealed> Router<B> {
         let first = offer.blamed_until_ms <= now_ms;
         offer.blames += u32::from(first);
         offer.blamed_until_ms = now_ms + (BLAME_MS << offer.blames.saturating_sub(1).min(BLAME_DOUBLINGS));
-        let feasible = route.feasible;
+        let mut concerned = vec![to];
         if let Some(neighbour) = self.neighbours.get_mut(&port) {
             if now_ms > neighbour.blamed_ms + BLAME_MS {
                 neighbour.blames = 0;
@@ -242,14 +253,40 @@ impl<B: Sealed> Router<B> {
             neighbour.blamed_ms = now_ms;
             if neighbour.blames >= BLAMES_MAX {
                 neighbour.suspect_until_ms = now_ms + BLAME_MS;
+                concerned = self.offered_by(port);
             }
         }
-        self.choose(now_ms, to, false);
-        let still = self.routes.get(&to).and_then(Route::current).is_none_or(|offer| self.is_blamed(now_ms, offer));
-        if let Some(feasible) = feasible.filter(|_| still) {
-            self.wishes.insert(to, feasible);
+        for node in concerned {
+            self.choose(now_ms, node, false);
+            self.distrust(now_ms, node);
+        }
+    }
+
+    /// Where nothing but ways that are blamed is left, neighbours are told that there is none, and the node is asked for a newer beacon, which may come by another.
+    fn distrust(&mut self, now_ms: u64, node: NodeId) {
+        let Some(route) = self.routes.get(&node) else { return };
+        if route.current().is_some_and(|offer| self.is_blamed(now_ms, offer)) {
+            let feasible = route.feasible;
+            self.wish(now_ms, node, feasible, 0);
+            self.news.insert(node);
             self.flush_soon(now_ms);
         }
+    }
+
+    /// Neighbours are asked for something better than what they were told.
+    fn wish(&mut self, now_ms: u64, node: NodeId, had: Option<Distance>, after_ms: u64) {
+        let Some(had) = had else { return };
+        let due_ms = now_ms + after_ms;
+        // One that is due earlier stays as it is.
+        if self.wishes.get(&node).is_none_or(|wish| wish.asked > 0 || wish.due_ms > due_ms) {
+            self.wishes.insert(node, Wish { had, due_ms, asked: 0 });
+        }
+        self.flush_at(due_ms + upkeep::FLUSH_MS);
+    }
+
+    fn offered_by(&self, port: Port) -> Vec<NodeId> {
+        let offered = self.routes.iter().filter(|(_, route)| route.offer_of(port).is_some());
+        offered.map(|(node, _)| *node).collect()
     }
 
     fn is_blamed(&self, now_ms: u64, offer: &Offer<B>) -> bool {

@@ -33,7 +33,7 @@ pub struct RouteReport {
 pub struct StretchReport {
     /// Pairs of which one's packets reached the other.
     pub delivered: usize,
-    /// Pairs.
+    /// Pairs between which there is a path.
     pub pairs: usize,
     /// Round trip of a first packet, as a multiple of the shortest.
     pub first: Spread,
@@ -82,12 +82,16 @@ impl RouteWorld {
 
     /// How long the paths of these pairs are.
     pub fn stretch(&self, pairs: &[(u32, u32)]) -> StretchReport {
-        let (mut first, mut later) = (Vec::new(), Vec::new());
+        let (mut first, mut later, mut connected) = (Vec::new(), Vec::new(), 0);
         let mut shortest: (u32, Vec<u64>) = (u32::MAX, Vec::new());
         for (from, to) in pairs {
             if shortest.0 != *from {
                 shortest = (*from, self.shortest(*from));
             }
+            if shortest.1[*to as usize] == u64::MAX {
+                continue;
+            }
+            connected += 1;
             let best = shortest.1[*to as usize] as f64;
             let Some((path, us)) = self.deliver(*from, *to, false) else { continue };
             first.push(us as f64 / best);
@@ -95,7 +99,7 @@ impl RouteWorld {
             later.push(again.min(us) as f64 / best);
             debug_assert!(!path.is_empty());
         }
-        StretchReport { delivered: first.len(), pairs: pairs.len(), first: Spread::of(first), later: Spread::of(later) }
+        StretchReport { delivered: first.len(), pairs: connected, first: Spread::of(first), later: Spread::of(later) }
     }
 
     /// Shortest round trips from a node in microseconds, by Dijkstra's algorithm.
@@ -145,10 +149,10 @@ impl RouteWorld {
     /// Nodes die in the middle of the paths of pairs, one for every 50; measures when packets of those pairs arrive again.
     pub fn recovery(&mut self, pairs: &[(u32, u32)], allowed: Duration) -> RecoveryReport {
         let mut doomed = BTreeSet::new();
-        let ends: BTreeSet<u32> = pairs.iter().flat_map(|(from, to)| [*from, *to]).collect();
+        let senders: BTreeSet<u32> = pairs.iter().map(|(from, _)| *from).collect();
         for (from, to) in pairs.iter().step_by(50) {
             if let Some((path, _)) = self.deliver(*from, *to, false) {
-                doomed.extend(path.get(path.len() / 2).filter(|node| !ends.contains(node)));
+                doomed.extend(path.get(path.len() / 2).filter(|node| !senders.contains(node)));
             }
         }
         let through = |world: &Self, pair: &(u32, u32)| {
@@ -165,10 +169,10 @@ impl RouteWorld {
     /// Nodes in the middle of the paths of pairs drop all packets but say nothing, one for every 50; senders notice the silence each half second
     /// and blame their next hop, and so do those on the way.
     pub fn black_holes(&mut self, pairs: &[(u32, u32)], allowed: Duration) -> RecoveryReport {
-        let ends: BTreeSet<u32> = pairs.iter().flat_map(|(from, to)| [*from, *to]).collect();
+        let senders: BTreeSet<u32> = pairs.iter().map(|(from, _)| *from).collect();
         for (from, to) in pairs.iter().step_by(50) {
             if let Some((path, _)) = self.deliver(*from, *to, false)
-                && let Some(node) = path.get(path.len() / 2).filter(|node| !ends.contains(node))
+                && let Some(node) = path.get(path.len() / 2).filter(|node| !senders.contains(node))
             {
                 self.nodes[*node as usize].hole = true;
             }
@@ -181,32 +185,29 @@ impl RouteWorld {
         report
     }
 
-    /// Everybody on the way who forwards and hears nothing back blames the next hop, as they are asked to by the silence.
+    /// Whoever is before the silence blames the next hop. Where only the destination can name another way (from the landmark on, or when that is what is silent),
+    /// it does.
     fn blame(&mut self, from: u32, to: u32) {
-        let receiver = &self.nodes[to as usize].core;
-        let address = receiver.address().cloned();
+        let address = self.nodes[to as usize].core.address().cloned();
         let Some(mut header) = self.nodes[from as usize].core.header(id(to), address.as_ref()) else { return };
-        let (mut at, mut blames) = (from, Vec::new());
+        let mut at = from;
         while let Hop::Next(next, rest) = self.nodes[at as usize].core.forward(header.clone()) {
-            let known = self.nodes[at as usize].core.next_hop(&id(to)).is_some();
-            blames.push(match &header.phase {
-                Phase::Landmark(address) if !known && id(at) != address.landmark => (at, address.landmark, next),
-                Phase::Direct => (at, id(to), next),
-                _ if known => (at, id(to), next),
-                // By ports: only the destination can name another way, and it hears nothing, either.
-                _ => match address.as_ref().and_then(|it| Some((it.landmark, receiver.next_hop(&it.landmark)?))) {
-                    Some((landmark, via)) => (to, landmark, via),
-                    None => break,
-                },
-            });
-            (at, header) = (index(&next), rest);
-            if self.nodes[at as usize].hole {
-                break;
+            if self.nodes[index(&next) as usize].hole {
+                let known = self.nodes[at as usize].core.next_hop(&id(to)).is_some();
+                match (header.phase, address) {
+                    (Phase::Landmark(address), _)
+                        if !known && id(at) != address.landmark && next != address.landmark =>
+                    {
+                        self.step(at, Input::Silent { to: address.landmark, via: next });
+                    }
+                    (Phase::Landmark(_) | Phase::Labels(_), Some(address)) if !known => {
+                        self.step(to, Input::Useless(address.landmark));
+                    }
+                    _ => self.step(at, Input::Silent { to: id(to), via: next }),
+                }
+                return;
             }
-        }
-        // Whoever is nearest to the silence leaves that way first; those before have an answer from it then.
-        if let Some((at, to, via)) = blames.pop() {
-            self.step(at, Input::Silent { to, via });
+            (at, header) = (index(&next), rest);
         }
     }
 

@@ -13,8 +13,14 @@ use crate::record::{Record, millis};
 const PUBLISH_MIN: Duration = Duration::from_secs(10 * 60);
 const PUBLISH_MAX: Duration = Duration::from_secs(60 * 60);
 
-/// How many contacts are asked whether they are still there between two such times: a table of 130 is gone through in four.
-const CHECKS_PER_PUBLISH: u64 = 32;
+/// How many contacts are asked whether they are still there between two such times, besides those that are asked something anyway: each may cost setting up a
+/// connection, and a dead one that was not noticed costs a lookup less than half a second.
+const CHECKS_PER_PUBLISH: u64 = 12;
+
+/// When a contact does not answer, others may be gone, too: so many are asked one after the other.
+const HURRY: u32 = 4;
+const HURRY_MS: u64 = 5000;
+const HURRY_SILENT_MS: u64 = 60_000;
 
 /// Pause between asking two newcomers whether they answer: a burst of them must not become a burst of ours.
 const SPARE_MS: u64 = 1000;
@@ -26,6 +32,12 @@ const JOIN_MS_MAX: u64 = 60_000;
 /// After joining, parts of the table with fewer contacts than this are filled by a lookup each, one after the other.
 const FEW: usize = 4;
 const FILL_MS: u64 = 2000;
+
+/// How long newcomers among the nearest are waited for before they get our record: they come in groups.
+const SPREAD_MS: u64 = 10_000;
+
+/// One in so many refreshes is of the part around ourselves.
+const OWN_REFRESH: u64 = 4;
 
 /// Contacts wanted along with the keeping of a record: enough to notice newcomers among the nearest.
 const KEEP_CONTACTS: u8 = 4;
@@ -43,6 +55,10 @@ pub(super) struct Upkeep {
     spare_ms: u64,
     /// The next bucket to fill after joining, while there are any.
     fill: Option<u32>,
+    /// When newcomers among the nearest get our record, if there are any.
+    spread_ms: Option<u64>,
+    /// So many contacts are to be asked whether they are still there without much delay.
+    hurry: u32,
 }
 
 impl<R: Record> Find<R> {
@@ -51,7 +67,7 @@ impl<R: Record> Find<R> {
         let now_ms = millis(now);
         let up = &self.upkeep;
         let timers = match (up.joined, up.joining) {
-            (true, _) => up.publish_ms.min(up.refresh_ms).min(up.check_ms),
+            (true, _) => up.publish_ms.min(up.refresh_ms).min(up.check_ms).min(up.spread_ms.unwrap_or(u64::MAX)),
             (false, true) => u64::MAX,
             (false, false) if self.has_hope() => up.join_ms,
             (false, false) => now_ms.saturating_add(JOIN_MS_MAX),
@@ -90,8 +106,17 @@ impl<R: Record> Find<R> {
     /// Brings our record to the nearest.
     fn publish(&mut self, now_ms: u64, out: &mut Vec<Output<R>>) {
         self.upkeep.publish_ms = now_ms + self.pause(now_ms);
+        self.kept_by.clear();
+        self.spread(now_ms, out);
+    }
+
+    /// Brings our record to those of the nearest that do not have it.
+    fn spread(&mut self, now_ms: u64, out: &mut Vec<Output<R>>) {
+        self.upkeep.spread_ms = None;
         let Some((_, record)) = self.own.clone().filter(|_| self.upkeep.joined) else { return };
-        for to in self.table.closest(self.key, KEEPERS, &self.me) {
+        let nearest = self.table.closest(self.key, KEEPERS, &self.me);
+        let before = std::mem::replace(&mut self.kept_by, nearest.iter().map(|to| to.node).collect());
+        for to in nearest.into_iter().filter(|to| !before.contains(&to.node)) {
             let keep = Some(record.clone());
             let ask =
                 Ask { id: 0, serves: self.serves, key: self.key, contacts: KEEP_CONTACTS, newer_than: None, keep };
@@ -138,33 +163,52 @@ impl<R: Record> Find<R> {
                 out.push(Output::Sign { above: own.sequence });
             }
         }
+        if self.table.take_nearer() {
+            self.upkeep.spread_ms.get_or_insert(now_ms + SPREAD_MS);
+        }
+        if self.upkeep.spread_ms.is_some_and(|spread_ms| now_ms >= spread_ms) {
+            self.spread(now_ms, out);
+        }
         if now_ms >= self.upkeep.refresh_ms {
-            let bits = self.next_bucket(now_ms);
-            let random = u128::from(self.random.next()) << 64 | u128::from(self.random.next());
-            self.look_up(Purpose::Refresh, self.key.sharing(bits, random), 0);
+            let target = match self.next_bucket(now_ms) {
+                Some(bits) => {
+                    let random = u128::from(self.random.next()) << 64 | u128::from(self.random.next());
+                    self.key.sharing(bits, random)
+                }
+                None => self.key,
+            };
+            self.look_up(Purpose::Refresh, target, 0);
             self.drive_lookups(now_ms, out);
+        }
+        if self.upkeep.hurry > 0 {
+            self.upkeep.check_ms = self.upkeep.check_ms.min(now_ms + HURRY_MS);
         }
         if now_ms >= self.upkeep.check_ms {
             let pause = self.pause(now_ms);
-            self.upkeep.check_ms = now_ms + pause / CHECKS_PER_PUBLISH;
-            if let Some(stalest) = self.table.stalest(now_ms.saturating_sub(pause)) {
+            let in_hurry = self.upkeep.hurry > 0;
+            self.upkeep.hurry = self.upkeep.hurry.saturating_sub(1);
+            self.upkeep.check_ms = now_ms + if in_hurry { HURRY_MS } else { pause / CHECKS_PER_PUBLISH };
+            let silent_ms = if in_hurry { HURRY_SILENT_MS } else { pause };
+            if let Some(stalest) = self.table.stalest(now_ms.saturating_sub(silent_ms)) {
                 self.check(now_ms, stalest, 0, out);
             }
         }
     }
 
-    /// Which part of the table to refresh now: after joining those with few contacts, from the largest part of the space on, then a random one.
-    fn next_bucket(&mut self, now_ms: u64) -> u32 {
+    /// Which part of the table to refresh now: after joining those with few contacts, from the largest part of the space on, then a random one;
+    /// and in between, that around ourselves.
+    fn next_bucket(&mut self, now_ms: u64) -> Option<u32> {
         let depth = self.table.depth();
         let few = |bits: &u32| self.table.in_bucket(*bits) < FEW;
         if let Some(bits) = self.upkeep.fill.and_then(|from| (from..depth).find(few)) {
             self.upkeep.fill = Some(bits + 1);
             self.upkeep.refresh_ms = now_ms + FILL_MS;
-            return bits;
+            return Some(bits);
         }
-        self.upkeep.fill = None;
+        let filled = self.upkeep.fill.take().is_some();
         self.upkeep.refresh_ms = now_ms + self.pause(now_ms);
-        self.random.below(u64::from(depth) + 1) as u32
+        let around_us = filled || self.random.below(OWN_REFRESH) == 0;
+        (!around_us).then(|| self.random.below(u64::from(depth) + 1) as u32)
     }
 
     /// Asks a newcomer whether it answers.
@@ -192,7 +236,9 @@ impl<R: Record> Find<R> {
         let given_up: Vec<u32> = self.pending.iter().filter(|(_, it)| on(it)).map(|(id, _)| *id).collect();
         for id in given_up {
             let Some(pending) = self.pending.remove(&id) else { continue };
-            self.table.failed(&pending.to.node);
+            if self.table.failed(&pending.to.node) {
+                self.upkeep.hurry = HURRY;
+            }
             if let Some((lookup, path)) = pending.lookup
                 && let Some(lookup) = self.lookups.get_mut(&lookup)
             {

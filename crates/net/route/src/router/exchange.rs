@@ -2,14 +2,21 @@
 
 use atoll_ids::NodeId;
 
-use super::{Output, Router};
+use super::{Output, Router, Wish};
 use crate::beacon::Sealed;
 use crate::message::{HOPS_MAX, Message, Port, Request, UPDATES_MAX, Update};
-use crate::route::Distance;
+use crate::route::{Distance, Offer, Route};
 
-/// A request that was passed on is not passed on again for this long; and this many are remembered.
-const PASSED_ON_MS: u64 = 5000;
+/// A request that was passed on is not passed on again for this long, …
+const PASSED_ON_MS: u64 = 1000;
+/// … its answer is awaited for this long, …
+const AWAITED_MS: u64 = 10_000;
+/// … and this many are remembered.
 const PASSED_ON_MAX: usize = 256;
+
+/// A route is asked for so many times, after this time, twice that, …
+const ASKED_MAX: u32 = 4;
+const AGAIN_MS: u64 = 2000;
 
 /// What is said of one node, but for the last port of the path, and whose offer it is.
 struct News<B> {
@@ -57,8 +64,9 @@ impl<B: Sealed> Router<B> {
     /// Passes a request on towards the node that it is about, which alone can sign something newer.
     fn pass_on(&mut self, now_ms: u64, from: Port, next: Port, request: Request, out: &mut Vec<Output<B>>) {
         let Some(hops) = request.hops.min(HOPS_MAX as u8).checked_sub(1) else { return };
-        self.passed_on.retain(|(_, _, at_ms)| *at_ms + PASSED_ON_MS > now_ms);
-        let again = self.passed_on.iter().any(|it| it.0 == request.node && it.1 >= request.sequence);
+        self.passed_on.retain(|(_, _, at_ms)| *at_ms + AWAITED_MS > now_ms);
+        let just_now = |at_ms: u64| at_ms + PASSED_ON_MS > now_ms;
+        let again = self.passed_on.iter().any(|it| it.0 == request.node && it.1 >= request.sequence && just_now(it.2));
         if again || next == from {
             return;
         }
@@ -71,14 +79,17 @@ impl<B: Sealed> Router<B> {
         self.send(next, Message { updates: Vec::new(), requests: vec![request] }, out);
     }
 
+    /// Whether somebody waits for a beacon of a node that is newer than theirs, as this one is.
+    pub(super) fn is_awaited(&self, now_ms: u64, node: &NodeId, sequence: u64) -> bool {
+        let mut awaited = self.passed_on.iter().filter(|(_, _, at_ms)| at_ms + AWAITED_MS > now_ms);
+        awaited.any(|(asked, had, _)| asked == node && *had < sequence)
+    }
+
     /// Tells neighbours what is new, and asks for what is missing.
     pub(super) fn flush(&mut self, now_ms: u64, out: &mut Vec<Output<B>>) {
         let greet = std::mem::take(&mut self.greet);
         let news = std::mem::take(&mut self.news);
-        let wishes: Vec<Request> = std::mem::take(&mut self.wishes)
-            .into_iter()
-            .map(|(node, had)| Request { node, sequence: had.sequence, metric_us: had.metric_us, hops: HOPS_MAX as u8 })
-            .collect();
+        let wishes = self.due_wishes(now_ms);
         let everything: Vec<NodeId> = if greet.is_empty() { Vec::new() } else { self.routes.keys().copied().collect() };
         let everything: Vec<News<B>> =
             everything.into_iter().chain([self.me]).filter_map(|node| self.news_of(now_ms, node)).collect();
@@ -104,6 +115,28 @@ impl<B: Sealed> Router<B> {
         }
     }
 
+    /// What is to be asked for now. A request may get lost where others are in trouble, too; so it is repeated a few times, ever later, while there is need.
+    fn due_wishes(&mut self, now_ms: u64) -> Vec<Request> {
+        let fulfilled = |node: &NodeId, had: Distance| {
+            let better = |offer: &Offer<B>| offer.distance.is_better_than(had) && !self.is_blamed(now_ms, offer);
+            self.routes.get(node).and_then(Route::current).is_some_and(better)
+        };
+        let done =
+            |(node, wish): (&NodeId, &Wish)| (wish.asked >= ASKED_MAX || fulfilled(node, wish.had)).then_some(*node);
+        let done: Vec<NodeId> = self.wishes.iter().filter_map(done).collect();
+        self.wishes.retain(|node, _| !done.contains(node));
+        let mut due = Vec::new();
+        for (node, wish) in self.wishes.iter_mut().filter(|(_, wish)| wish.due_ms <= now_ms) {
+            (wish.asked, wish.due_ms) = (wish.asked + 1, now_ms + (AGAIN_MS << wish.asked));
+            let Distance { sequence, metric_us } = wish.had;
+            due.push(Request { node: *node, sequence, metric_us, hops: HOPS_MAX as u8 });
+        }
+        if let Some(next_ms) = self.wishes.values().map(|wish| wish.due_ms).min() {
+            self.flush_at(next_ms);
+        }
+        due
+    }
+
     /// What there is to say about a node. From now on we said it.
     fn news_of(&mut self, now_ms: u64, node: NodeId) -> Option<News<B>> {
         if node == self.me {
@@ -120,6 +153,9 @@ impl<B: Sealed> Router<B> {
                 .then(|| (distance, offer.beacon.clone(), offer.path.to_vec(), offer.port))
         });
         let Some((distance, beacon, path, from)) = said else {
+            if let Some(route) = self.routes.get_mut(&node) {
+                route.told = None;
+            }
             return Some(News { node, update: Update::Gone { node }, from: None });
         };
         self.routes.get_mut(&node)?.tell(distance);

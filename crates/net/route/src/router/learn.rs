@@ -12,6 +12,14 @@ use crate::route::{Distance, Offer, Route};
 /// Another offer than the one in use is taken when it is less than this part of it, in tenths.
 const SWITCH_TENTHS: u64 = 9;
 
+/// How long a way that became longer is used as it is before its end is asked for a newer beacon, which goes to everybody near: most of those who
+/// notice do so at about the same time, and one beacon does for all.
+const RENEW_MS: u64 = 15_000;
+
+/// A beacon that is newer by less than this is told on only to who asks: where there is much change, landmarks sign often, and all would have to hear each.
+/// Two thirds of the usual pause between two.
+const QUIET_MS: u64 = 20 * 60 * 1000;
+
 /// Room for nodes near by and for landmarks: this many times the square root of how many nodes there are, and at least this many. With landmarks chosen
 /// with probability 1/√N, two are expected among the nearest 2√N.
 const VICINITY: (f64, usize) = (2.0, 16);
@@ -93,9 +101,9 @@ impl<B: Sealed> Router<B> {
         let stays =
             route.used == Some(port) && route.current().is_some_and(|used| used.distance.sequence == distance.sequence);
         match route.feasible {
+            // Nearer it cannot get; newer it can.
             Some(feasible) if stays => {
-                self.wishes.insert(node, feasible);
-                self.flush_soon(now_ms);
+                self.wish(now_ms, node, Some(Distance { metric_us: 0, ..feasible }), RENEW_MS);
             }
             _ => self.withdraw(now_ms, node, port),
         }
@@ -130,7 +138,9 @@ impl<B: Sealed> Router<B> {
         }
         let sequence = route.offer_of(used).map_or(0, |offer| offer.distance.sequence);
         let differs = route.told.is_none_or(|told| {
-            told.sequence != sequence || told.metric_us.abs_diff(total_us) > told.metric_us / super::COST_PART
+            let newer = sequence.saturating_sub(told.sequence) >= QUIET_MS
+                || sequence > told.sequence && self.is_awaited(now_ms, &node, sequence);
+            newer || told.metric_us.abs_diff(total_us) > told.metric_us / super::COST_PART
         });
         let news = differs || other_way || route.used != Some(used);
         if let Some(route) = self.routes.get_mut(&node) {
@@ -149,7 +159,7 @@ impl<B: Sealed> Router<B> {
         if let Some(feasible) = route.feasible {
             self.held.insert(node, feasible);
             if wish {
-                self.wishes.insert(node, feasible);
+                self.wish(now_ms, node, Some(feasible), 0);
             }
         }
         self.news.remove(&node);

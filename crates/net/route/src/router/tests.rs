@@ -95,7 +95,9 @@ impl Net {
     }
 
     fn link(&mut self, a: usize, b: usize, round_trip_ms: u64) {
-        if a != b && self.links.insert((a.min(b), a.max(b)), round_trip_ms).is_none() {
+        let pair = (a.min(b), a.max(b));
+        if a != b && !self.links.contains_key(&pair) {
+            self.links.insert(pair, round_trip_ms);
             for (at, other) in [(a, b), (b, a)] {
                 self.step(at, Input::Up { neighbour: node(other), round_trip: ms(round_trip_ms) });
             }

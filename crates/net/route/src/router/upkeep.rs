@@ -11,11 +11,17 @@ use crate::forward::Address;
 /// How often a beacon is signed anew when nobody asks for it. A route that fails is repaired by asking; this is for what nobody noticed.
 const SIGN_MS: u64 = 30 * 60 * 1000;
 
-/// Shortest time between two beacons: each goes to everybody near.
+/// Shortest time between two beacons: each goes to everybody near. Where the network changes all the time this doubles with each, up to the second, so that one
+/// landmark does not cost everybody a kilobyte a second.
 const SIGN_MS_MIN: u64 = 1000;
+const SIGN_MS_SLOW: u64 = 16_000;
+
+/// How long a landmark by way of which nothing arrived is not named, and how many such are remembered.
+const SHUN_MS: u64 = 10 * 60 * 1000;
+const SHUNNED_MAX: usize = 64;
 
 /// News is collected for this long: changes come in bursts, and an outage grows by this at every hop.
-const FLUSH_MS: u64 = 20;
+pub(super) const FLUSH_MS: u64 = 20;
 
 /// How often what has expired is looked for.
 const EXPIRE_MS: u64 = 60_000;
@@ -35,6 +41,7 @@ pub(super) struct Timers {
     flush_ms: Option<u64>,
     sign_ms: u64,
     signed_ms: u64,
+    sign_pause_ms: u64,
     above: u64,
     expire_ms: u64,
 }
@@ -48,7 +55,11 @@ impl<B: Sealed> Router<B> {
     }
 
     pub(super) fn flush_soon(&mut self, now_ms: u64) {
-        self.timers.flush_ms.get_or_insert(now_ms + FLUSH_MS);
+        self.flush_at(now_ms + FLUSH_MS);
+    }
+
+    pub(super) fn flush_at(&mut self, at_ms: u64) {
+        self.timers.flush_ms = Some(self.timers.flush_ms.map_or(at_ms, |flush_ms| flush_ms.min(at_ms)));
     }
 
     /// Something by this sequence of ours is about: the next has to be higher, and soon.
@@ -57,7 +68,19 @@ impl<B: Sealed> Router<B> {
         // A sequence from the far future would be ours to outdo only if we signed it: then our clock was wrong, and is the same now.
         if behind && is_current(sequence, now_ms) {
             self.timers.above = self.timers.above.max(sequence);
-            self.timers.sign_ms = self.timers.sign_ms.min((self.timers.signed_ms + SIGN_MS_MIN).max(now_ms));
+            self.timers.sign_ms = self.timers.sign_ms.min(self.may_sign_ms(now_ms));
+        }
+    }
+
+    fn may_sign_ms(&self, now_ms: u64) -> u64 {
+        (self.timers.signed_ms + self.timers.sign_pause_ms.max(SIGN_MS_MIN)).max(now_ms)
+    }
+
+    pub(super) fn shun(&mut self, now_ms: u64, landmark: NodeId) {
+        self.shunned.retain(|_, until_ms| *until_ms > now_ms);
+        if self.shunned.len() < SHUNNED_MAX {
+            self.shunned.insert(landmark, now_ms + SHUN_MS);
+            self.flush_soon(now_ms);
         }
     }
 
@@ -78,7 +101,7 @@ impl<B: Sealed> Router<B> {
         let landmark = self.size >= LANDMARKS_FROM && lot(&self.me) < threshold;
         if landmark != self.landmark {
             self.landmark = landmark;
-            self.timers.sign_ms = self.timers.sign_ms.min((self.timers.signed_ms + SIGN_MS_MIN).max(now_ms));
+            self.timers.sign_ms = self.timers.sign_ms.min(self.may_sign_ms(now_ms));
         }
     }
 
@@ -88,6 +111,9 @@ impl<B: Sealed> Router<B> {
             let above = self.own.as_ref().map_or(0, |(own, _)| own.sequence).max(self.timers.above);
             out.push(Output::Sign { above, landmark: self.landmark });
             // Nodes begin at different times, so they do not sign at the same one.
+            let pause_ms = self.timers.sign_pause_ms.max(SIGN_MS_MIN);
+            let busy = now_ms < self.timers.signed_ms + 4 * pause_ms;
+            self.timers.sign_pause_ms = if busy { (pause_ms * 2).min(SIGN_MS_SLOW) } else { SIGN_MS_MIN };
             (self.timers.sign_ms, self.timers.signed_ms) = (now_ms + SIGN_MS, now_ms);
         }
         if now_ms >= self.timers.expire_ms {
@@ -97,7 +123,7 @@ impl<B: Sealed> Router<B> {
         if self.timers.flush_ms.is_some_and(|flush_ms| now_ms >= flush_ms) {
             self.timers.flush_ms = None;
             self.flush(now_ms, out);
-            self.readdress(out);
+            self.readdress(now_ms, out);
         }
     }
 
@@ -114,11 +140,11 @@ impl<B: Sealed> Router<B> {
     }
 
     /// Our address is the way from the nearest landmark to us.
-    fn readdress(&mut self, out: &mut Vec<Output<B>>) {
+    fn readdress(&mut self, now_ms: u64, out: &mut Vec<Output<B>>) {
         let address = if self.landmark {
             Some(Address { landmark: self.me, path: Vec::new() })
         } else {
-            self.nearest_landmark().and_then(|node| self.way_back(&node))
+            self.nearest_landmark(now_ms).and_then(|node| self.way_back(&node))
         };
         if let Some(address) = address
             && self.address.as_ref() != Some(&address)
@@ -128,13 +154,14 @@ impl<B: Sealed> Router<B> {
         }
     }
 
-    fn nearest_landmark(&self) -> Option<NodeId> {
+    fn nearest_landmark(&self, now_ms: u64) -> Option<NodeId> {
         let landmarks = self.routes.iter().filter(|(_, route)| route.landmark);
         let rated = landmarks.filter_map(|(node, route)| Some((self.total_us(route.current()?)?, *node)));
         let rated: Vec<(u32, NodeId)> = rated.collect();
-        let (nearest_us, nearest) = *rated.iter().min()?;
+        let is_shunned = |node: &NodeId| self.shunned.get(node).is_some_and(|until_ms| *until_ms > now_ms);
+        let (nearest_us, nearest) = *rated.iter().min_by_key(|(us, node)| (is_shunned(node), *us, *node))?;
         let named = self.address.as_ref().map(|address| address.landmark);
-        let kept = rated.iter().find(|(_, node)| Some(*node) == named);
+        let kept = rated.iter().find(|(_, node)| Some(*node) == named && !is_shunned(node));
         let keeps = kept.filter(|(us, _)| u64::from(nearest_us) * 10 >= u64::from(*us) * ADDRESS_TENTHS);
         Some(keeps.map_or(nearest, |(_, node)| *node))
     }
