@@ -56,6 +56,7 @@ impl Setting {
 }
 
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "most are deliveries, and events lie in a slab that is reused")]
 enum Event {
     Wake { node: u32, generation: u32 },
     Deliver { from: Contact, to: Contact, message: Message<Tag> },

@@ -30,6 +30,9 @@ const SIGNED_BYTES: u64 = 102;
 /// How long it takes to notice that a neighbour is gone: three probes of a link that carries traffic.
 const NOTICE_US: u64 = 750_000;
 
+/// How long the place of a node that died stays empty.
+const AWAY_US: u64 = 30_000_000;
+
 /// A beacon whose signature is taken for granted.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Plain(Beacon);
@@ -59,6 +62,13 @@ struct Node {
     /// Forwards messages about routes, and no packets.
     hole: bool,
     wake_us: u64,
+}
+
+/// A node that died and is going to be replaced.
+struct Away {
+    until_us: u64,
+    node: u32,
+    links: Vec<(u32, u32)>,
 }
 
 /// Nodes, the links between them, what is on its way, and the clock.
@@ -209,23 +219,19 @@ impl RouteWorld {
     pub fn churn(&mut self, session: Duration, time: Duration) {
         let pause = session / self.nodes.len() as u32;
         let until_us = self.now_us + time.as_micros() as u64;
-        let mut away: Vec<(u64, u32, Vec<(u32, u32)>)> = Vec::new();
+        let mut away: Vec<Away> = Vec::new();
         while self.now_us < until_us {
             let node = self.random.below(self.nodes.len()) as u32;
             if self.nodes[node as usize].alive {
                 let links = self.kill(node);
-                away.push((self.now_us + 30_000_000, node, links));
+                away.push(Away { until_us: self.now_us + AWAY_US, node, links });
             }
-            let due: Vec<_> = away.extract_if(.., |it| it.0 <= self.now_us).collect();
-            for (_, node, links) in due {
-                self.revive(node, &links);
-            }
+            let due: Vec<Away> = away.extract_if(.., |it| it.until_us <= self.now_us).collect();
+            due.iter().for_each(|it| self.revive(it.node, &it.links));
             let pause = self.random.exponential(pause.as_secs_f64());
             self.run(Duration::from_secs_f64(pause));
         }
-        for (_, node, links) in away {
-            self.revive(node, &links);
-        }
+        away.iter().for_each(|it| self.revive(it.node, &it.links));
     }
 }
 

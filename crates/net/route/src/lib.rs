@@ -15,7 +15,7 @@
 //!   The bound holds in every topology, hubs included.
 //! - A route is believed only under its destination's signature; forged, old and replayed beacons have no effect.
 //! - A neighbour can lie about how near something is, and drop what it attracts: whoever notices the silence says so ([`Input::Silent`]) and the way is left for
-//!   a minute; after three destinations, everything by way of that neighbour.
+//!   a minute; after three destinations, everything by way of that neighbour. A landmark that drops packets is not named any more ([`Input::Useless`]).
 //! - Landmarks alone on the way cost at most five times the shortest path, three with [`Router::way_back`] told to the peer; usually 1.1 (`docs/network-simulation.md`).
 //!
 //! # What it does not

@@ -16,6 +16,9 @@ const SWITCH_TENTHS: u64 = 9;
 /// notice do so at about the same time, and one beacon does for all.
 const RENEW_MS: u64 = 15_000;
 
+/// How long a node that is told of again, but by too old a beacon, is waited for before it is asked for a newer one.
+const RECLAIM_MS: u64 = 500;
+
 /// A beacon that is newer by less than this is told on only to who asks: where there is much change, landmarks sign often, and all would have to hear each.
 /// Two thirds of the usual pause between two.
 const QUIET_MS: u64 = 20 * 60 * 1000;
@@ -50,7 +53,7 @@ impl<B: Sealed> Router<B> {
             return self.withdraw(now_ms, said.node, port);
         }
         if !self.is_feasible(&said.node, distance) {
-            return self.refuse(now_ms, said.node, distance, port);
+            return self.refuse(now_ms, said, distance, port);
         }
         let path = path.into_boxed_slice();
         let landmark = said.landmark;
@@ -92,8 +95,14 @@ impl<B: Sealed> Router<B> {
 
     /// An offer that might lead back to us. If it is that of the neighbour in use, whose way became longer, what it said before stays in use: it cannot loop, but
     /// is out of date, so the node is asked for a newer beacon, by which the longer way can be offered.
-    fn refuse(&mut self, now_ms: u64, node: NodeId, distance: Distance, port: Port) {
-        let Some(route) = self.routes.get(&node) else { return };
+    fn refuse(&mut self, now_ms: u64, said: Beacon, distance: Distance, port: Port) {
+        let node = said.node;
+        let Some(route) = self.routes.get(&node) else {
+            // There is none at all, and would be by a newer beacon: a network that was apart has come together again.
+            let (room, used) = self.room_for(said.landmark);
+            let had = self.held.get(&node).copied().filter(|_| used < room);
+            return self.wish(now_ms, node, had, RECLAIM_MS);
+        };
         // Overtaken on its way: nobody goes back to an older beacon.
         if route.offer_of(port).is_some_and(|offer| offer.distance.sequence > distance.sequence) {
             return;
@@ -171,8 +180,6 @@ impl<B: Sealed> Router<B> {
 
     /// Whether a node that is new to us may have a route; one that is farther gives way for it.
     fn make_room(&mut self, now_ms: u64, said: Beacon, total_us: u32, port: Port) -> bool {
-        let (factor, least) = if said.landmark { LANDMARKS } else { VICINITY };
-        let room = self.room(factor, least);
         if self.held.len() >= self.room(VICINITY.0, VICINITY.1) * HELD && !self.held.contains_key(&said.node) {
             return false;
         }
@@ -181,7 +188,8 @@ impl<B: Sealed> Router<B> {
         if farthest.is_some_and(|farthest| u64::from(total_us) * 10 >= u64::from(farthest) * SWITCH_TENTHS) {
             return false;
         }
-        if alike().count() < room {
+        let (room, used) = self.room_for(said.landmark);
+        if used < room {
             return true;
         }
         // A neighbour that has three quarters of all room displaces its own only: it must not push everybody else's nodes out by making up near ones.
@@ -197,6 +205,13 @@ impl<B: Sealed> Router<B> {
             self.farthest_us[usize::from(said.landmark)] = Some(farthest_us);
         }
         nearer
+    }
+
+    /// How many landmarks or nodes near by there is room for, and how many there are.
+    fn room_for(&self, landmark: bool) -> (usize, usize) {
+        let (factor, least) = if landmark { LANDMARKS } else { VICINITY };
+        let used = self.routes.values().filter(|route| route.landmark == landmark).count();
+        (self.room(factor, least), used)
     }
 
     fn room(&self, factor: f64, least: usize) -> usize {

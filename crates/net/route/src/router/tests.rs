@@ -274,6 +274,22 @@ fn a_broken_link_is_routed_around_within_a_second() {
 }
 
 #[test]
+fn a_network_that_was_apart_comes_together_within_seconds() {
+    let mut net = Net::new(6, 1);
+    for number in 1..6 {
+        net.link(number - 1, number, 10);
+    }
+    net.run(Duration::from_secs(5)).unwrap();
+    net.unlink(2, 3);
+    net.run(Duration::from_secs(300)).unwrap();
+    net.check_converged().unwrap();
+    // Longer than before, so that nothing of what was said then is good enough.
+    net.link(2, 3, 90);
+    net.run(Duration::from_secs(3)).unwrap();
+    net.check_converged().unwrap();
+}
+
+#[test]
 fn a_node_that_drops_what_it_forwards_is_routed_around() {
     let mut net = ring(8);
     net.step(0, Input::Silent { to: node(3), via: node(1) });
@@ -396,6 +412,29 @@ fn packets_find_who_is_not_near_by_landmark_and_labels_and_never_go_back() {
     assert!(matches!(net.cores[3].forward(lost), Hop::Drop(crate::Lost::NoRoute)));
     let tired = Header { to: node(11), phase: Phase::Direct, hops: 0 };
     assert!(matches!(net.cores[3].forward(tired), Hop::Drop(crate::Lost::TooFar)));
+}
+
+#[test]
+fn a_landmark_by_way_of_which_nothing_arrives_is_not_named() {
+    let mut net = Net::new(40, 1);
+    for number in 0..40 {
+        net.step(number, Input::Size(16));
+        net.link(number, number.saturating_sub(1), 10);
+    }
+    net.run(Duration::from_secs(5)).unwrap();
+    let named = net.cores[20].address().unwrap().landmark;
+    assert!(net.number(&named).abs_diff(20) < 20);
+    net.step(20, Input::Useless(named));
+    net.run(Duration::from_secs(1)).unwrap();
+    let other = net.cores[20].address().unwrap().clone();
+    assert_ne!(other.landmark, named);
+    // The new address leads here, also where nobody on the way knows more.
+    let header = Header { to: node(20), phase: Phase::Landmark(other.clone()), hops: HOPS_MAX as u8 };
+    assert_eq!(net.deliver(net.number(&other.landmark), header), Some(node(20)));
+    net.run(Duration::from_secs(11 * 60)).unwrap();
+    net.step(20, Input::Measured { neighbour: node(19), round_trip: ms(100) });
+    net.run(Duration::from_secs(60)).unwrap();
+    assert!(net.cores[20].address().is_some());
 }
 
 #[test]
