@@ -16,6 +16,8 @@ const PURE: &[&str] = &[
     "crates/evdc/merge",
     "crates/evdc/scheduler",
     "crates/market/template",
+    "crates/net/find",
+    "crates/net/route",
     "crates/zstor/erasure",
     "crates/zstor/codec",
     "crates/zstor/placement",

@@ -10,8 +10,10 @@ use super::{Problem, Tree, problem, rust};
 /// a new crate is put on the map before it is used.
 const LAYERS: &[(&str, &[&str])] = &[
     ("crates/base", &["crates/base"]),
+    ("crates/net/find", &["crates/base"]),
     ("crates/net/lane", &["crates/base"]),
     ("crates/net/link", &["crates/base", "crates/net/lane"]),
+    ("crates/net/route", &["crates/base"]),
     ("crates/net/tun", &["crates/base"]),
     ("crates/net/names", &["crates/base"]),
     ("crates/zstor/erasure", &[]),
@@ -90,6 +92,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     // The container helper is this binary again, single-threaded, before anything else of it runs; hence its runtime.
     ("bins", &["crates/base", "crates/control", "crates/evdc/runtime", "crates/grid", "crates/market", "crates/node"]),
     ("testing/fuzz", &["crates"]),
+    ("testing/sim", &["crates/base", "crates/net/find", "crates/net/route"]),
     ("xtask", &[]),
 ];
 
