@@ -22,6 +22,10 @@ mod kill;
 mod kubelet;
 #[path = "processes/names.rs"]
 mod names;
+#[path = "processes/lab_node.rs"]
+mod lab_node;
+#[path = "processes/nat.rs"]
+mod nat;
 #[path = "processes/network.rs"]
 mod network;
 #[path = "processes/node.rs"]

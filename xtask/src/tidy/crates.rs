@@ -90,6 +90,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     // The container helper is this binary again, single-threaded, before anything else of it runs; hence its runtime.
     ("bins", &["crates/base", "crates/control", "crates/evdc/runtime", "crates/grid", "crates/market", "crates/node"]),
     ("testing/fuzz", &["crates"]),
+    ("testing/netlab", &["crates/lab"]),
     ("xtask", &[]),
 ];
 
