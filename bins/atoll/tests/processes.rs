@@ -20,10 +20,10 @@ mod help;
 mod kill;
 #[path = "processes/kubelet.rs"]
 mod kubelet;
-#[path = "processes/names.rs"]
-mod names;
 #[path = "processes/lab_node.rs"]
 mod lab_node;
+#[path = "processes/names.rs"]
+mod names;
 #[path = "processes/nat.rs"]
 mod nat;
 #[path = "processes/network.rs"]

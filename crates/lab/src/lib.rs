@@ -43,14 +43,23 @@ const HUB: u8 = 254;
 static LABS: AtomicU32 = AtomicU32::new(0);
 
 /// Waits for the end of its input, then removes what the names given as arguments stand for, the first of which is a script to be run before the namespaces
-/// go. A process in a namespace is only ended if that is of this lab.
+/// go. A process in a namespace is only ended if that is of this lab; so is one that is only on its way into it.
+/// Somebody who was killed takes a moment to be gone, and is waited for.
 const GUARDIAN: &str = r#"
 trap '' INT TERM HUP
 cat >/dev/null
 last_words=$1
 shift
+printf -- '--net=/run/netns/%s\n' "$@" | grep -slzFx -f - /proc/[0-9]*/cmdline | while IFS=/ read -r _ _ pid _; do
+  kill -9 "$pid" 2>/dev/null
+done
 for name in "$@"; do
-  for pid in $(ip netns pids "$name" 2>/dev/null); do kill -9 "$pid" 2>/dev/null; done
+  for again in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+    pids=$(ip netns pids "$name" 2>/dev/null)
+    [ -z "$pids" ] && break
+    for pid in $pids; do kill -9 "$pid" 2>/dev/null; done
+    sleep 0.05
+  done
 done
 sh -c "$last_words"
 for name in "$@"; do ip netns delete "$name" 2>/dev/null; done

@@ -83,7 +83,7 @@ fn main() -> Result<()> {
         shape::CROWD_MAX
     );
     tools::check()?;
-    let (products, missing) = products::find(&options)?;
+    let products::Found { products, missing } = products::find(&options)?;
     let figures = run(&options, &products)?;
     let command = std::env::args().collect::<Vec<_>>().join(" ");
     let about = report::About::this_machine(command, missing);

@@ -37,8 +37,16 @@ const KINDS: [Kind; 4] = [
     Kind { name: "tinc", programs: &["tincd"], package: "tinc", make: tinc::make },
 ];
 
-/// What is to be measured, raw veth first and Atoll next, and what would be if it were installed.
-pub(crate) fn find(options: &Options) -> Result<(Vec<Box<dyn Product>>, Vec<String>)> {
+/// What [`find`] finds.
+pub(crate) struct Found {
+    /// What is to be measured, raw veth first and Atoll next.
+    pub(crate) products: Vec<Box<dyn Product>>,
+    /// What would be if it were installed.
+    pub(crate) missing: Vec<String>,
+}
+
+/// Looks for what the options ask for.
+pub(crate) fn find(options: &Options) -> Result<Found> {
     let mut products: Vec<Box<dyn Product>> = vec![Box::new(raw::Raw)];
     let mut missing = Vec::new();
     if let Some(program) = &options.atoll {
@@ -71,7 +79,7 @@ pub(crate) fn find(options: &Options) -> Result<(Vec<Box<dyn Product>>, Vec<Stri
         );
     }
     ensure!(products.len() > 1 || !options.peers.is_empty(), "there is nothing to measure: name a program by --atoll");
-    Ok((products, missing))
+    Ok(Found { products, missing })
 }
 
 fn runs(program: &str) -> bool {

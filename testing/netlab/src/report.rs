@@ -101,7 +101,7 @@ fn tables(figures: &Figures) -> Vec<Table> {
         table("Ping, idle, ms", ping("idle")),
         table("Ping beside a TCP connection that takes all it can get, ms", ping("load")),
         table(
-            "The direct link goes silent, s without an answer",
+            "The link that is used goes silent, s without an answer",
             vec![
                 column("by itself", "outage.by_itself", Source::Itself),
                 column("Atoll is × this", "outage.by_itself", Source::Atoll),
@@ -193,6 +193,9 @@ fn cell(column: &Column, name: &str, names: &[&str], figures: &Figures, notes: &
 
 fn shown(spread: Spread) -> String {
     let Spread { median, least, most } = spread;
+    if least.to_bits() == most.to_bits() {
+        return number(median);
+    }
     format!("{} ({}–{})", number(median), number(least), number(most))
 }
 
@@ -243,7 +246,7 @@ mod tests {
         let tables = tables(&figures);
         let text = rendered(&tables[0], &[RAW, "Atoll 1", "other", "last"], &figures);
         assert!(text.contains("| raw veth | 30.0 (20.0–40.0) | – |"), "{text}");
-        assert!(text.contains("| Atoll 1 | 10.0 (10.0–10.0) | 0.375 (0.250–0.500) | – |"), "{text}");
+        assert!(text.contains("| Atoll 1 | 10.0 | 0.375 (0.250–0.500) | – |"), "{text}");
         assert!(text.contains("| other | 3.50 (2.00–5.00) | 0.113 (0.100–0.125) | 3.50 (2.00–5.00) |"), "{text}");
         assert!(text.contains("| last | n/a (1) | – | – |"), "{text}");
         assert!(text.contains("(1) it fell over."), "{text}");

@@ -173,13 +173,23 @@ impl Plan {
         self.folder.path()
     }
 
-    /// Makes the cable between nodes 0 and 1 of a triangle carry nothing, or carry again.
-    pub(crate) fn silence_direct(&self, silent: bool) -> Result<()> {
-        for (node, interface) in [(0, "to1"), (1, "to0")] {
+    /// Makes the cable between two neighbours carry nothing, or carry again.
+    pub(crate) fn silence(&self, one: usize, other: usize, silent: bool) -> Result<()> {
+        for (node, interface) in [(one, format!("to{other}")), (other, format!("to{one}"))] {
             let netns = &self.nodes[node];
-            if silent { netns.deafen(interface)? } else { netns.undeafen(interface)? }
+            if silent { netns.deafen(&interface)? } else { netns.undeafen(&interface)? }
         }
         Ok(())
+    }
+
+    /// Packets that a node has sent on its cable to a neighbour so far.
+    pub(crate) fn sent_packets(&self, node: usize, neighbour: usize) -> Result<u64> {
+        let interface = format!("to{neighbour}");
+        let output =
+            self.nodes[node].command("ip").args(["-json", "-statistics", "link", "show", &interface]).output()?;
+        let links: serde_json::Value =
+            serde_json::from_slice(&output.stdout).context("`ip` said nothing of a cable")?;
+        links[0]["stats64"]["tx"]["packets"].as_u64().context("`ip` does not say what was sent")
     }
 }
 

@@ -1,8 +1,9 @@
-//! How long no ping is answered when the direct link between two nodes goes silent while they have a second way, over a third node.
+//! How long no ping is answered when the link that two nodes use goes silent while they have a second way.
 //!
-//! The link stays up and drops everything, as a broken switch does. Products that pass packets on for each other can go over the third node themselves;
-//! for the others it forwards plain IP, by addresses that they are told as well where they can be told more than one. Who does not come back by itself is
-//! given the link again, and the time from there on is kept instead.
+//! They are cabled to each other and to a third node, and the cable that carries most of the pings is the one that is broken: it stays up and drops
+//! everything, as a broken switch does. Products that pass packets on for each other can go over the third node themselves; for the others it forwards
+//! plain IP, by addresses that they are told as well where they can be told more than one. Who does not come back by itself is given the link again, and
+//! the time from there on is kept instead.
 
 use std::time::{Duration, Instant};
 
@@ -28,10 +29,15 @@ const STEADY: Duration = Duration::from_secs(3);
 const GAP: Duration = Duration::from_millis(200);
 
 pub(super) fn take(raised: &mut Raised<'_>, sink: &mut Sink<'_>) -> Result<()> {
-    let watch = Watch::start(&raised.plan.nodes[0], raised.network.address(1))?;
+    let plan = raised.plan;
+    let sent = || anyhow::Ok([plan.sent_packets(0, 1)?, plan.sent_packets(0, 2)?]);
+    let watch = Watch::start(&plan.nodes[0], raised.network.address(1))?;
+    let before = sent()?;
     std::thread::sleep(BEFORE);
+    let [direct, over_third] = sent()?;
+    let used = if direct - before[0] >= over_third - before[1] { 1 } else { 2 };
     let cut = Instant::now();
-    raised.plan.silence_direct(true)?;
+    plan.silence(0, used, true)?;
     if steady_after(&watch, cut, GIVEN_UP) {
         let longest = longest_gap(&watch.answers_since(cut));
         sink.value(FIGURES[0], longest.as_secs_f64());
@@ -40,7 +46,7 @@ pub(super) fn take(raised: &mut Raised<'_>, sink: &mut Sink<'_>) -> Result<()> {
     }
     sink.none(FIGURES[0], format!("not within {} s", GIVEN_UP.as_secs()));
     let back = Instant::now();
-    raised.plan.silence_direct(false)?;
+    plan.silence(0, used, false)?;
     if steady_after(&watch, back, GIVEN_UP) {
         let first = watch.answers_since(back).into_iter().find(|at| *at >= back);
         sink.value(FIGURES[1], first.map_or(Duration::ZERO, |at| at - back).as_secs_f64());
