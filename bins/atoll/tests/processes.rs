@@ -20,8 +20,12 @@ mod help;
 mod kill;
 #[path = "processes/kubelet.rs"]
 mod kubelet;
+#[path = "processes/lab_node.rs"]
+mod lab_node;
 #[path = "processes/names.rs"]
 mod names;
+#[path = "processes/nat.rs"]
+mod nat;
 #[path = "processes/network.rs"]
 mod network;
 #[path = "processes/node.rs"]

@@ -1,5 +1,8 @@
 //! Hosts for tests and the demo: network namespaces on one bridge, cut and joined at will, gone afterwards whatever happens.
 //!
+//! Where one bridge is not enough there are [`Wires`]: namespaces with nothing in them, between which a test lays cables, and an [`Internet`]
+//! made of them, whose sites lie behind routers that translate addresses in any of the four ways ([`Nat`]).
+//!
 //! A [`Lab`] has a hub (a namespace with the bridge), some hosts and one host `outside`, each a namespace with one cable (veth) to the bridge, an address of
 //! both families and a default route to the hub. Nothing of it is in the machine's own namespace, so no address or name can collide there; the names of
 //! the namespaces carry the process id. Processes are started in a host by `nsenter --net`, which leaves mounts and cgroups as they are.
@@ -12,15 +15,23 @@
 //!
 //! It takes root, iproute2 and util-linux; without them [`LabError`] says what to install.
 
-use std::io::{self, Read as _};
+mod internet;
+mod nat;
+mod netns;
+mod wires;
+
+use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::os::fd::AsFd as _;
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+pub use internet::{Internet, Site};
+pub use nat::Nat;
+pub use netns::Netns;
+pub use wires::{End, Wires};
+
+use netns::ip;
 
 /// Hosts that a lab can have: they share a /24.
 pub const HOSTS_MAX: usize = 200;
@@ -28,21 +39,27 @@ pub const HOSTS_MAX: usize = 200;
 /// The last byte of the hub's address: above those of all hosts.
 const HUB: u8 = 254;
 
-/// Where iproute2 keeps namespaces that have a name.
-const NAMESPACES: &str = "/run/netns";
-
 /// Labs of this process, so that each has a name of its own.
 static LABS: AtomicU32 = AtomicU32::new(0);
 
 /// Waits for the end of its input, then removes what the names given as arguments stand for, the first of which is a script to be run before the namespaces
-/// go. A process in a namespace is only ended if that is of this lab.
+/// go. A process in a namespace is only ended if that is of this lab; so is one that is only on its way into it.
+/// Somebody who was killed takes a moment to be gone, and is waited for.
 const GUARDIAN: &str = r#"
 trap '' INT TERM HUP
 cat >/dev/null
 last_words=$1
 shift
+printf -- '--net=/run/netns/%s\n' "$@" | grep -slzFx -f - /proc/[0-9]*/cmdline | while IFS=/ read -r _ _ pid _; do
+  kill -9 "$pid" 2>/dev/null
+done
 for name in "$@"; do
-  for pid in $(ip netns pids "$name" 2>/dev/null); do kill -9 "$pid" 2>/dev/null; done
+  for again in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+    pids=$(ip netns pids "$name" 2>/dev/null)
+    [ -z "$pids" ] && break
+    for pid in $pids; do kill -9 "$pid" 2>/dev/null; done
+    sleep 0.05
+  done
 done
 sh -c "$last_words"
 for name in "$@"; do ip netns delete "$name" 2>/dev/null; done
@@ -90,7 +107,7 @@ pub struct Lab {
 /// One host of a lab.
 #[derive(Debug, Clone)]
 pub struct Host {
-    namespace: String,
+    netns: Netns,
     cable: String,
     number: u8,
 }
@@ -116,15 +133,15 @@ impl Lab {
         if hosts > HOSTS_MAX {
             return Err(LabError::TooMany { wanted: hosts });
         }
-        let name = format!("atoll-lab-{}-{}", std::process::id(), LABS.fetch_add(1, Ordering::Relaxed));
+        let name = unique_name();
         let host = |number: usize| Host {
-            namespace: format!("{name}-{number}"),
+            netns: Netns::called(format!("{name}-{number}")),
             cable: format!("cable{number}"),
             number: u8::try_from(number + 1).expect("fewer than 200"),
         };
         let hub = format!("{name}-hub");
         let (outside, hosts) = (host(hosts), (0..hosts).map(host).collect::<Vec<_>>());
-        let namespaces = hosts.iter().chain([&outside]).map(|host| host.namespace.as_str()).chain([hub.as_str()]);
+        let namespaces = hosts.iter().chain([&outside]).map(Host::namespace).chain([hub.as_str()]);
         let guardian = guard(&last_words(&hosts), namespaces)?;
         let lab = Self { hub, hosts, outside, guardian };
         // From here on, dropping it removes what there is.
@@ -140,11 +157,11 @@ impl Lab {
         hub(&["address", "add", &format!("{}/64", v6(HUB)), "dev", "bridge", "nodad"])?;
         hub(&["link", "set", "bridge", "up"])?;
         for host in self.hosts.iter().chain([&self.outside]) {
-            ip(&["netns", "add", &host.namespace])?;
-            let peer = ["peer", "name", "eth0", "netns", &host.namespace];
+            ip(&["netns", "add", host.namespace()])?;
+            let peer = ["peer", "name", "eth0", "netns", host.namespace()];
             hub(&[&["link", "add", &host.cable, "type", "veth"][..], &peer].concat())?;
             hub(&["link", "set", &host.cable, "master", "bridge", "up"])?;
-            let at = |arguments: &[&str]| ip(&[&["-n", &host.namespace], arguments].concat());
+            let at = |arguments: &[&str]| host.netns.ip(arguments);
             at(&["link", "set", "lo", "up"])?;
             at(&["address", "add", &format!("{}/24", host.ipv4()), "dev", "eth0"])?;
             at(&["address", "add", &format!("{}/64", host.ipv6()), "dev", "eth0", "nodad"])?;
@@ -167,7 +184,7 @@ impl Lab {
 
     /// Names of all namespaces, the hub's and that of the host outside among them.
     pub fn namespaces(&self) -> impl Iterator<Item = &str> {
-        let hosts = self.hosts.iter().chain([&self.outside]).map(|host| host.namespace.as_str());
+        let hosts = self.hosts.iter().chain([&self.outside]).map(Host::namespace);
         hosts.chain([self.hub.as_str()])
     }
 
@@ -236,28 +253,28 @@ impl Host {
     /// Its namespace's name, as `ip netns` knows it.
     #[must_use]
     pub fn namespace(&self) -> &str {
-        &self.namespace
+        self.netns.name()
     }
 
-    /// Does something in the host's network, on a thread of its own. Sockets that it makes stay there.
+    /// Its namespace.
+    #[must_use]
+    pub fn netns(&self) -> &Netns {
+        &self.netns
+    }
+
+    /// Does something in the host's network. See [`Netns::inside`].
     ///
     /// # Errors
     ///
     /// The host is gone, or what is done fails.
     pub fn inside<T: Send>(&self, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
-        let namespace = std::fs::File::open(Path::new(NAMESPACES).join(&self.namespace))?;
-        let enter = || move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network));
-        let worked =
-            std::thread::scope(|scope| scope.spawn(|| enter().map_err(io::Error::from).and_then(|()| work())).join());
-        worked.unwrap_or_else(|_| Err(io::Error::other("it panicked")))
+        self.netns.inside(work)
     }
 
-    /// A command that runs a program in the host's network, and otherwise as if it were run here. What is still running at the end of the lab is killed.
+    /// A command that runs a program in the host's network. See [`Netns::command`].
     #[must_use]
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
-        let mut command = Command::new("nsenter");
-        command.arg(format!("--net={NAMESPACES}/{}", self.namespace)).arg("--").arg(program);
-        command
+        self.netns.command(program)
     }
 }
 
@@ -283,26 +300,15 @@ fn check_machine() -> Result<(), LabError> {
     Ok(())
 }
 
+/// What the namespaces of one lab begin with.
+fn unique_name() -> String {
+    format!("atoll-lab-{}-{}", std::process::id(), LABS.fetch_add(1, Ordering::Relaxed))
+}
+
 /// Starts the guardian, out of the reach of the terminal's signals.
 fn guard<'a>(last_words: &str, namespaces: impl Iterator<Item = &'a str>) -> Result<Child, LabError> {
     let mut command = Command::new("sh");
     command.args(["-c", GUARDIAN, "guardian", last_words]).args(namespaces).process_group(0);
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
     command.spawn().map_err(|error| LabError::Step { command: "sh".to_owned(), said: error.to_string() })
-}
-
-fn ip(arguments: &[&str]) -> Result<(), LabError> {
-    let failed = |said: String| LabError::Step { command: format!("ip {}", arguments.join(" ")), said };
-    let mut command = Command::new("ip");
-    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut child = command.spawn().map_err(|error| failed(error.to_string()))?;
-    let mut said = String::new();
-    if let Some(mut errors) = child.stderr.take() {
-        let _: std::io::Result<usize> = errors.read_to_string(&mut said);
-    }
-    match child.wait() {
-        Ok(status) if status.success() => Ok(()),
-        Ok(status) => Err(failed(format!("{status}: {}", said.trim()))),
-        Err(error) => Err(failed(error.to_string())),
-    }
 }

@@ -93,6 +93,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("bins", &["crates/base", "crates/control", "crates/evdc/runtime", "crates/grid", "crates/market", "crates/node"]),
     ("testing/fuzz", &["crates"]),
     ("testing/sim", &["crates/base", "crates/net/find", "crates/net/route"]),
+    ("testing/netlab", &["crates/lab"]),
     ("xtask", &[]),
 ];
 
