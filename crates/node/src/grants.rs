@@ -204,9 +204,7 @@ impl Grants {
         if found.is_empty() {
             let fixed = |fixed: &&Rule| rule.as_ref().is_some_and(|rule| means_the_same(rule, fixed));
             return Err(match self.shared.fixed.rules.iter().find(fixed) {
-                Some(fixed) => {
-                    GrantError::FromSettings { rule: fixed.to_string(), origin: self.shared.origin.clone() }
-                }
+                Some(fixed) => GrantError::FromSettings { rule: fixed.to_string(), origin: self.shared.origin.clone() },
                 None => GrantError::Unknown(what.chars().take(160).collect()),
             });
         }

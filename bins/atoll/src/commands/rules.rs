@@ -60,8 +60,7 @@ fn check_text(answer: &CheckAnswer) -> String {
         Some(false) => "does not pass",
         None => "is not known to pass",
     };
-    let mut text =
-        format!("{} from {} to {} {verdict}\n", answer.what, answer.from.short(), answer.to.short());
+    let mut text = format!("{} from {} to {} {verdict}\n", answer.what, answer.from.short(), answer.to.short());
     answer.sides.iter().for_each(|side| text.push_str(&side_text(side)));
     text
 }

@@ -82,10 +82,8 @@ fn benches(criterion: &mut Criterion) {
     });
 
     let spread = |at: usize| (1 + (at * 37 % usize::from(PEERS)) as u8, 40_000 + (at * 61 % 100) as u16);
-    let many: Vec<(NodeId, Vec<u8>)> = (0..10_000)
-        .map(spread)
-        .map(|(peer, port)| (node(peer), tcp(peer, 255, (443, port), ACK)))
-        .collect();
+    let many: Vec<(NodeId, Vec<u8>)> =
+        (0..10_000).map(spread).map(|(peer, port)| (node(peer), tcp(peer, 255, (443, port), ACK))).collect();
     let mut turn = 0;
     group.bench_function("inbound/10,000 connections", |bencher| {
         bencher.iter(|| {
@@ -93,8 +91,7 @@ fn benches(criterion: &mut Criterion) {
             many[turn..turn + BATCH].iter().filter(|(from, packet)| one.inbound(now, *from, packet).is_ok()).count()
         });
     });
-    let many: Vec<Vec<u8>> =
-        (0..10_000).map(spread).map(|(peer, port)| tcp(255, peer, (port, 443), ACK)).collect();
+    let many: Vec<Vec<u8>> = (0..10_000).map(spread).map(|(peer, port)| tcp(255, peer, (port, 443), ACK)).collect();
     group.bench_function("outbound/10,000 connections", |bencher| {
         bencher.iter(|| {
             turn = (turn + BATCH) % (many.len() - BATCH);

@@ -40,7 +40,7 @@ pub use flow::{FLOWS_MAX, FLOWS_PER_REMOTE_MAX};
 pub use packet::{EXTENSIONS_MAX, Fragment, Malformed, Packet, Payload, TcpFlags, parse};
 pub use routes::{PREFIXES_MAX, Prefix, PrefixError};
 pub use rule::{
-    Direction, GROUPS_MAX, Group, GroupError, MEMBERS_MAX, NOTE_CHARS_MAX, Out, Policy, Ports, RULES_MAX, Rule, RuleError,
-    What, Who, WordError,
+    Direction, GROUPS_MAX, Group, GroupError, MEMBERS_MAX, NOTE_CHARS_MAX, Out, Policy, Ports, RULES_MAX, Rule,
+    RuleError, What, Who, WordError,
 };
 pub use tun::{PacketLink, Routes, RunError, Tun, TunHandle, TunStatus};

@@ -164,7 +164,9 @@ impl Policy {
 
 /// Why a text is not a rule.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is not a rule: {reason} (a rule is like `peers icmp`, `node:ID tcp/22` or `owner:ID udp/5000-6000 until 2026-12-31T00:00Z # what for`)")]
+#[error(
+    "{text:?} is not a rule: {reason} (a rule is like `peers icmp`, `node:ID tcp/22` or `owner:ID udp/5000-6000 until 2026-12-31T00:00Z # what for`)"
+)]
 pub struct RuleError {
     text: String,
     reason: String,
@@ -246,8 +248,7 @@ fn check_note(note: &str) -> Result<String, String> {
 }
 
 fn parse_time(text: &str) -> Result<Timestamp, String> {
-    let time: Timestamp =
-        text.parse().map_err(|_| format!("{text:?} is not a time like 2026-12-31T00:00Z"))?;
+    let time: Timestamp = text.parse().map_err(|_| format!("{text:?} is not a time like 2026-12-31T00:00Z"))?;
     Timestamp::from_second(time.as_second()).map_err(|error| error.to_string())
 }
 

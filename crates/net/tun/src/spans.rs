@@ -165,7 +165,7 @@ mod tests {
             let start = Instant::now();
             let line = |(rule, (kind, first, more, until)): (usize, &(u8, u16, u16, Option<u64>))| {
                 // Some at the upper end, where adding one must not overflow.
-                let ports = Ports { first: if *first > 9 { 65_530 + first - 9 } else { *first }, last: if *first > 9 { 65_535 } else { first + more } };
+                let ports = Ports { first: if *first > 9 { 65_530 + (first - 9) } else { *first }, last: if *first > 9 { 65_535 } else { first + more } };
                 let what = [What::Everything, What::Icmp, What::Tcp(ports), What::Udp(ports)][usize::from(*kind)];
                 Line { rule: rule as u32, what, until: until.map(|until| start + Duration::from_secs(until)) }
             };

@@ -78,8 +78,7 @@ pub(super) async fn allow(State(parts): Shared, Json(request): Json<AllowRequest
         return Err(input(format!("a note is one line of at most {NOTE_CHARS_MAX} characters")).into());
     }
     let direction = if request.out { Direction::Out } else { Direction::In };
-    let rule =
-        Rule { direction, who, what: request.what.parse().map_err(input)?, until: until.transpose()?, note };
+    let rule = Rule { direction, who, what: request.what.parse().map_err(input)?, until: until.transpose()?, note };
     let number = parts.network.allow(rule.clone()).await.map_err(ApiError::from)?;
     tracing::info!(%rule, number, "a grant is given");
     Ok(Json(shown(&rule, &Origin::Grant(number))))
@@ -165,7 +164,8 @@ async fn peer_side(parts: &Parts, peer: NodeId, outward: bool, probe: Probe) -> 
         check::Answer::Declined(why_not) => (None, why_not, None),
     };
     let out = if outward { " --out" } else { "" };
-    let help = (passes == Some(false)).then(|| format!("on that node: atoll net allow{out} node:{} {probe}", parts.node));
+    let help =
+        (passes == Some(false)).then(|| format!("on that node: atoll net allow{out} node:{} {probe}", parts.node));
     let rule = rule.map(|rule| NetRule { grant: None, rule, origin: "that node".to_owned(), over: false });
     CheckSide { node: peer, sends: outward, passes, why, rule, looked_at: Vec::new(), help }
 }
@@ -237,8 +237,11 @@ fn meant(text: &str, own: PeerName, peers: &[PeerName]) -> Result<NodeId, ApiErr
     let found: Vec<NodeId> = std::iter::once(&own).chain(peers).filter(is_meant).map(|peer| peer.node).collect();
     match found[..] {
         [node] => Ok(node),
-        [] => Err(ApiError::new(Kind::NotFound, format!("no node is called {:?}", text.chars().take(80).collect::<String>()))
-            .with_help("`me`, or a name, id or address that `atoll net status` shows")),
+        [] => Err(ApiError::new(
+            Kind::NotFound,
+            format!("no node is called {:?}", text.chars().take(80).collect::<String>()),
+        )
+        .with_help("`me`, or a name, id or address that `atoll net status` shows")),
         _ => {
             let ids: Vec<String> = found.iter().map(ToString::to_string).collect();
             Err(ApiError::new(Kind::Conflict, format!("{text:?} could be any of these: {}", ids.join(" "))))

@@ -177,13 +177,25 @@ fn extension_headers_hide_nothing() {
     // Behind any of them the ports are found, allowed or not.
     for (to, expect) in [(53, Ok(())), (54, UNSOLICITED)] {
         check(now, &two.raw(number::HOP_BY_HOP, &[options(17), udp(to)].concat()), expect);
-        check(now, &two.raw(number::DESTINATION, &[options(number::DESTINATION), options(17), udp(to)].concat()), expect);
+        check(
+            now,
+            &two.raw(number::DESTINATION, &[options(number::DESTINATION), options(17), udp(to)].concat()),
+            expect,
+        );
         check(now, &two.raw(number::FRAGMENT, &[fragment(number::DESTINATION), options(17), udp(to)].concat()), expect);
     }
     // A source route, an unending row, a fragment in a fragment, a header that ends outside, options where ports would have to be.
     check(now, &two.raw(number::ROUTING, &[options(17), udp(53)].concat()), Err(Reason::Malformed));
-    check(now, &two.raw(number::DESTINATION, &[options(number::DESTINATION).repeat(9), udp(53)].concat()), Err(Reason::Malformed));
-    check(now, &two.raw(number::FRAGMENT, &[fragment(number::FRAGMENT), fragment(17), udp(53)].concat()), Err(Reason::Malformed));
+    check(
+        now,
+        &two.raw(number::DESTINATION, &[options(number::DESTINATION).repeat(9), udp(53)].concat()),
+        Err(Reason::Malformed),
+    );
+    check(
+        now,
+        &two.raw(number::FRAGMENT, &[fragment(number::FRAGMENT), fragment(17), udp(53)].concat()),
+        Err(Reason::Malformed),
+    );
     check(now, &two.raw(number::DESTINATION, &[17, 255, 0, 0, 0, 0, 0, 0]), Err(Reason::Malformed));
     check(now, &two.raw(number::DESTINATION, &options(17)), Err(Reason::Malformed));
     // The row of headers goes on in the next piece: what it leads to cannot be told.

@@ -199,9 +199,8 @@ impl Filter {
         let quoted = parse_quoted(quoted)?;
         let is_ours = quoted.source == self.own && quoted.destination == packet.source;
         let said = sent_key(index, &quoted.payload).filter(|_| is_ours);
-        let known = said.is_some_and(|(key, _)| {
-            self.flows.find(now, key).is_some_and(|found| self.lives(now, peer, key, found))
-        });
+        let known = said
+            .is_some_and(|(key, _)| self.flows.find(now, key).is_some_and(|found| self.lives(now, peer, key, found)));
         if known { Ok(Decision::passes(Cause::AboutAnswer, Effect::Nothing)) } else { Err(Reason::Unsolicited) }
     }
 
