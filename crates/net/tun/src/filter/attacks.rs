@@ -428,7 +428,7 @@ fn any_packet(craft: Craft, kind: u8, (from, to): (u8, u8), flags: u8) -> Vec<u8
     match kind % 10 {
         0..3 => craft.tcp(from, to, [SYN, SYN | ACK, ACK, FIN | ACK, RST][usize::from(flags) % 5]),
         3 | 4 => craft.udp(from, to),
-        5 if flags % 2 == 0 => craft.echo_request(to),
+        5 if flags.is_multiple_of(2) => craft.echo_request(to),
         5 => craft.echo_reply(to),
         6 => craft.error_about(flags % 6, &craft.back().udp(to, from)),
         7 => craft.raw(flags, &[0; 24]),
@@ -441,7 +441,7 @@ fn any_rule(number: u8) -> Rule {
     let who = ["peers".to_owned(), format!("node:{}", node(2)), format!("node:{}", node(3))];
     let what = ["tcp/22", "tcp/1-39999", "udp/53", "icmp", "all", "udp"];
     let until = ["", " until 1970-01-01T00:01:30Z"];
-    let out = if number % 2 == 0 { "" } else { "to " };
+    let out = if number.is_multiple_of(2) { "" } else { "to " };
     let number = usize::from(number) / 2;
     format!("{out}{} {}{}", who[number % 3], what[number / 3 % 6], until[number / 18 % 2]).parse().unwrap()
 }
