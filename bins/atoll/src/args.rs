@@ -1,12 +1,14 @@
 //! What can be typed. Help texts are part of the product; a test compares them with `tests/help`.
 
 mod fs;
+mod rules;
 
 use std::path::PathBuf;
 
 use atoll_ids::{BucketName, ByteCount, NodeId};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 pub(crate) use fs::FsCommand;
+pub(crate) use rules::{NetAllow, NetCheck, NetDeny};
 
 /// One peer-to-peer cloud out of anyone's Linux machines.
 #[derive(Debug, Parser)]
@@ -340,8 +342,14 @@ pub(crate) enum NetCommand {
         #[arg(long, value_name = "N")]
         count: Option<u64>,
     },
-    /// Print the rules for what peers may begin (setting network.allow)
+    /// Print the rules for what peers may begin, and where each comes from
     Rules,
+    /// Let a peer begin something with this node, from now on
+    Allow(NetAllow),
+    /// Take back what `allow` gave; what was begun under it ends
+    Deny(NetDeny),
+    /// Say whether something would pass between this node and a peer, and why
+    Check(NetCheck),
     /// List the names of nodes, and say how programs come to ask this node for them
     Names,
     /// Show what a name or a planetary address stands for

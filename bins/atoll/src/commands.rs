@@ -7,6 +7,7 @@ mod fs;
 mod id;
 mod net;
 mod node;
+mod rules;
 mod stack;
 mod store;
 
@@ -16,7 +17,7 @@ use std::process::ExitCode;
 use atoll_control::Client;
 use atoll_node::DataDir;
 
-use crate::args::{Cli, Command, Output};
+use crate::args::{Cli, Command, NetCommand, Output};
 
 /// What every command needs.
 pub(crate) struct Context {
@@ -41,7 +42,8 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     };
     let context = Context { data_dir, output: cli.output };
     let done = match cli.command {
-        // What differs is told by the exit status.
+        // What differs, or does not pass, is told by the exit status.
+        Command::Net(NetCommand::Check(check)) => return rules::check(&context, &check).await,
         Command::Plan(plan) => return stack::plan(&context, &plan).await,
         Command::Drift(drift) => return stack::drift(&context, &drift).await,
         Command::Apply(apply) => stack::apply(&context, &apply).await,

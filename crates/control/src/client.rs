@@ -4,6 +4,7 @@ mod cloud;
 mod deploy;
 mod fs;
 mod names;
+mod rules;
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -10,6 +10,7 @@ mod jobs;
 mod names;
 mod net;
 mod node;
+mod rules;
 mod stacks;
 pub(crate) mod store;
 
@@ -72,6 +73,10 @@ fn router(parts: Arc<Parts>) -> Router {
         .route("/net/names", get(names::list))
         .route("/net/name", put(names::give).delete(names::take_back))
         .route("/net/resolve", get(names::resolve))
+        .route("/net/rules", get(rules::list))
+        .route("/net/allow", post(rules::allow))
+        .route("/net/deny", post(rules::deny))
+        .route("/net/check", post(rules::check))
         .route("/config", get(node::config))
         .route("/shutdown", post(node::shutdown))
         .route("/invite", post(node::invite))

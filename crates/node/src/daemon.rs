@@ -23,10 +23,12 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::card::{self, Card};
+use crate::check::{self, CheckHandler};
 use crate::cloud::{Cloud, Door, Doors, Ground};
 use crate::config::{Config, ConfigError, Role, Rooms};
 use crate::data_dir::{DataDir, DataDirError};
 use crate::filesystems::{self, Filesystems};
+use crate::grants::Grants;
 use crate::handlers::{CardHandler, ShardHandler};
 use crate::healing::Healing;
 use crate::names::{NameService, NamesHandle};
@@ -169,7 +171,9 @@ impl Node {
         let make_card = card_maker(&config, &segments, Card::own(&owner_key, node));
         let doors = Doors::default();
         let served = Served { make_card, shards, doors: doors.clone() };
-        let network = Network::raise(&config.network, node).await;
+        let (policy, origin) = (config.network.policy.clone(), config.network.rules_origin.clone());
+        let grants = Grants::load(kv.clone(), policy, origin).await?;
+        let network = Network::raise(&config.network, node, grants).await;
         let link = bind_link(&config, &network, &node_key, &kv, &served, &stop).await?;
         let handle = link.handle();
         let local = segments.clone().map(|segments| (segments, domain));
@@ -397,7 +401,8 @@ async fn bind_link(
     });
     let build = |link_config: LinkConfig| {
         let mut builder = Link::builder(node_key.clone(), link_config, KvPeers::new(kv.clone()))
-            .protocol(card::PROTOCOL, Arc::new(CardHandler::new(served.make_card.clone())));
+            .protocol(card::PROTOCOL, Arc::new(CardHandler::new(served.make_card.clone())))
+            .protocol(check::PROTOCOL, Arc::new(CheckHandler::new(network.handle())));
         for (door, protocol) in Door::ALL {
             builder = builder.protocol(protocol, served.doors.handler(door));
         }

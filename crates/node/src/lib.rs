@@ -6,6 +6,7 @@
 
 mod api;
 mod card;
+mod check;
 mod clear;
 mod cloud;
 mod config;
@@ -14,6 +15,7 @@ mod dashboard;
 mod data_dir;
 mod failure;
 mod filesystems;
+mod grants;
 mod handlers;
 mod healing;
 mod kube_ports;
@@ -30,6 +32,7 @@ mod transfer;
 use std::net::SocketAddr;
 
 pub use card::{Card, CardError, Checked, check as check_card};
+pub use check::{Answer as CheckAnswer, Question as CheckQuestion};
 pub use clear::{ClearError, Cleared, clear};
 pub use config::{Config, ConfigError, Role, SettingOverride};
 pub use daemon::{Node, NodeError, StopHandle};

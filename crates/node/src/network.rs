@@ -13,11 +13,15 @@ use std::time::Duration;
 use atoll_ids::NodeId;
 use atoll_link::{FixedPeer, LinkConfig, LinkHandle, Packets};
 use atoll_settings::{Key, Kind, Settings, SettingsError};
-use atoll_tun::{PacketLink, PeerEntry, Routes, Rule, Tun, TunConfig, TunHandle};
+use atoll_tun::{
+    Direction, Explanation, GROUPS_MAX, Group, Out, PacketLink, PeerEntry, Policy, Probe, RULES_MAX, Routes, Rule, Tun,
+    TunConfig, TunHandle, Who,
+};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
+use crate::grants::{GrantError, Grants, Origin};
 use crate::names::NamesConfig;
 use crate::peer_table::PeerTable;
 
@@ -41,7 +45,34 @@ pub(crate) const ALLOW: Key = Key {
     name: "network.allow",
     kind: Kind::List(&Kind::Text),
     default: Some("peers icmp"),
-    doc: "what peers may begin over the interface: `peers icmp`, `owner:ID tcp/443`, `node:ID udp/5000-6000`, `node:ID`",
+    doc: "what peers may begin over the interface: `peers icmp`, `owner:ID tcp/443`, `node:ID udp/5000-6000 until 2026-12-31T00:00Z # note`, `group:NAME`; with `to` before it, what this node may begin (network.out)",
+    flag: None,
+};
+
+/// See [`INTERFACE`].
+pub(crate) const GROUPS: Key = Key {
+    name: "network.groups",
+    kind: Kind::List(&Kind::Text),
+    default: Some(""),
+    doc: "nodes and owners under one name, for rules: `admins owner:ID node:ID`",
+    flag: None,
+};
+
+/// See [`INTERFACE`].
+pub(crate) const OUT: Key = Key {
+    name: "network.out",
+    kind: Kind::Choice(&["all", "listed"]),
+    default: Some("all"),
+    doc: "what this node may begin over the interface: all, or what rules with `to` list",
+    flag: None,
+};
+
+/// See [`INTERFACE`].
+pub(crate) const CHECK: Key = Key {
+    name: "network.check",
+    kind: Kind::Choice(&["on", "off"]),
+    default: Some("on"),
+    doc: "tell a peer that asks whether the rules let it in (`atoll net check`); it learns about itself alone",
     flag: None,
 };
 
@@ -68,7 +99,11 @@ pub(crate) const LAN: Key = Key {
 pub(crate) struct NetworkConfig {
     /// The interface's name, or why there is none.
     interface: Result<String, &'static str>,
-    rules: Vec<Rule>,
+    /// What the settings say about packets.
+    pub(crate) policy: Policy,
+    /// Where the rules come from.
+    pub(crate) rules_origin: String,
+    answers: bool,
     peers: Vec<FixedPeer>,
     lan: bool,
     /// What the node says of names.
@@ -88,12 +123,38 @@ impl NetworkConfig {
                 "auto" => Ok(DEFAULT_NAME.to_owned()),
                 _ => Ok(interface),
             },
-            rules: list(settings, "network.allow")?,
+            policy: policy(settings)?,
+            rules_origin: settings.origin("network.allow").to_string(),
+            answers: settings.get::<String>("network.check") == "on",
             peers: list(settings, "network.peers")?,
             lan: lan == "on" && !on_loopback,
             names: NamesConfig::from_settings(settings)?,
         })
     }
+}
+
+fn policy(settings: &Settings) -> Result<Policy, SettingsError> {
+    let rules: Vec<Rule> = list(settings, "network.allow")?;
+    let groups: Vec<Group> = list(settings, "network.groups")?;
+    if rules.len() > RULES_MAX / 2 {
+        return Err(settings.refuse("network.allow", format!("there are more than {} rules", RULES_MAX / 2)));
+    }
+    let twice = groups.iter().enumerate().find(|(at, one)| groups[..*at].iter().any(|other| other.name == one.name));
+    if let Some((_, group)) = twice {
+        return Err(settings.refuse("network.groups", format!("the group {} is there twice", group.name)));
+    }
+    if groups.len() > GROUPS_MAX {
+        return Err(settings.refuse("network.groups", format!("there are more than {GROUPS_MAX} groups")));
+    }
+    let missing = rules.iter().find_map(|rule| match &rule.who {
+        Who::Group(name) if !groups.iter().any(|group| group.name == *name) => Some(name),
+        _ => None,
+    });
+    if let Some(name) = missing {
+        return Err(settings.refuse("network.allow", format!("there is no group {name} in network.groups")));
+    }
+    let out = if settings.get::<String>("network.out") == "listed" { Out::Listed } else { Out::All };
+    Ok(Policy { rules, groups, out })
 }
 
 fn list<T>(settings: &Settings, name: &str) -> Result<Vec<T>, SettingsError>
@@ -109,6 +170,8 @@ where
 pub(crate) struct Network {
     tun: Result<Tun, String>,
     config: NetworkConfig,
+    grants: Grants,
+    ended: Arc<OnceLock<String>>,
 }
 
 /// What others see of it. Cheap to clone.
@@ -117,15 +180,18 @@ pub(crate) struct NetworkHandle {
     tun: Result<TunHandle, String>,
     /// Why the interface is no more.
     ended: Arc<OnceLock<String>>,
+    grants: Grants,
+    /// Whether peers' questions are answered.
+    answers: bool,
 }
 
 impl Network {
     /// Raises the interface if there is to be one and there can be.
-    pub(crate) async fn raise(config: &NetworkConfig, node: NodeId) -> Self {
+    pub(crate) async fn raise(config: &NetworkConfig, node: NodeId, grants: Grants) -> Self {
         let tun = match &config.interface {
             Ok(name) => {
                 let tun = TunConfig { name: name.clone(), address: node.planetary_address() };
-                Tun::raise(tun, config.rules.clone()).await.map_err(|error| error.to_string())
+                Tun::raise(tun, grants.policy()).await.map_err(|error| error.to_string())
             }
             Err(why_not) => Err((*why_not).to_owned()),
         };
@@ -136,7 +202,7 @@ impl Network {
             (Err(why_not), Ok(_)) => tracing::warn!(why_not, "no planetary interface; everything else works"),
             _ => {}
         }
-        Self { tun, config: config.clone() }
+        Self { tun, config: config.clone(), grants, ended: Arc::default() }
     }
 
     /// What the link has to know.
@@ -147,7 +213,8 @@ impl Network {
     /// Something to look at it with.
     pub(crate) fn handle(&self) -> NetworkHandle {
         let tun = self.tun.as_ref().map(Tun::handle).map_err(Clone::clone);
-        NetworkHandle { tun, ended: Arc::default() }
+        let (ended, grants) = (self.ended.clone(), self.grants.clone());
+        NetworkHandle { tun, ended, grants, answers: self.config.answers }
     }
 
     /// Carries packets until told to stop. The interface goes with it.
@@ -198,6 +265,46 @@ impl NetworkHandle {
     /// The interface's name, and where the pod networks behind it are kept.
     pub(crate) fn planetary(&self) -> Option<(String, Routes)> {
         self.tun().map(|tun| (tun.status().name, tun.routes()))
+    }
+
+    /// Every rule with where it comes from.
+    pub(crate) fn rules(&self) -> Vec<(Rule, Origin)> {
+        self.grants.rules()
+    }
+
+    /// Gives a grant, which counts from now on. Its number.
+    pub(crate) async fn allow(&self, rule: Rule) -> Result<u32, GrantError> {
+        self.grants.allow(rule, |policy| self.tell(policy)).await
+    }
+
+    /// Takes grants back, by number or by what they say; what was begun under them ends.
+    pub(crate) async fn deny(&self, what: &str) -> Result<Vec<(u32, Rule)>, GrantError> {
+        self.grants.deny(what, |policy| self.tell(policy)).await
+    }
+
+    fn tell(&self, policy: Policy) {
+        if let Ok(tun) = &self.tun {
+            tun.set_policy(policy);
+        }
+    }
+
+    /// Whether a node could begin something with this one, or this one with it, and the rules that the explanation speaks of; or why there is no interface.
+    pub(crate) fn check(
+        &self,
+        direction: Direction,
+        node: NodeId,
+        probe: Probe,
+    ) -> Result<(Explanation, Vec<(Rule, Origin)>), String> {
+        let tun = match (&self.tun, self.ended.get()) {
+            (_, Some(why_not)) | (Err(why_not), None) => return Err(why_not.clone()),
+            (Ok(tun), None) => tun,
+        };
+        Ok(self.grants.ask(|| tun.check(direction, node, probe)))
+    }
+
+    /// Whether peers' questions are answered.
+    pub(crate) fn answers(&self) -> bool {
+        self.answers
     }
 
     /// What the status says about it.

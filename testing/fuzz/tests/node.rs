@@ -1,11 +1,12 @@
-//! Cards: what a node says about itself to its peers, and on whose owner's behalf.
+//! What nodes say to their peers: cards, on whose owner's behalf, and questions about their filters with the answers.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use atoll_fuzz::fuzz;
 use atoll_ids::{NodeId, OwnerId};
 use atoll_keys::{OwnerKey, Signed, Statement};
-use atoll_node::check_card;
-use atoll_wire::{Versioned, encode};
+use atoll_node::{CheckAnswer, CheckQuestion, check_card};
+use atoll_tun::Probe;
+use atoll_wire::{Versioned, decode, encode};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// A card as it is sent. The type itself has no constructor for strangers.
@@ -65,6 +66,20 @@ fn cards() {
         if let Ok(checked) = check_card(bytes, node) {
             assert_eq!(checked.domain.owner, Some(owner.id()), "an owner that did not sign");
             assert!(checked.name.is_none_or(|name| !name.chars().any(char::is_control)));
+        }
+    });
+}
+
+#[test]
+fn questions_about_filters() {
+    let question = CheckQuestion::new(false, Probe::Tcp(443));
+    let answer = CheckAnswer::Passes(Some("peers tcp/443".to_owned()));
+    fuzz!(20_000, vec![encode(&question), encode(&answer)], |bytes: &[u8]| {
+        if let Ok(question) = decode::<CheckQuestion>(bytes) {
+            assert!(decode::<CheckQuestion>(&encode(&question)).is_ok());
+        }
+        if let Ok(answer) = decode::<CheckAnswer>(bytes) {
+            assert_eq!(decode::<CheckAnswer>(&encode(&answer)).unwrap(), answer);
         }
     });
 }

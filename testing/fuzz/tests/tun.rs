@@ -6,7 +6,7 @@ use std::time::Instant;
 use atoll_fuzz::fuzz;
 use atoll_ids::NodeId;
 use atoll_link::decode_announcement;
-use atoll_tun::{Filter, PeerEntry, Prefix, Rule, parse};
+use atoll_tun::{Filter, Group, PeerEntry, Prefix, Rule, parse};
 
 fn node(number: u8) -> NodeId {
     NodeId::from_bytes([number; 32])
@@ -41,12 +41,14 @@ fn announcements() {
 
 #[test]
 fn rules_and_prefixes() {
-    let valid = ["peers icmp", "peers tcp/1-65535", "fd00:1:2:3::/64"].map(|text| text.as_bytes().to_vec());
-    fuzz!(30_000, valid.to_vec(), |bytes: &[u8]| {
+    let rules = ["peers icmp", "peers tcp/1-65535", "to group:a udp until 2026-12-31T00:00:00Z # why"];
+    let valid = rules.into_iter().chain(["fd00:1:2:3::/64"]).map(|text| text.as_bytes().to_vec());
+    fuzz!(30_000, valid.collect(), |bytes: &[u8]| {
         let text = String::from_utf8_lossy(bytes);
         if let Ok(rule) = text.parse::<Rule>() {
             assert_eq!(rule.to_string().parse::<Rule>(), Ok(rule));
         }
+        let _: Result<Group, _> = text.parse();
         if let Ok(prefix) = text.parse::<Prefix>() {
             assert_eq!(prefix.to_string().parse::<Prefix>(), Ok(prefix));
         }

@@ -5,7 +5,7 @@ mod top;
 
 use atoll_control::{NeighbourStatus, NetPeer, NetStatus};
 
-use super::Context;
+use super::{Context, rules};
 use crate::args::NetCommand;
 use crate::output::{print, table};
 
@@ -17,14 +17,10 @@ pub(super) async fn run(context: &Context, command: &NetCommand) -> anyhow::Resu
         NetCommand::Resolve { name } => names::resolve(context, name).await,
         NetCommand::Name(command) => names::change(context, command).await,
         NetCommand::Status => print(context.output, &context.client().net().await?, status_text),
-        NetCommand::Rules => {
-            let status = context.client().net().await?;
-            let rules = status.interface.map(|interface| interface.rules).unwrap_or_default();
-            print(context.output, &rules, |rules| match rules.as_slice() {
-                [] => "nothing may come in but answers\n".into(),
-                rules => rules.iter().map(|rule| format!("{rule}\n")).collect(),
-            })
-        }
+        NetCommand::Rules => rules::list(context).await,
+        NetCommand::Allow(allow) => rules::allow(context, allow).await,
+        NetCommand::Deny(deny) => rules::deny(context, deny).await,
+        NetCommand::Check(check) => rules::check(context, check).await.map(drop),
     }
 }
 

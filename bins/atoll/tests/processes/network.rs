@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use atoll_lab::{Host, Lab};
 use serde_json::Value;
 
-use crate::common::{program, run};
+use crate::common::{output, program, run};
 
 /// Long for a busy machine; nothing waits that long when it works.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -128,8 +128,10 @@ fn helper() {
     let Ok(what) = std::env::var(HELPER) else { return };
     let (what, address) = what.split_once(' ').unwrap();
     let address: SocketAddr = address.parse().unwrap();
-    if what == "fetch" {
-        return fetch(address);
+    match what {
+        "fetch" => return fetch(address),
+        "last" => return last(address),
+        _ => {}
     }
     let listener = TcpListener::bind(address).unwrap();
     loop {
@@ -151,6 +153,22 @@ fn fetch(address: SocketAddr) {
     (&stream).read_to_end(&mut back).unwrap();
     writing.join().unwrap();
     assert!(back == sent, "{} of {} bytes came back as they were sent", back.len(), sent.len());
+}
+
+/// Speaks to an echo server until it does not answer any more. Says when it began to.
+fn last(address: SocketAddr) {
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(3)).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+    let began = Instant::now();
+    while began.elapsed() < PATIENCE {
+        let (mut back, said) = ([0], stream.write_all(b"?"));
+        if said.and_then(|()| stream.read_exact(&mut back)).is_err() {
+            return;
+        }
+        std::io::stdout().write_all(b"+\n").unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    panic!("it was answered to the end");
 }
 
 /// A child that ends with the test.
@@ -296,4 +314,71 @@ fn a_node_whose_sockets_were_held_when_the_network_changed_starts_over() {
     eventually("ping after it has started over", || pings(&nodes[1].host, nodes[0].address()));
     assert_eq!(nodes[0].child.id(), pid);
     assert!(nodes[0].child.try_wait().unwrap().is_none(), "it is the same process");
+}
+
+/// What a node says about something passing, and whether its exit status says so.
+fn check(node: &LabNode, from: &str, to: &str, what: &str) -> (bool, Value) {
+    let output = output(&node.data_dir, &["--output", "json", "net", "check", from, to, what], b"");
+    let said = String::from_utf8_lossy(&output.stderr);
+    (output.status.success(), serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{said}")))
+}
+
+#[test]
+fn grants_count_at_once_and_end_what_they_opened() {
+    let (lab, folder) = (Lab::new(2).unwrap(), tempfile::tempdir().unwrap());
+    let [one, mut two] = [0, 1].map(|number| LabNode::start(lab.host(number), folder.path(), &[]));
+    two.joins(&one);
+    eventually("ping", || pings(&one.host, two.address()));
+    let _server = serves(&two.host, 8080);
+    eventually("the server is there", || fetches(&two.host, two.address(), 8080));
+    assert!(!fetches(&one.host, two.address(), 8080), "no rule names it");
+
+    let (passes, why) = check(&one, "me", two.address(), "tcp/8080");
+    assert!(!passes && why["passes"] == false, "{why}");
+    assert_eq!((&why["sides"][0]["passes"], &why["sides"][1]["passes"]), (&true.into(), &false.into()), "{why}");
+    let (passes, why) = check(&two, one.address(), "me", "tcp/8080");
+    assert!(!passes, "{why}");
+    assert_eq!(why["sides"][1]["looked_at"][0]["rule"]["rule"], "peers icmp", "{why}");
+    let help = why["sides"][1]["help"].as_str().unwrap();
+    let help: Vec<&str> = help.strip_prefix("atoll ").unwrap().split(' ').collect();
+
+    two.atoll(&[&help[..], &["--for", "1h", "--note", "for the test"]].concat());
+    assert!(fetches(&one.host, two.address(), 8080), "what the explanation names is not enough");
+    let (passes, why) = check(&one, "me", two.address(), "tcp/8080");
+    assert!(passes, "{why}");
+    let (passes, why) = check(&two, one.address(), "me", "tcp/8080");
+    assert!(passes && why["sides"][1]["rule"]["origin"] == "grant 1", "{why}");
+    two.kill();
+    two.start_again();
+    let rules = two.atoll(&["net", "rules"]);
+    assert!(rules.contains("tcp/8080 until ") && rules.contains("# for the test"), "{rules}");
+
+    eventually("it is let in after a restart", || fetches(&one.host, two.address(), 8080));
+    let mut talk = helping(&one.host, &format!("last [{}]:8080", two.address()));
+    let mut talk = Ended(talk.stdout(Stdio::piped()).spawn().unwrap());
+    let mut lines = BufReader::new(talk.0.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.is_ok_and(|line| line.ends_with('+'))), "it never began");
+    assert!(two.atoll(&["net", "deny", "1"]).contains("taken back"));
+    // The rest of what it says must not fill its pipe.
+    let rest = std::thread::spawn(move || lines.for_each(drop));
+    assert!(talk.0.wait().unwrap().success(), "it went on");
+    rest.join().unwrap();
+    assert!(!fetches(&one.host, two.address(), 8080), "the grant was taken back");
+    let dropped = two.net()["interface"]["packets_dropped"].to_string();
+    assert!(dropped.contains("revoked"), "{dropped}");
+}
+
+#[test]
+fn a_node_that_does_not_answer_questions_says_so() {
+    let (lab, folder) = (Lab::new(2).unwrap(), tempfile::tempdir().unwrap());
+    let one = LabNode::start(lab.host(0), folder.path(), &["network.out=listed".to_owned()]);
+    let two = LabNode::start(lab.host(1), folder.path(), &["network.check=off".to_owned()]);
+    two.joins(&one);
+    eventually("ping", || pings(&two.host, one.address()));
+    assert!(!pings(&one.host, two.address()), "nothing is listed");
+    let (passes, why) = check(&one, "me", two.address(), "icmp");
+    assert!(!passes && why["sides"][1]["passes"].is_null(), "{why}");
+    assert!(why["sides"][1]["why"].to_string().contains("network.check"), "{why}");
+    one.atoll(&["net", "allow", "--out", two.address(), "icmp"]);
+    eventually("ping once it is listed", || pings(&one.host, two.address()));
 }

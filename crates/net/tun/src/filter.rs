@@ -7,31 +7,42 @@
 //! - The source address is that of the node which sent it, or in a prefix that is at that node. Addresses are hashes of keys and the connection
 //!   is authenticated, so nobody speaks for another.
 //! - The destination is this node, or in a prefix that is here.
-//! - To this node: answers to what this node began, ICMPv6 errors about that, and what a [`Rule`] allows. Nothing else. No neighbour
+//! - To this node: answers to what this node began, ICMPv6 errors about what was said, and what a [`Rule`](crate::Rule) allows. Nothing else. No neighbour
 //!   discovery, router advertisement, redirect or multicast passes at all: there is no shared link behind the interface.
 //! - To a pod network: what comes from the same network; what its members may do among themselves is for the network's own policy.
 //!
 //! # What goes out
 //!
-//! Everything that has our own address, or one of a prefix that is here, as its source, and whose destination is known. Never the link's own packets: a
-//! connection must not run through itself.
+//! Everything that has our own address, or one of a prefix that is here, as its source, and whose destination is known; where the policy says that only what
+//! is listed goes out, that and answers. Never the link's own packets: a connection must not run through itself.
+//!
+//! # What ends
+//!
+//! A conversation lives by what it was begun under, looked at anew for each packet: when the rule is taken away or runs out, it stops in both directions. What our
+//! side goes on saying in it opens nothing.
+//!
+//! Decisions (`judge`) change nothing; what they bring about is carried out afterwards. That is why an explanation is the decision itself.
+
+mod judge;
 
 use std::collections::HashMap;
 use std::net::Ipv6Addr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use atoll_ids::{NodeId, OwnerId, PlanetaryAddress};
+use jiff::Timestamp;
 
-use crate::flow::{Flows, Key, Protocol};
-use crate::packet::{Fragment, Malformed, Packet, Payload, parse, parse_quoted};
-use crate::routes::{Place, Table, same_network};
-use crate::rule::{From, Rule, What};
+use crate::explain::{Cause, Explanation, Miss, Probe};
+use crate::flow::{Flows, Opener, PEERS_MAX, PeerIndex};
+use crate::fragments::Fragments;
+use crate::packet::Malformed;
+use crate::routes::Table;
+use crate::rule::{Direction, Policy, RULES_MAX, Rule};
+use crate::spans::{Line, Spans, Topic};
+use judge::{Decision, Effect};
 
-/// Packets in fragments that are on their way in at once. Fragments are rare: whoever can, sends what fits.
-const FRAGMENTED_MAX: usize = 1024;
-
-/// How long the fragments of one packet may take (RFC 8200 gives a minute; ours come from one sender over one path).
-const FRAGMENTS_WITHIN: Duration = Duration::from_secs(15);
+/// A clock that was set by this much or more changes when rules end. Less is what clocks differ by anyway.
+const CLOCK_MOVED_SECONDS: u64 = 1;
 
 /// A node that this one knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,11 +74,17 @@ pub enum Reason {
     Multicast,
     /// It belongs to the connections that carry packets.
     Underlay,
+    /// It belongs to a conversation whose rule was taken away or ran out.
+    Revoked,
+    /// It was on its way out, only what is listed goes out, and no rule lists it.
+    NotListed,
+    /// It is a piece of a packet that lies over the one that was judged.
+    Overlapping,
 }
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 12] = [
         Self::Malformed,
         Self::Stranger,
         Self::Spoofed,
@@ -77,6 +94,9 @@ impl Reason {
         Self::Nowhere,
         Self::Multicast,
         Self::Underlay,
+        Self::Revoked,
+        Self::NotListed,
+        Self::Overlapping,
     ];
 
     /// A word for it, for figures.
@@ -92,66 +112,175 @@ impl Reason {
             Self::Nowhere => "nowhere",
             Self::Multicast => "multicast",
             Self::Underlay => "underlay",
+            Self::Revoked => "revoked",
+            Self::NotListed => "not_listed",
+            Self::Overlapping => "overlapping",
         }
     }
 }
 
-impl std::convert::From<Malformed> for Reason {
+impl From<Malformed> for Reason {
     fn from(_: Malformed) -> Self {
         Self::Malformed
     }
+}
+
+/// What time it is by both clocks: rules end by the one on the wall, packets are judged by the one that is never set.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock {
+    /// By the one that is never set.
+    pub instant: Instant,
+    /// By the one on the wall.
+    pub wall: Timestamp,
+}
+
+impl Clock {
+    /// Reads both.
+    #[must_use]
+    pub fn now() -> Self {
+        Self { instant: Instant::now(), wall: Timestamp::now() }
+    }
+}
+
+/// A peer and what the rules come to for it.
+#[derive(Debug)]
+struct Peer {
+    node: NodeId,
+    address: Ipv6Addr,
+    owner: Option<OwnerId>,
+    /// The [`Filter::epoch`] that the spans are of.
+    epoch: u64,
+    inward: Spans,
+    outward: Spans,
+    arriving: Fragments,
+    leaving: Fragments,
 }
 
 /// The filter of one node.
 #[derive(Debug)]
 pub struct Filter {
     own: Ipv6Addr,
-    rules: Vec<Rule>,
-    by_node: HashMap<NodeId, (Ipv6Addr, Option<OwnerId>)>,
-    by_address: HashMap<Ipv6Addr, NodeId>,
+    policy: Policy,
+    /// Rules with an end hold only once the clock is known.
+    clock: Option<Clock>,
+    /// Counts up when the rules, or when they end, change.
+    epoch: u64,
+    peers: Vec<Option<Peer>>,
+    by_node: HashMap<NodeId, PeerIndex>,
+    by_address: HashMap<Ipv6Addr, PeerIndex>,
+    /// Packets come in runs: who sent, and who was sent to, last.
+    last_sender: Option<(NodeId, PeerIndex)>,
+    last_receiver: Option<(Ipv6Addr, PeerIndex)>,
     pub(crate) routes: Table,
     underlay_ports: Vec<u16>,
     flows: Flows,
-    /// Packets whose first fragment passed, and until when.
-    fragments: HashMap<(Ipv6Addr, Ipv6Addr, u32), Instant>,
 }
 
 impl Filter {
-    /// A filter for the node with this address, that knows nobody.
+    /// A filter for the node with this address, that knows nobody. Rules that have an end do not hold until the [clock](Self::set_clock) is set.
     #[must_use]
-    pub fn new(own: PlanetaryAddress, rules: Vec<Rule>) -> Self {
+    pub fn new(own: PlanetaryAddress, policy: impl Into<Policy>) -> Self {
         Self {
             own: own.ip(),
-            rules,
+            policy: policy.into(),
+            clock: None,
+            epoch: 1,
+            peers: Vec::new(),
             by_node: HashMap::new(),
             by_address: HashMap::new(),
+            last_sender: None,
+            last_receiver: None,
             routes: Table::default(),
             underlay_ports: Vec::new(),
             flows: Flows::default(),
-            fragments: HashMap::new(),
         }
     }
 
-    /// Replaces the rules. What is under way goes on.
+    /// Replaces the rules. What is under way goes on as far as the new ones allow it.
+    pub fn set_policy(&mut self, policy: impl Into<Policy>) {
+        self.policy = policy.into();
+        self.epoch += 1;
+    }
+
+    /// Replaces the rules and leaves what else the policy says. See [`Self::set_policy`].
     pub fn set_rules(&mut self, rules: Vec<Rule>) {
-        self.rules = rules;
+        self.policy.rules = rules;
+        self.epoch += 1;
+    }
+
+    /// Says what time it is; to be called now and then, as clocks are set and machines sleep.
+    pub fn set_clock(&mut self, clock: Clock) {
+        let moved = self.clock.is_none_or(|before| {
+            let passed = clock.instant.saturating_duration_since(before.instant);
+            let by_wall = clock.wall.duration_since(before.wall);
+            (by_wall - jiff::SignedDuration::try_from(passed).unwrap_or_default()).unsigned_abs().as_secs()
+                >= CLOCK_MOVED_SECONDS
+        });
+        if moved {
+            self.clock = Some(clock);
+            self.epoch += 1;
+        }
     }
 
     /// The rules.
     #[must_use]
     pub fn rules(&self) -> &[Rule] {
-        &self.rules
+        &self.policy.rules
     }
 
-    /// Replaces the peers.
+    /// Replaces the peers. Conversations with those that are none any more end.
     pub fn set_peers(&mut self, peers: impl IntoIterator<Item = PeerEntry>) {
-        // An address is a hash: not made anew for those that stay.
-        let before = std::mem::take(&mut self.by_node);
-        for PeerEntry { node, owner } in peers {
-            let address = before.get(&node).map_or_else(|| node.planetary_address().ip(), |(address, _)| *address);
-            self.by_node.insert(node, (address, owner));
+        (self.last_sender, self.last_receiver) = (None, None);
+        let mut gone = std::mem::take(&mut self.by_node);
+        let mut new = Vec::new();
+        for entry in peers.into_iter().take(PEERS_MAX) {
+            match gone.remove(&entry.node) {
+                // An address is a hash: not made anew for those that stay.
+                Some(index) => {
+                    self.by_node.insert(entry.node, index);
+                    if let Some(peer) = self.peers[index as usize].as_mut().filter(|peer| peer.owner != entry.owner) {
+                        (peer.owner, peer.epoch) = (entry.owner, 0);
+                    }
+                }
+                None => new.push(entry),
+            }
         }
-        self.by_address = self.by_node.iter().map(|(node, (address, _))| (*address, *node)).collect();
+        let mut free: Vec<PeerIndex> = Vec::new();
+        for index in gone.into_values() {
+            self.flows.forget(index);
+            if let Some(peer) = self.peers[index as usize].take() {
+                self.by_address.remove(&peer.address);
+            }
+        }
+        if !new.is_empty() {
+            let empty = self.peers.iter().enumerate().filter(|(_, peer)| peer.is_none());
+            free.extend(empty.map(|(index, _)| index as PeerIndex));
+        }
+        for entry in new {
+            if !self.by_node.contains_key(&entry.node) {
+                self.add_peer(entry, free.pop());
+            }
+        }
+    }
+
+    fn add_peer(&mut self, PeerEntry { node, owner }: PeerEntry, index: Option<PeerIndex>) {
+        let index = index.unwrap_or_else(|| {
+            self.peers.push(None);
+            (self.peers.len() - 1) as PeerIndex
+        });
+        let address = node.planetary_address().ip();
+        self.by_node.insert(node, index);
+        self.by_address.insert(address, index);
+        self.peers[index as usize] = Some(Peer {
+            node,
+            address,
+            owner,
+            epoch: 0,
+            inward: Spans::default(),
+            outward: Spans::default(),
+            arriving: Fragments::default(),
+            leaving: Fragments::default(),
+        });
     }
 
     /// Names the UDP ports of the connections that carry packets.
@@ -168,7 +297,10 @@ impl Filter {
     /// Forgets what is over; to be called now and then.
     pub fn sweep(&mut self, now: Instant) {
         self.flows.sweep(now);
-        self.fragments.retain(|_, until| now < *until);
+        for peer in self.peers.iter_mut().flatten() {
+            peer.arriving.sweep(now);
+            peer.leaving.sweep(now);
+        }
     }
 
     /// Says where a packet goes that this node sends.
@@ -177,33 +309,9 @@ impl Filter {
     ///
     /// [`Reason`].
     pub fn outbound(&mut self, now: Instant, bytes: &[u8]) -> Result<NodeId, Reason> {
-        let packet = parse(bytes)?;
-        if packet.destination.is_multicast() || packet.destination.is_unicast_link_local() {
-            return Err(Reason::Multicast);
-        }
-        if PlanetaryAddress::from_ip(packet.destination).is_err() {
-            return self.outbound_to_pods(&packet);
-        }
-        if packet.source != self.own {
-            return Err(Reason::ForeignSource);
-        }
-        if matches!(packet.payload, Payload::Udp { from, .. } if self.underlay_ports.contains(&from)) {
-            return Err(Reason::Underlay);
-        }
-        let node = *self.by_address.get(&packet.destination).ok_or(Reason::Nowhere)?;
-        if let Some((key, flags)) = sent_key(&packet) {
-            self.flows.sent(now, key, flags);
-        }
-        Ok(node)
-    }
-
-    fn outbound_to_pods(&self, packet: &Packet) -> Result<NodeId, Reason> {
-        let Some(Place::At(node)) = self.routes.find(packet.destination) else { return Err(Reason::Nowhere) };
-        let is_ours = self.routes.find(packet.source) == Some(Place::Here);
-        if !is_ours || !same_network(packet.source, packet.destination) {
-            return Err(Reason::ForeignSource);
-        }
-        Ok(node)
+        let (node, decision) = self.judge_outbound(now, bytes)?;
+        self.carry_out(now, &decision, Opener::Us);
+        decision.verdict.map(|_| node)
     }
 
     /// Says whether a packet passes that `from` sent to this node.
@@ -212,122 +320,133 @@ impl Filter {
     ///
     /// [`Reason`].
     pub fn inbound(&mut self, now: Instant, from: NodeId, bytes: &[u8]) -> Result<(), Reason> {
-        let (address, owner) = *self.by_node.get(&from).ok_or(Reason::Stranger)?;
-        let packet = parse(bytes)?;
-        if packet.destination != self.own {
-            return self.inbound_to_pods(from, &packet);
-        }
-        if packet.source != address {
-            return Err(Reason::Spoofed);
-        }
-        if let Some(fragment) = packet.fragment {
-            return self.inbound_fragment(now, from, owner, &packet, fragment, bytes);
-        }
-        self.judge(now, from, owner, &packet, bytes)
+        let decision = self.judge_inbound(now, from, bytes)?;
+        self.carry_out(now, &decision, Opener::Them);
+        decision.verdict.map(drop)
     }
 
-    fn inbound_to_pods(&self, from: NodeId, packet: &Packet) -> Result<(), Reason> {
-        if self.routes.find(packet.destination) != Some(Place::Here) {
-            return Err(Reason::NotHere);
+    fn carry_out(&mut self, now: Instant, decision: &Decision, by: Opener) {
+        match decision.effect {
+            Effect::Nothing => {}
+            Effect::GoesOn(found, flags) => self.flows.goes_on(now, found, by, flags),
+            Effect::StillTries(found) => self.flows.still_tries(now, found),
+            Effect::Begins(key, opener) => self.flows.begin(now, key, opener),
         }
-        let is_theirs = self.routes.find(packet.source) == Some(Place::At(from));
-        if !is_theirs || !same_network(packet.source, packet.destination) {
-            return Err(Reason::Spoofed);
+        let Some((peer, fragment)) = decision.fragment.filter(|_| decision.verdict.is_ok()) else { return };
+        let Some(peer) = &mut self.peers[peer as usize] else { return };
+        let fragments = if by == Opener::Us { &mut peer.leaving } else { &mut peer.arriving };
+        if fragment.first {
+            fragments.begin(now, fragment);
+        } else {
+            fragments.goes_on(fragment);
         }
-        Ok(())
     }
 
-    /// The first fragment is judged, the others follow it. One that overtakes the first is lost, and sent again by who cares.
-    fn inbound_fragment(
-        &mut self,
+    /// Says what [`Self::inbound`] would say now and why; nothing comes of it.
+    #[must_use]
+    pub fn explain_inbound(&mut self, now: Instant, from: NodeId, bytes: &[u8]) -> Explanation {
+        let verdict = self.judge_inbound(now, from, bytes).and_then(|decision| decision.verdict);
+        let topic = crate::packet::parse(bytes).ok().and_then(|packet| judge::topic(&packet.payload));
+        self.explain(now, verdict, Direction::In, from, topic)
+    }
+
+    /// Says what [`Self::outbound`] would say now and why; nothing comes of it.
+    #[must_use]
+    pub fn explain_outbound(&mut self, now: Instant, bytes: &[u8]) -> Explanation {
+        let judged = self.judge_outbound(now, bytes);
+        let (node, verdict) = match judged {
+            Ok((node, decision)) => (node, decision.verdict),
+            Err(reason) => return Explanation { verdict: Err(reason), looked_at: Vec::new() },
+        };
+        let topic = crate::packet::parse(bytes).ok().and_then(|packet| judge::topic(&packet.payload));
+        self.explain(now, verdict, Direction::Out, node, topic)
+    }
+
+    /// Says whether `node` could begin this with us, or we with it.
+    #[must_use]
+    pub fn check(&mut self, now: Instant, direction: Direction, node: NodeId, probe: Probe) -> Explanation {
+        let theirs = node.planetary_address().ip();
+        match direction {
+            Direction::In => self.explain_inbound(now, node, &probe.packet(theirs, self.own)),
+            Direction::Out => self.explain_outbound(now, &probe.packet(self.own, theirs)),
+        }
+    }
+
+    fn explain(
+        &self,
         now: Instant,
-        from: NodeId,
-        owner: Option<OwnerId>,
-        packet: &Packet,
-        fragment: Fragment,
-        bytes: &[u8],
-    ) -> Result<(), Reason> {
-        let key = (packet.source, packet.destination, fragment.id);
-        if !fragment.first {
-            let passed = self.fragments.get(&key).is_some_and(|until| now < *until);
-            return if passed { Ok(()) } else { Err(Reason::Unsolicited) };
-        }
-        self.judge(now, from, owner, packet, bytes)?;
-        if self.fragments.len() >= FRAGMENTED_MAX {
-            self.fragments.retain(|_, until| now < *until);
-        }
-        if self.fragments.len() < FRAGMENTED_MAX {
-            self.fragments.insert(key, now + FRAGMENTS_WITHIN);
-        }
-        Ok(())
+        verdict: Result<Cause, Reason>,
+        direction: Direction,
+        node: NodeId,
+        topic: Option<Topic>,
+    ) -> Explanation {
+        let by_rules = matches!(verdict, Err(Reason::Unsolicited | Reason::Revoked | Reason::NotListed));
+        let owner = self.by_node.get(&node).and_then(|index| self.peers[*index as usize].as_ref()?.owner);
+        let miss = |rule: &Rule| match topic {
+            _ if rule.direction != direction => Miss::Direction,
+            _ if !self.policy.concerns(&rule.who, node, owner) => Miss::Who,
+            Some(topic) if rule.what.covers(topic) && !self.end(rule).is_over(now) => Miss::Other,
+            Some(topic) if rule.what.covers(topic) => Miss::Over,
+            _ => Miss::What,
+        };
+        let rules = self.policy.rules.iter().take(if by_rules { RULES_MAX } else { 0 });
+        Explanation { verdict, looked_at: rules.map(miss).enumerate().collect() }
     }
 
-    fn judge(
-        &mut self,
-        now: Instant,
-        from: NodeId,
-        owner: Option<OwnerId>,
-        packet: &Packet,
-        bytes: &[u8],
-    ) -> Result<(), Reason> {
-        if matches!(packet.payload, Payload::Udp { to, .. } if self.underlay_ports.contains(&to)) {
-            return Err(Reason::Underlay);
+    fn end(&self, rule: &Rule) -> End {
+        let (Some(until), clock) = (rule.until, self.clock) else { return End::Never };
+        let Some(clock) = clock else { return End::Over };
+        match std::time::Duration::try_from(until.duration_since(clock.wall)) {
+            // So far away that it cannot be counted.
+            Ok(left) => clock.instant.checked_add(left).map_or(End::Never, End::At),
+            Err(_) => End::Over,
         }
-        if let Payload::Error { about } = packet.payload {
-            let quoted = parse_quoted(bytes.get(about..).unwrap_or_default())?;
-            let is_ours = quoted.source == self.own && quoted.destination == packet.source;
-            let known = sent_key(&quoted).is_some_and(|(key, _)| self.flows.has(now, key));
-            return if is_ours && known { Ok(()) } else { Err(Reason::Unsolicited) };
-        }
-        let answers = received_key(packet).is_some_and(|(key, flags)| self.flows.answers(now, key, flags));
-        let allowed = |rule: &Rule| names(rule, from, owner) && lets_in(rule, &packet.payload);
-        if answers || self.rules.iter().any(allowed) { Ok(()) } else { Err(Reason::Unsolicited) }
     }
-}
 
-/// The conversation of a packet that leaves this node.
-fn sent_key(packet: &Packet) -> Option<(Key, Option<crate::packet::TcpFlags>)> {
-    let key = |protocol, ours, theirs| Key { protocol, remote: packet.destination, ours, theirs };
-    match packet.payload {
-        Payload::Tcp { from, to, flags } => Some((key(Protocol::Tcp, from, to), Some(flags))),
-        Payload::Udp { from, to } => Some((key(Protocol::Udp, from, to), None)),
-        Payload::EchoRequest { id } => Some((key(Protocol::Echo, id, 0), None)),
-        _ => None,
+    /// What the rules come to for a peer, made anew when something changed.
+    fn compile(&mut self, index: PeerIndex) {
+        let Some(peer) = &self.peers[index as usize] else { return };
+        if peer.epoch == self.epoch {
+            return;
+        }
+        let (mut inward, mut outward) = (Vec::new(), Vec::new());
+        for (at, rule) in self.policy.rules.iter().enumerate().take(RULES_MAX) {
+            let until = match self.end(rule) {
+                End::Over => continue,
+                End::At(until) => Some(until),
+                End::Never => None,
+            };
+            if self.policy.concerns(&rule.who, peer.node, peer.owner) {
+                let lines = if rule.direction == Direction::In { &mut inward } else { &mut outward };
+                lines.push(Line { rule: at as u32, what: rule.what, until });
+            }
+        }
+        let epoch = self.epoch;
+        if let Some(peer) = &mut self.peers[index as usize] {
+            (peer.inward, peer.outward, peer.epoch) = (Spans::new(&inward), Spans::new(&outward), epoch);
+        }
     }
 }
 
-/// The conversation that a packet would be an answer in.
-fn received_key(packet: &Packet) -> Option<(Key, Option<crate::packet::TcpFlags>)> {
-    let key = |protocol, ours, theirs| Key { protocol, remote: packet.source, ours, theirs };
-    match packet.payload {
-        Payload::Tcp { from, to, flags } => Some((key(Protocol::Tcp, to, from), Some(flags))),
-        Payload::Udp { from, to } => Some((key(Protocol::Udp, to, from), None)),
-        Payload::EchoReply { id } => Some((key(Protocol::Echo, id, 0), None)),
-        _ => None,
-    }
+/// When a rule ends.
+#[derive(Debug, Clone, Copy)]
+enum End {
+    Never,
+    At(Instant),
+    Over,
 }
 
-fn names(rule: &Rule, node: NodeId, owner: Option<OwnerId>) -> bool {
-    match rule.from {
-        From::Peers => true,
-        From::Owner(named) => owner == Some(named),
-        From::Node(named) => node == named,
-    }
-}
-
-fn lets_in(rule: &Rule, payload: &Payload) -> bool {
-    match (rule.what, payload) {
-        (
-            What::Everything,
-            Payload::Tcp { .. } | Payload::Udp { .. } | Payload::EchoRequest { .. } | Payload::Other { .. },
-        )
-        | (What::Icmp, Payload::EchoRequest { .. }) => true,
-        (What::Tcp(ports), Payload::Tcp { to, .. }) | (What::Udp(ports), Payload::Udp { to, .. }) => {
-            ports.contains(*to)
+impl End {
+    fn is_over(self, now: Instant) -> bool {
+        match self {
+            Self::Never => false,
+            Self::At(until) => now >= until,
+            Self::Over => true,
         }
-        _ => false,
     }
 }
 
+#[cfg(test)]
+mod attacks;
 #[cfg(test)]
 mod tests;

@@ -121,6 +121,10 @@ pub struct Fragment {
     pub id: u32,
     /// Whether the transport's header is in it.
     pub first: bool,
+    /// Where it begins in what was cut up, in bytes.
+    pub start: u32,
+    /// Where it ends there.
+    pub end: u32,
 }
 
 /// A packet, read.
@@ -172,7 +176,10 @@ fn read(bytes: &[u8], whole: bool) -> Result<Packet, Malformed> {
             number::FRAGMENT if fragment.is_some() => return Err(Malformed::Header),
             number::FRAGMENT => {
                 let (id, offset) = (u32_at(bytes, at + 4)?, u16_at(bytes, at + 2)? & !7);
-                fragment = Some(Fragment { id, first: offset == 0 });
+                let start = u32::from(offset);
+                // What is quoted may be cut; nobody asks for its end.
+                let length = u32::try_from(bytes.len().saturating_sub(at + 8)).unwrap_or(u32::MAX);
+                fragment = Some(Fragment { id, first: offset == 0, start, end: start.saturating_add(length) });
                 if offset != 0 {
                     return Ok(Packet { source, destination, payload: Payload::Rest, fragment });
                 }
@@ -280,10 +287,12 @@ mod tests {
         let craft = Craft::between("600::1".parse().unwrap(), "600::2".parse().unwrap());
         let first = craft.raw(number::FRAGMENT, &[17, 0, 0, 1, 0, 0, 0, 9, 0, 53, 20, 233, 0, 8, 0, 0]);
         let packet = parse(&first).unwrap();
-        assert_eq!(packet.fragment, Some(Fragment { id: 9, first: true }));
+        assert_eq!(packet.fragment, Some(Fragment { id: 9, first: true, start: 0, end: 8 }));
         assert_eq!(packet.payload, Payload::Udp { from: 53, to: 5353 });
         let rest = craft.raw(number::FRAGMENT, &[17, 0, 0, 8, 0, 0, 0, 9, 1, 2, 3]);
-        assert_eq!(parse(&rest).unwrap().payload, Payload::Rest);
+        let packet = parse(&rest).unwrap();
+        assert_eq!(packet.fragment, Some(Fragment { id: 9, first: false, start: 8, end: 11 }));
+        assert_eq!(packet.payload, Payload::Rest);
         // Half a header in the first fragment could become anything by the second.
         check(
             &craft.raw(number::FRAGMENT, &[6, 0, 0, 1, 0, 0, 0, 9, 0, 53, 20, 233, 0, 8, 0, 0]),

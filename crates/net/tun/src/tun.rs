@@ -17,10 +17,11 @@ use tun_rs::{AsyncDevice, GROTable, IDEAL_BATCH_SIZE, VIRTIO_NET_HDR_LEN};
 
 use crate::craft;
 use crate::device::{Device, INTERFACE_MTU, KernelRoutes, RaiseError, TunConfig};
-use crate::filter::{Filter, PeerEntry, Reason};
+use crate::explain::{Explanation, Probe};
+use crate::filter::{Clock, Filter, PeerEntry, Reason};
 use crate::packet::HEADER_BYTES;
 use crate::routes::{Place, Prefix, PrefixError};
-use crate::rule::Rule;
+use crate::rule::{Direction, Policy, Rule};
 
 /// The largest thing that the kernel hands over at once: many segments of one connection, behind one header.
 const READ_BYTES: usize = VIRTIO_NET_HDR_LEN + 65_535;
@@ -132,14 +133,17 @@ impl std::fmt::Debug for TunHandle {
 }
 
 impl Tun {
-    /// Raises an interface, with `rules` for what may come in.
+    /// Raises an interface, with a policy (or the rules of one) for what may pass.
     ///
     /// # Errors
     ///
     /// [`RaiseError`].
-    pub async fn raise(config: TunConfig, rules: Vec<Rule>) -> Result<Self, RaiseError> {
+    pub async fn raise(config: TunConfig, policy: impl Into<Policy>) -> Result<Self, RaiseError> {
+        let policy = policy.into();
         let device = Device::raise(&config).await?;
-        let filter = Mutex::new(Filter::new(config.address, rules));
+        let mut filter = Filter::new(config.address, policy);
+        filter.set_clock(Clock::now());
+        let filter = Mutex::new(filter);
         let unguarded = device.guard.as_ref().err().cloned();
         let shared = Shared {
             config,
@@ -184,9 +188,17 @@ impl TunHandle {
         self.shared.filter().set_peers(peers);
     }
 
-    /// Replaces the rules.
-    pub fn set_rules(&self, rules: Vec<Rule>) {
-        self.shared.filter().set_rules(rules);
+    /// Replaces the rules. Conversations that they do not allow any more end.
+    pub fn set_policy(&self, policy: impl Into<Policy>) {
+        let mut filter = self.shared.filter();
+        filter.set_clock(Clock::now());
+        filter.set_policy(policy);
+    }
+
+    /// Says whether `node` could begin this with us, or we with it, and why.
+    #[must_use]
+    pub fn check(&self, direction: Direction, node: NodeId, probe: Probe) -> Explanation {
+        self.shared.filter().check(Instant::now(), direction, node, probe)
     }
 
     /// Names the UDP ports of the connections that carry the packets, which must not run through the interface.
@@ -411,7 +423,11 @@ async fn look_after(mut kernel: KernelRoutes, shared: Arc<Shared>) -> Result<(),
     let mut sweeps = tokio::time::interval(SWEEP_EVERY);
     loop {
         tokio::select! {
-            _ = sweeps.tick() => shared.filter().sweep(Instant::now()),
+            _ = sweeps.tick() => {
+                let mut filter = shared.filter();
+                filter.set_clock(Clock::now());
+                filter.sweep(Instant::now());
+            }
             () = shared.routes_changed.notified() => {
                 let networks = shared.filter().routes.networks();
                 kernel.set_networks(&networks).await;

@@ -1,13 +1,15 @@
 //! The filter, by tables and by properties: nothing unsolicited passes, answers do.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use std::time::Duration;
+
 use proptest::prelude::{Strategy, any, prop_oneof, proptest};
 use proptest::{collection, prop_assert, prop_assert_eq};
 
 use super::*;
 use crate::craft::{Craft, SYN};
 use crate::packet::number;
-use crate::routes::Prefix;
+use crate::routes::{Place, Prefix};
 
 const ACK: u8 = 0x10;
 const RST: u8 = 0x04;
@@ -26,7 +28,7 @@ fn owner() -> OwnerId {
 
 /// Node 1, who knows nodes 2 (of the owner) and 3 (of nobody).
 fn filter(rules: &[&str]) -> Filter {
-    let rules = rules.iter().map(|rule| rule.parse().unwrap()).collect();
+    let rules: Vec<Rule> = rules.iter().map(|rule| rule.parse().unwrap()).collect();
     let mut filter = Filter::new(node(1).planetary_address(), rules);
     filter.set_peers([PeerEntry { node: node(2), owner: Some(owner()) }, PeerEntry { node: node(3), owner: None }]);
     filter.set_underlay_ports(vec![5771]);
@@ -151,7 +153,7 @@ fn fragments_follow_the_first() {
     assert_eq!(filter.inbound(now, node(2), &rest(53)), Err(Reason::Unsolicited));
     assert_eq!(filter.inbound(now, node(2), &first(53)), Ok(()));
     assert_eq!(filter.inbound(now, node(2), &rest(53)), Ok(()));
-    assert_eq!(filter.inbound(now + FRAGMENTS_WITHIN, node(2), &rest(53)), Err(Reason::Unsolicited));
+    assert_eq!(filter.inbound(now + crate::fragments::WITHIN, node(2), &rest(53)), Err(Reason::Unsolicited));
     assert_eq!(filter.inbound(now, node(2), &first(54)), Err(Reason::Unsolicited));
     assert_eq!(filter.inbound(now, node(2), &rest(54)), Err(Reason::Unsolicited));
 }
