@@ -1,12 +1,14 @@
 //! What can be typed. Help texts are part of the product; a test compares them with `tests/help`.
 
 mod fs;
+mod proxy;
 
 use std::path::PathBuf;
 
 use atoll_ids::{BucketName, ByteCount, NodeId};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 pub(crate) use fs::FsCommand;
+pub(crate) use proxy::{NetConnect, NetProxy};
 
 /// One peer-to-peer cloud out of anyone's Linux machines.
 #[derive(Debug, Parser)]
@@ -342,6 +344,10 @@ pub(crate) enum NetCommand {
     },
     /// Print the rules for what peers may begin (setting network.allow)
     Rules,
+    /// Show the proxy for programs of this machine and how to use it, or choose the exit for what lies outside the network
+    Proxy(NetProxy),
+    /// Connect standard input and output to a port of a node (for ssh: -o ProxyCommand='atoll net connect %h %p')
+    Connect(NetConnect),
 }
 
 #[derive(Debug, Args)]

@@ -3,6 +3,7 @@
 mod cloud;
 mod deploy;
 mod fs;
+mod proxy;
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -15,6 +15,7 @@ mod error;
 mod fs;
 mod net;
 mod node;
+mod proxy;
 mod store;
 
 pub use client::{Body, Client, ClientError, Events, Upload};
@@ -30,6 +31,7 @@ pub use error::{ApiError, Kind};
 pub use fs::{AwayNode, FsMountRequest, FsMounted, FsRemoved, FsRequest, FsStatus, HealingStatus, VolumeStatus};
 pub use net::{DroppedPackets, InterfaceStatus, NeighbourStatus, NetPeer, NetRoute, NetStatus};
 pub use node::{ConfigEntry, InviteRequest, Invited, JoinRequest, NodeStatus, PeerStatus, RoleStatus, StorageStatus};
+pub use proxy::{ProxyCounts, ProxyRequest, ProxyStatus};
 pub use store::{
     BucketInfo, BucketRequest, Event, GetRequest, HealRequest, HealSummary, Listing, ObjectInfo, ObjectKind,
     PutRequest, RemoveRequest, Source, Summary, TransferSummary, Usage,

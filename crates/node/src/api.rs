@@ -9,6 +9,7 @@ mod fs;
 mod jobs;
 mod net;
 mod node;
+mod proxy;
 mod stacks;
 pub(crate) mod store;
 
@@ -68,6 +69,8 @@ fn router(parts: Arc<Parts>) -> Router {
     let routes = Router::new()
         .route("/status", get(node::status))
         .route("/net", get(net::status))
+        .route("/net/proxy", get(proxy::status).put(proxy::set))
+        .route("/net/connect", post(proxy::connect))
         .route("/config", get(node::config))
         .route("/shutdown", post(node::shutdown))
         .route("/invite", post(node::invite))

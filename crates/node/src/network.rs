@@ -10,10 +10,12 @@ use std::str::FromStr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use atoll_ids::NodeId;
+use atoll_ids::{NodeId, OwnerId};
 use atoll_link::{FixedPeer, LinkConfig, LinkHandle, Packets};
 use atoll_settings::{Key, Kind, Settings, SettingsError};
-use atoll_tun::{PacketLink, PeerEntry, Routes, Rule, Tun, TunConfig, TunHandle};
+use atoll_tun::{
+    Asked, PacketLink, PeerEntry, Routes, Rule, Tun, TunConfig, TunHandle, allows, allows_by_name,
+};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
@@ -92,7 +94,7 @@ impl NetworkConfig {
     }
 }
 
-fn list<T>(settings: &Settings, name: &str) -> Result<Vec<T>, SettingsError>
+pub(crate) fn list<T>(settings: &Settings, name: &str) -> Result<Vec<T>, SettingsError>
 where
     T: FromStr<Err: std::fmt::Display>,
 {
@@ -113,6 +115,8 @@ pub(crate) struct NetworkHandle {
     tun: Result<TunHandle, String>,
     /// Why the interface is no more.
     ended: Arc<OnceLock<String>>,
+    /// The rules as configured, for what comes otherwise than over the interface while there is none.
+    rules: Arc<[Rule]>,
 }
 
 impl Network {
@@ -143,7 +147,7 @@ impl Network {
     /// Something to look at it with.
     pub(crate) fn handle(&self) -> NetworkHandle {
         let tun = self.tun.as_ref().map(Tun::handle).map_err(Clone::clone);
-        NetworkHandle { tun, ended: Arc::default() }
+        NetworkHandle { tun, ended: Arc::default(), rules: self.config.rules.clone().into() }
     }
 
     /// Carries packets until told to stop. The interface goes with it.
@@ -189,6 +193,13 @@ impl NetworkHandle {
     /// The interface, for whoever runs pods or shows how it fares.
     pub(crate) fn tun(&self) -> Option<&TunHandle> {
         self.tun.as_ref().ok().filter(|_| self.ended.get().is_none())
+    }
+
+    /// Whether the filter's rules let a peer begin TCP to a port here; if `named`, only those that name the protocol.
+    pub(crate) fn allows_tcp(&self, peer: NodeId, owner: Option<OwnerId>, port: u16, named: bool) -> bool {
+        let rules = self.tun().map_or_else(|| self.rules.to_vec(), |tun| tun.status().rules);
+        let asked = Asked::Tcp(port);
+        if named { allows_by_name(&rules, peer, owner, asked) } else { allows(&rules, peer, owner, asked) }
     }
 
     /// The interface's name, and where the pod networks behind it are kept.

@@ -6,29 +6,30 @@ use std::time::Duration;
 
 use atoll_control::{NeighbourStatus, NetPeer, NetStatus};
 
-use super::Context;
+use super::{Context, proxy};
 use crate::args::NetCommand;
 use crate::output::{print, table};
 
 pub(super) async fn run(context: &Context, command: &NetCommand) -> anyhow::Result<()> {
-    if let NetCommand::Top { every, count } = command {
-        return top::run(context, Duration::from_secs((*every).max(1)), *count).await;
-    }
-    let status = context.client().net().await?;
     match command {
-        NetCommand::Top { .. } => Ok(()),
-        NetCommand::Peers => print(context.output, &status.peers, |peers| match peers.as_slice() {
+        NetCommand::Top { every, count } => {
+            top::run(context, Duration::from_secs((*every).max(1)), *count).await
+        }
+        NetCommand::Peers => print(context.output, &context.client().net().await?.peers, |peers| match peers.as_slice() {
             [] => "no peers yet: `atoll invite` prints a ticket, `atoll join` takes one\n".into(),
             peers => top::carried_text(peers),
         }),
-        NetCommand::Status => print(context.output, &status, status_text),
+        NetCommand::Status => print(context.output, &context.client().net().await?, status_text),
         NetCommand::Rules => {
+            let status = context.client().net().await?;
             let rules = status.interface.map(|interface| interface.rules).unwrap_or_default();
             print(context.output, &rules, |rules| match rules.as_slice() {
                 [] => "nothing may come in but answers\n".into(),
                 rules => rules.iter().map(|rule| format!("{rule}\n")).collect(),
             })
         }
+        NetCommand::Proxy(asked) => proxy::show(context, asked).await,
+        NetCommand::Connect(asked) => proxy::connect(context, asked).await,
     }
 }
 

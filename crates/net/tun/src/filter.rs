@@ -307,7 +307,7 @@ fn received_key(packet: &Packet) -> Option<(Key, Option<crate::packet::TcpFlags>
     }
 }
 
-fn names(rule: &Rule, node: NodeId, owner: Option<OwnerId>) -> bool {
+pub(crate) fn names(rule: &Rule, node: NodeId, owner: Option<OwnerId>) -> bool {
     match rule.from {
         From::Peers => true,
         From::Owner(named) => owner == Some(named),
@@ -315,7 +315,7 @@ fn names(rule: &Rule, node: NodeId, owner: Option<OwnerId>) -> bool {
     }
 }
 
-fn lets_in(rule: &Rule, payload: &Payload) -> bool {
+pub(crate) fn lets_in(rule: &Rule, payload: &Payload) -> bool {
     match (rule.what, payload) {
         (
             What::Everything,

@@ -18,6 +18,7 @@
 //!
 //! [`RaiseError`] says what this machine lacks; the node goes on without an interface. A packet that cannot be carried is dropped and counted.
 
+mod ask;
 mod craft;
 mod device;
 mod filter;
@@ -28,6 +29,7 @@ mod routes;
 mod rule;
 mod tun;
 
+pub use ask::{Asked, allows, allows_by_name};
 pub use device::{INTERFACE_MTU, RaiseError, TunConfig};
 pub use filter::{Filter, PeerEntry, Reason};
 pub use flow::{FLOWS_MAX, FLOWS_PER_REMOTE_MAX};
