@@ -89,7 +89,7 @@ struct Two {
     owner: String,
     proxy: String,
     _here: NodeProcess,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Two {
@@ -109,7 +109,7 @@ impl Two {
         let text = |key: &str| status[key].as_str().unwrap().to_owned();
         let proxy = run_json(&here, &["net", "proxy"])["address"].as_str().unwrap().to_owned();
         let (id, owner) = (text("node"), text("owner"));
-        let two = Self { here, there, id, owner, proxy, _here: first, _folder: folder };
+        let two = Self { here, there, id, owner, proxy, _here: first, folder };
         // The second has to have heard whose node the first is.
         crate::world::wait_until("the owner is known", || {
             run_json(two.there.data_dir(), &["status"])["peers"][0]["owner"].is_string()
@@ -181,7 +181,7 @@ async fn much_goes_there_and_comes_back_whole() {
     let port = serve("127.0.0.1", web);
     let two = Two::start(|owner| vec![format!("network.allow=owner:{owner} tcp/{port}")]).await;
     let [flag, proxy] = &two.socks();
-    let file = two.here.join("big");
+    let file = two.folder.path().join("big");
     std::fs::write(&file, big()).unwrap();
     let (url, file) = (format!("http://{}:{port}", two.id), file.to_str().unwrap());
     let expect = blake3::hash(&big());
