@@ -190,7 +190,8 @@ impl Node {
             .map_err(|source| NodeError::Io { what: "cannot open the control socket".into(), source })?;
         let own = [&metrics, &dashboard].map(|it| it.as_ref().and_then(|listener| listener.local_addr().ok()));
         let net = network.handle();
-        let ground = ProxyGround { owner, link: handle.clone(), peers: peers.clone(), network: net.clone(), dials, own };
+        let ground =
+            ProxyGround { owner, link: handle.clone(), peers: peers.clone(), network: net.clone(), dials, own };
         let proxy = Proxy::open(&config, ground).await?;
         let parts = Parts {
             config,

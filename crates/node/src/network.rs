@@ -13,9 +13,7 @@ use std::time::Duration;
 use atoll_ids::{NodeId, OwnerId};
 use atoll_link::{FixedPeer, LinkConfig, LinkHandle, Packets};
 use atoll_settings::{Key, Kind, Settings, SettingsError};
-use atoll_tun::{
-    Asked, PacketLink, PeerEntry, Routes, Rule, Tun, TunConfig, TunHandle, allows, allows_by_name,
-};
+use atoll_tun::{Asked, PacketLink, PeerEntry, Routes, Rule, Tun, TunConfig, TunHandle, allows, allows_by_name};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;

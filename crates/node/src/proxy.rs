@@ -220,7 +220,9 @@ impl Proxy {
                 notes.push("network.proxy is off".to_owned());
                 None
             }
-            Listen::Auto => TcpListener::bind(USUAL).await.map_err(|error| notes.push(format!("{USUAL}: {error}"))).ok(),
+            Listen::Auto => {
+                TcpListener::bind(USUAL).await.map_err(|error| notes.push(format!("{USUAL}: {error}"))).ok()
+            }
             Listen::At(address) => Some(TcpListener::bind(address).await.map_err(|source| NodeError::Io {
                 what: format!("cannot serve the proxy at {address} (setting network.proxy; port 0 chooses a free one)"),
                 source,
@@ -234,8 +236,7 @@ impl Proxy {
         let address = tcp.as_ref().and_then(|listener| listener.local_addr().ok());
         let own: Vec<u16> = own.into_iter().chain([address]).flatten().map(|address| address.port()).collect();
         let (at, ports) = (network.clone(), own.clone());
-        let reacher =
-            Reacher::new(link, Arc::new(names.resolver()), move || here(&at, &ports), config.routes.clone());
+        let reacher = Reacher::new(link, Arc::new(names.resolver()), move || here(&at, &ports), config.routes.clone());
         dials.open(Arc::new(NodeGrants { peers, network, own }));
         let socket = unix.is_some().then_some(path);
         let front = Front::new(reacher.clone(), config.users.clone(), tcp, unix);

@@ -4,8 +4,8 @@
 use atoll_fuzz::fuzz;
 use atoll_ids::NodeId;
 use atoll_proxy::{
-    DialRequest, ExitRule, Place, Protocol, Reply, Route, Special, Target, decode_dial, decode_greeting, decode_request,
-    encode_reply, owner_in,
+    DialRequest, ExitRule, Place, Protocol, Reply, Route, Special, Target, decode_dial, decode_greeting,
+    decode_request, encode_reply, owner_in,
 };
 use atoll_wire::encode;
 
@@ -95,7 +95,8 @@ fn texts() {
 /// The system's table is not foreign, but its lines are read with the same care.
 #[test]
 fn tables_of_sockets() {
-    let line = "head\n   0: 0100007F:D431 0100007F:1694 01 00000000:00000000 00:00000000 00000000  1000        0 25321 1\n";
+    let line =
+        "head\n   0: 0100007F:D431 0100007F:1694 01 00000000:00000000 00:00000000 00000000  1000        0 25321 1\n";
     let (local, remote) = ("127.0.0.1:54321".parse().unwrap(), "127.0.0.1:5780".parse().unwrap());
     fuzz!(20_000, vec![line.as_bytes().to_vec()], |bytes: &[u8]| {
         let _: Option<u32> = owner_in(&String::from_utf8_lossy(bytes), local, remote);

@@ -112,7 +112,10 @@ mod tests {
             let text = text(status, "atoll --data-dir /x");
             assert!(expect.iter().all(|part| text.contains(part)), "{text}");
         };
-        check(&status, &["curl --proxy socks5h://127.0.0.1:5780", "leads out  peers internet tcp", "none: the network"]);
+        check(
+            &status,
+            &["curl --proxy socks5h://127.0.0.1:5780", "leads out  peers internet tcp", "none: the network"],
+        );
         check(&status, &["ProxyCommand='atoll --data-dir /x net connect %h %p'"]);
         status.address = None;
         check(&status, &["curl --proxy socks5h://localhost/x/proxy.sock", "no port"]);

@@ -101,7 +101,9 @@ impl Two {
         let first = lone_node(&here, &plain).await.unwrap();
         let owner = run_json(&here, &["status"])["owner"].as_str().unwrap().to_owned();
         let settings = settings(&owner);
-        let settings = ["storage.capacity=64M", "network.proxy=off", "node.name=attic"].into_iter().chain(settings.iter().map(String::as_str));
+        let settings = ["storage.capacity=64M", "network.proxy=off", "node.name=attic"]
+            .into_iter()
+            .chain(settings.iter().map(String::as_str));
         let there = lone_node(&attic, &settings.collect::<Vec<_>>()).await.unwrap();
         let ticket = run(&attic, &["invite"], b"");
         run(&here, &["join", ticket.trim()], b"");
@@ -197,7 +199,8 @@ async fn much_goes_there_and_comes_back_whole() {
 #[tokio::test]
 async fn standard_input_and_output_are_connected_to_a_port() {
     let (count, breaks, shut) = (serve("127.0.0.1", counting), serve("127.0.0.1", breaking), serve("127.0.0.1", web));
-    let two = Two::start(|owner| vec![format!("network.allow=owner:{owner} tcp/{count},owner:{owner} tcp/{breaks}")]).await;
+    let two =
+        Two::start(|owner| vec![format!("network.allow=owner:{owner} tcp/{count},owner:{owner} tcp/{breaks}")]).await;
     let connect = |port: u16, input: &[u8]| output(&two.here, &["net", "connect", &two.id, &port.to_string()], input);
     let expect = |input: &[u8]| format!("{} bytes, {}", input.len(), blake3::hash(input));
     for input in [&b"a question"[..], b"", &big()] {
@@ -218,7 +221,12 @@ async fn standard_input_and_output_are_connected_to_a_port() {
 async fn an_exit_leads_where_its_rules_say_and_never_to_the_exit_itself() {
     // Its own address on loopback, named to the last bit, stands for a machine behind the exit.
     let (behind, itself) = (serve("127.0.0.2", web), serve("127.0.0.1", web));
-    let two = Two::start(|owner| vec![format!("network.exit=owner:{owner} 127.0.0.2/32 tcp/{behind},owner:{owner} internet,owner:{owner} 127.0.0.0/8")]).await;
+    let two = Two::start(|owner| {
+        vec![format!(
+            "network.exit=owner:{owner} 127.0.0.2/32 tcp/{behind},owner:{owner} internet,owner:{owner} 127.0.0.0/8"
+        )]
+    })
+    .await;
     let [flag, proxy] = &two.socks();
     let url = format!("http://127.0.0.2:{behind}/");
     assert!(!two.curl(&[flag, proxy, &url]).status.success(), "no exit is chosen yet");

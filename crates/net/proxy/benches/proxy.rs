@@ -72,7 +72,8 @@ async fn node(lanes: bool) -> (Link, DialServer) {
     server.open(Arc::new(Everything));
     let sink = |_: NodeId, stream: BoxStream| -> BoxFuture<'static, ()> { Box::pin(swallow(stream)) };
     let builder = Link::builder(Arc::new(NodeKey::generate()), config, Arc::new(MemoryPeers::default()));
-    let link = builder.protocol(PROTOCOL, Arc::new(server.clone())).protocol(SINK, Arc::new(sink)).bind().await.unwrap();
+    let link =
+        builder.protocol(PROTOCOL, Arc::new(server.clone())).protocol(SINK, Arc::new(sink)).bind().await.unwrap();
     (link, server)
 }
 

@@ -42,7 +42,9 @@ pub struct ExitRule {
 
 /// Why a text is no rule.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is no rule of an exit: {reason} (one is like `owner:ID internet tcp/443`, `node:ID 10.1.0.0/16` or `peers 192.168.1.20/32 tcp/80`)")]
+#[error(
+    "{text:?} is no rule of an exit: {reason} (one is like `owner:ID internet tcp/443`, `node:ID 10.1.0.0/16` or `peers 192.168.1.20/32 tcp/80`)"
+)]
 pub struct ExitRuleError {
     text: String,
     reason: String,

@@ -53,7 +53,11 @@ fn parse_over(text: &str) -> Result<Over, String> {
         return Ok(Over::Network(network.trunc()));
     }
     let name = text.trim_start_matches('.').to_ascii_lowercase();
-    if is_host_name(&name) { Ok(Over::Domain(name)) } else { Err(format!("{text:?} is neither a network nor a domain")) }
+    if is_host_name(&name) {
+        Ok(Over::Domain(name))
+    } else {
+        Err(format!("{text:?} is neither a network nor a domain"))
+    }
 }
 
 impl fmt::Display for Route {
@@ -148,7 +152,8 @@ mod tests {
 
     #[test]
     fn the_route_that_says_most_is_taken() {
-        let check = |ip: &str, expect: u8| assert_eq!(routes().for_address(ip.parse().unwrap()), Some(node(expect)), "{ip}");
+        let check =
+            |ip: &str, expect: u8| assert_eq!(routes().for_address(ip.parse().unwrap()), Some(node(expect)), "{ip}");
         check("1.1.1.1", 1);
         check("10.9.9.9", 2);
         check("10.1.9.9", 3);

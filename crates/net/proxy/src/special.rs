@@ -55,7 +55,8 @@ const LOCAL_V6: [Ipv6Net; 4] = [v6(0x2001, 0, 23), v6(0x2001, 0xdb8, 32), v6(0x2
 const GLOBAL_V6: Ipv6Net = v6(0x2000, 0, 3);
 
 /// IPv4 behind a translator (RFC 6052, RFC 8215): the address that is meant is in its last bits.
-const TRANSLATED: [Ipv6Net; 2] = [v6(0x64, 0xff9b, 96), Ipv6Net::new_assert(Ipv6Addr::new(0x64, 0xff9b, 1, 0, 0, 0, 0, 0), 48)];
+const TRANSLATED: [Ipv6Net; 2] =
+    [v6(0x64, 0xff9b, 96), Ipv6Net::new_assert(Ipv6Addr::new(0x64, 0xff9b, 1, 0, 0, 0, 0, 0), 48)];
 
 impl Special {
     /// What is special about this one. An IPv4 address in IPv6's clothes is judged as what it is.

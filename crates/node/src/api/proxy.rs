@@ -38,11 +38,7 @@ pub(super) struct Place {
 }
 
 /// Connects: the request's body goes there, what comes back is the answer's. An error in the middle breaks the answer off, so that it cannot be taken for the end.
-pub(super) async fn connect(
-    State(parts): Shared,
-    Query(place): Query<Place>,
-    body: Body,
-) -> Result<Response, Refused> {
+pub(super) async fn connect(State(parts): Shared, Query(place): Query<Place>, body: Body) -> Result<Response, Refused> {
     let target: Target = place.target.parse().map_err(|error| ApiError::new(Kind::Input, format!("{error}")))?;
     let reached = parts.proxy.reacher.open(&target, place.port).await.map_err(|error| told(&error))?;
     let (reader, writer) = tokio::io::split(reached);

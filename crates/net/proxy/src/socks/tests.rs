@@ -64,7 +64,8 @@ fn what_is_no_request_is_refused_with_its_code() {
 
 #[test]
 fn replies() {
-    let check = |reply: Reply, bound: &str, expect: &[u8]| assert_eq!(encode_reply(reply, bound.parse().unwrap()), expect);
+    let check =
+        |reply: Reply, bound: &str, expect: &[u8]| assert_eq!(encode_reply(reply, bound.parse().unwrap()), expect);
     check(Reply::Succeeded, "0.0.0.0:0", &[5, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
     check(Reply::Refused, "127.0.0.1:258", &[5, 5, 0, 1, 127, 0, 0, 1, 1, 2]);
     check(Reply::NotAllowed, "[::1]:1", &[&[5, 2, 0, 4][..], &Ipv6Addr::LOCALHOST.octets(), &[0, 1]].concat());

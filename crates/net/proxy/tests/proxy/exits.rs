@@ -32,7 +32,8 @@ async fn without_a_rule_nothing_is_reached_and_nothing_looked_up() {
 /// Every way to say "you yourself" to a machine that leads everywhere else.
 #[tokio::test]
 async fn no_trick_leads_to_the_exit_itself() {
-    let (one, other) = with_exit(&["peers internet", "peers 127.0.0.0/8", "peers 0.0.0.0/1", "peers ::/1", "peers 10.0.0.0/8"]).await;
+    let (one, other) =
+        with_exit(&["peers internet", "peers 127.0.0.0/8", "peers 0.0.0.0/1", "peers ::/1", "peers 10.0.0.0/8"]).await;
     let port = echo().await;
     let ways = [
         "127.0.0.1",
