@@ -12,13 +12,13 @@ use crate::output::{print, table};
 
 pub(super) async fn run(context: &Context, command: &NetCommand) -> anyhow::Result<()> {
     match command {
-        NetCommand::Top { every, count } => {
-            top::run(context, Duration::from_secs((*every).max(1)), *count).await
+        NetCommand::Top { every, count } => top::run(context, Duration::from_secs((*every).max(1)), *count).await,
+        NetCommand::Peers => {
+            print(context.output, &context.client().net().await?.peers, |peers| match peers.as_slice() {
+                [] => "no peers yet: `atoll invite` prints a ticket, `atoll join` takes one\n".into(),
+                peers => top::carried_text(peers),
+            })
         }
-        NetCommand::Peers => print(context.output, &context.client().net().await?.peers, |peers| match peers.as_slice() {
-            [] => "no peers yet: `atoll invite` prints a ticket, `atoll join` takes one\n".into(),
-            peers => top::carried_text(peers),
-        }),
         NetCommand::Status => print(context.output, &context.client().net().await?, status_text),
         NetCommand::Rules => {
             let status = context.client().net().await?;
