@@ -1,6 +1,7 @@
 //! What can be typed. Help texts are part of the product; a test compares them with `tests/help`.
 
 mod fs;
+mod proxy;
 mod rules;
 
 use std::path::PathBuf;
@@ -8,6 +9,7 @@ use std::path::PathBuf;
 use atoll_ids::{BucketName, ByteCount, NodeId};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 pub(crate) use fs::FsCommand;
+pub(crate) use proxy::{NetConnect, NetProxy};
 pub(crate) use rules::{NetAllow, NetCheck, NetDeny};
 
 /// One peer-to-peer cloud out of anyone's Linux machines.
@@ -360,6 +362,10 @@ pub(crate) enum NetCommand {
     /// Give names to owners and nodes
     #[command(subcommand)]
     Name(NameCommand),
+    /// Show the proxy for programs of this machine and how to use it, or choose the exit for what lies outside the network
+    Proxy(NetProxy),
+    /// Connect standard input and output to a port of a node (for ssh: -o ProxyCommand='atoll net connect %h %p')
+    Connect(NetConnect),
 }
 
 #[derive(Debug, Subcommand)]

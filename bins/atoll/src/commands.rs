@@ -7,6 +7,7 @@ mod fs;
 mod id;
 mod net;
 mod node;
+mod proxy;
 mod rules;
 mod stack;
 mod store;

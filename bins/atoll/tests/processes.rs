@@ -32,6 +32,8 @@ mod network;
 mod node;
 #[path = "processes/pods.rs"]
 mod pods;
+#[path = "processes/reach.rs"]
+mod reach;
 #[path = "processes/store.rs"]
 mod store;
 #[path = "processes/story.rs"]

@@ -4,6 +4,7 @@ mod cloud;
 mod deploy;
 mod fs;
 mod names;
+mod proxy;
 mod rules;
 
 use std::io;

@@ -16,6 +16,7 @@ mod fs;
 mod names;
 mod net;
 mod node;
+mod proxy;
 mod rules;
 mod store;
 
@@ -33,6 +34,7 @@ pub use fs::{AwayNode, FsMountRequest, FsMounted, FsRemoved, FsRequest, FsStatus
 pub use names::{NameRequest, NameStatus, NamedNode, NamesStatus, OwnerName, ResolvedName};
 pub use net::{DroppedPackets, InterfaceStatus, NeighbourStatus, NetPeer, NetRoute, NetStatus};
 pub use node::{ConfigEntry, InviteRequest, Invited, JoinRequest, NodeStatus, PeerStatus, RoleStatus, StorageStatus};
+pub use proxy::{ProxyCounts, ProxyRequest, ProxyStatus};
 pub use rules::{AllowRequest, CheckAnswer, CheckRequest, CheckSide, DenyRequest, LookedAt, NetRule};
 pub use store::{
     BucketInfo, BucketRequest, Event, GetRequest, HealRequest, HealSummary, Listing, ObjectInfo, ObjectKind,

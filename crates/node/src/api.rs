@@ -10,6 +10,7 @@ mod jobs;
 mod names;
 mod net;
 mod node;
+mod proxy;
 mod rules;
 mod stacks;
 pub(crate) mod store;
@@ -77,6 +78,8 @@ fn router(parts: Arc<Parts>) -> Router {
         .route("/net/allow", post(rules::allow))
         .route("/net/deny", post(rules::deny))
         .route("/net/check", post(rules::check))
+        .route("/net/proxy", get(proxy::status).put(proxy::set))
+        .route("/net/connect", post(proxy::connect))
         .route("/config", get(node::config))
         .route("/shutdown", post(node::shutdown))
         .route("/invite", post(node::invite))

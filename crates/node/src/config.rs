@@ -20,6 +20,7 @@ use atoll_telemetry::{LogConfig, LogError};
 use crate::data_dir::CONFIG_FILE;
 use crate::healing::HealingConfig;
 use crate::network::NetworkConfig;
+use crate::proxy::ProxyConfig;
 
 /// Variables that are read elsewhere and are no settings.
 const OTHER_VARIABLES: &[&str] = &["ATOLL_DATA_DIR", "ATOLL_CONFIG", "ATOLL_LOG", "ATOLL_LOG_FORMAT"];
@@ -105,6 +106,10 @@ pub(crate) const KEYS: &[Key] = &[
     crate::names::DNS,
     crate::names::DNS_BIND,
     crate::names::RESOLV_CONF,
+    crate::proxy::PROXY,
+    crate::proxy::PROXY_USERS,
+    crate::proxy::EXIT,
+    crate::proxy::EXIT_VIA,
     Key {
         name: "storage.capacity",
         kind: Kind::ByteCount,
@@ -297,6 +302,7 @@ pub struct Config {
     pub(crate) lane: Vec<SocketAddr>,
     pub(crate) relays: Vec<String>,
     pub(crate) network: NetworkConfig,
+    pub(crate) proxy: ProxyConfig,
     pub(crate) capacity: Option<ByteCount>,
     pub(crate) shards: Option<PathBuf>,
     /// What tenants may rent.
@@ -348,6 +354,7 @@ impl Config {
             return Err(settings.refuse("network.bind", "a node listens on at least one address").into());
         }
         let network = NetworkConfig::from_settings(&settings, &bind)?;
+        let proxy = ProxyConfig::from_settings(&settings)?;
         let mut roles = vec![Role::Network];
         let named: Vec<String> = settings.get("node.roles");
         for (name, role) in [("storage", Role::Storage), ("compute", Role::Compute), ("gateway", Role::Gateway)] {
@@ -374,6 +381,7 @@ impl Config {
             lane: settings.get("network.lane"),
             relays: settings.get("network.relays"),
             network,
+            proxy,
             capacity: settings.get_optional("storage.capacity"),
             shards: settings.get_optional("storage.path"),
             quota: settings.get_optional("storage.quota"),
@@ -517,6 +525,11 @@ mod tests {
         check("[gateway]\ndomain = \"a.example\"\nhttps = []\n", &["gateway.https"]);
         check("[lend]\ncurrency = \"far too long\"\n", &["lend.currency", "8 bytes"]);
         check("[network]\nallow = [\"peers icmp\", \"all tcp/22\"]\n", &["network.allow", "all tcp/22", "nobody"]);
+        check("[network]\nproxy = \"0.0.0.0:1080\"\n", &["network.proxy", "loopback"]);
+        check("[network]\nproxy = \"on\"\n", &["network.proxy", "neither an address"]);
+        check("[network]\nproxy_users = [\"me\"]\n", &["network.proxy_users", "number"]);
+        check("[network]\nexit = [\"peers everywhere\"]\n", &["network.exit", "everywhere", "internet"]);
+        check("[network]\nexit_via = [\"somebody\"]\n", &["network.exit_via", "somebody"]);
         check("[network]\npeers = [\"192.0.2.1:5771\"]\n", &["network.peers", "NODEID@ADDRESS:PORT"]);
     }
 }

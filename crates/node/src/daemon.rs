@@ -16,6 +16,7 @@ use atoll_ids::{Domain, NodeId, OwnerId};
 use atoll_keys::{KeyFileError, NodeKey, OwnerKey};
 use atoll_kv::{Embedded, EmbeddedConfig, KeyValue};
 use atoll_link::{Link, LinkConfig, LinkHandle};
+use atoll_proxy::{DialServer, Limits};
 use atoll_segments::{Segments, SegmentsConfig};
 use atoll_shard::{ShardServer, ShardServerStats};
 use tokio::net::{TcpListener, UnixListener};
@@ -35,6 +36,7 @@ use crate::names::{NameService, NamesHandle};
 use crate::network::{Network, NetworkHandle};
 use crate::peer_table::PeerTable;
 use crate::peers::KvPeers;
+use crate::proxy::{Proxy, ProxyGround};
 use crate::{api, dashboard, metrics, names, ports, sockets, storage};
 
 /// Requests under way get this long to end once the node is told to stop; then it ends all the same. systemd kills after 90 s.
@@ -118,6 +120,7 @@ pub(crate) struct Parts {
     pub(crate) stop: CancellationToken,
     pub(crate) network: NetworkHandle,
     pub(crate) names: NamesHandle,
+    pub(crate) proxy: Proxy,
     metrics: Option<SocketAddr>,
     dashboard: Option<SocketAddr>,
     started: Instant,
@@ -170,7 +173,8 @@ impl Node {
         let stop = CancellationToken::new();
         let make_card = card_maker(&config, &segments, Card::own(&owner_key, node));
         let doors = Doors::default();
-        let served = Served { make_card, shards, doors: doors.clone() };
+        let dials = DialServer::new(config.proxy.exit.clone(), Limits::default(), stop.clone());
+        let served = Served { make_card, shards, doors: doors.clone(), dials: dials.clone() };
         let (policy, origin) = (config.network.policy.clone(), config.network.rules_origin.clone());
         let grants = Grants::load(kv.clone(), policy, origin).await?;
         let network = Network::raise(&config.network, node, grants).await;
@@ -200,8 +204,17 @@ impl Node {
         let dashboard = bind_local(config.dashboard, "the dashboard", "node.dashboard").await?;
         let control = api::bind(&data_dir.control_socket())
             .map_err(|source| NodeError::Io { what: "cannot open the control socket".into(), source })?;
-        let dashboard_address = dashboard.as_ref().and_then(|listener| listener.local_addr().ok());
-        let metrics_address = metrics.as_ref().and_then(|listener| listener.local_addr().ok());
+        let own = [&metrics, &dashboard].map(|it| it.as_ref().and_then(|listener| listener.local_addr().ok()));
+        let net = network.handle();
+        let ground = ProxyGround {
+            link: handle.clone(),
+            peers: peers.clone(),
+            names: names.handle().names().clone(),
+            network: net.clone(),
+            dials,
+            own,
+        };
+        let proxy = Proxy::open(&config, ground).await?;
         let parts = Parts {
             config,
             node,
@@ -216,10 +229,11 @@ impl Node {
             segments,
             shard_stats,
             stop,
-            network: network.handle(),
+            network: net,
             names: names.handle(),
-            metrics: metrics_address,
-            dashboard: dashboard_address,
+            proxy,
+            metrics: own[0],
+            dashboard: own[1],
             started,
         };
         Ok(Self { parts: Arc::new(parts), link, network, names, control, metrics, dashboard, _data_dir: data_dir })
@@ -249,6 +263,8 @@ impl Node {
         tasks.push(tokio::spawn(parts.healing.clone().run(stop.clone())));
         let (cloud, cloud_stop) = (parts.clone(), stop.clone());
         tasks.push(tokio::spawn(async move { cloud.cloud.run(cloud_stop).await }));
+        let (proxy, proxy_stop) = (parts.clone(), stop.clone());
+        tasks.push(tokio::spawn(async move { proxy.proxy.run(proxy_stop).await }));
         let carrying = network.run(parts.network.clone(), parts.link.clone(), parts.peers.clone(), stop.clone());
         tasks.push(tokio::spawn(carrying));
         let interface = parts.network.planetary().map(|(interface, _)| interface);
@@ -382,6 +398,7 @@ struct Served {
     make_card: Arc<dyn Fn() -> Card + Send + Sync>,
     shards: Option<ShardServer>,
     doors: Doors,
+    dials: DialServer,
 }
 
 async fn bind_link(
@@ -402,7 +419,8 @@ async fn bind_link(
     let build = |link_config: LinkConfig| {
         let mut builder = Link::builder(node_key.clone(), link_config, KvPeers::new(kv.clone()))
             .protocol(card::PROTOCOL, Arc::new(CardHandler::new(served.make_card.clone())))
-            .protocol(check::PROTOCOL, Arc::new(CheckHandler::new(network.handle())));
+            .protocol(check::PROTOCOL, Arc::new(CheckHandler::new(network.handle())))
+            .protocol(atoll_proxy::PROTOCOL, Arc::new(served.dials.clone()));
         for (door, protocol) in Door::ALL {
             builder = builder.protocol(protocol, served.doors.handler(door));
         }

@@ -25,6 +25,7 @@ mod network;
 mod peer_table;
 mod peers;
 mod ports;
+mod proxy;
 mod sockets;
 mod storage;
 mod transfer;

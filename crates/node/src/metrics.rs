@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use atoll_control::ProxyCounts;
 use atoll_shard::ShardServerStats;
 use atoll_telemetry::{MetricError, Metrics};
 use axum::Router;
@@ -33,6 +34,12 @@ pub const NAMES: &[(&str, &str)] = &[
     ("atoll_volumes_parts_below_full", "Parts of these that were stored with shards missing and are not healed yet"),
     ("atoll_volumes_rebuilt_shards", "Shards of these made again since they were mounted"),
     ("atoll_volumes_beyond_repair", "Stripes of these that too few shards are left of"),
+    ("atoll_proxy_open", "Connections that programs of this machine have open through the proxy"),
+    ("atoll_proxy_denied_total", "Requests of theirs that did not come to a connection"),
+    ("atoll_proxy_bytes_total", "Bytes carried for them, both ways"),
+    ("atoll_dial_open", "Connections that peers have open to and through this node"),
+    ("atoll_dial_denied_total", "Requests of theirs that did not come to a connection"),
+    ("atoll_dial_bytes_total", "Bytes carried for them, both ways"),
 ];
 
 /// Serves until told to stop.
@@ -85,7 +92,17 @@ fn value(parts: &Parts, name: &str) -> f64 {
         "atoll_volumes_parts_below_full" => parts.volumes().iter().map(|it| it.mounted.degraded).sum(),
         "atoll_volumes_rebuilt_shards" => parts.volumes().iter().map(|it| it.mounted.rebuilt).sum(),
         "atoll_volumes_beyond_repair" => parts.volumes().iter().map(|it| it.mounted.beyond_repair).sum(),
+        "atoll_proxy_open" => parts.proxy.status().programs.open,
+        "atoll_proxy_denied_total" => parts.proxy.status().programs.denied,
+        "atoll_proxy_bytes_total" => carried(parts.proxy.status().programs),
+        "atoll_dial_open" => parts.proxy.status().peers.open,
+        "atoll_dial_denied_total" => parts.proxy.status().peers.denied,
+        "atoll_dial_bytes_total" => carried(parts.proxy.status().peers),
         _ => 0,
     };
     value as f64
+}
+
+fn carried(counts: ProxyCounts) -> u64 {
+    counts.sent_bytes + counts.received_bytes
 }

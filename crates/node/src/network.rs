@@ -10,15 +10,16 @@ use std::str::FromStr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use atoll_ids::NodeId;
+use atoll_ids::{NodeId, OwnerId};
 use atoll_link::{FixedPeer, LinkConfig, LinkHandle, Packets};
 use atoll_settings::{Key, Kind, Settings, SettingsError};
 use atoll_tun::{
-    Direction, Explanation, GROUPS_MAX, Group, Out, PacketLink, PeerEntry, Policy, Probe, RULES_MAX, Routes, Rule, Tun,
-    TunConfig, TunHandle, Who,
+    Asked, Direction, Explanation, GROUPS_MAX, Group, Out, PacketLink, PeerEntry, Policy, Probe, RULES_MAX, Routes,
+    Rule, Tun, TunConfig, TunHandle, Who, allows, allows_by_name,
 };
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use crate::grants::{GrantError, Grants, Origin};
@@ -157,7 +158,7 @@ fn policy(settings: &Settings) -> Result<Policy, SettingsError> {
     Ok(Policy { rules, groups, out })
 }
 
-fn list<T>(settings: &Settings, name: &str) -> Result<Vec<T>, SettingsError>
+pub(crate) fn list<T>(settings: &Settings, name: &str) -> Result<Vec<T>, SettingsError>
 where
     T: FromStr<Err: std::fmt::Display>,
 {
@@ -260,6 +261,12 @@ impl NetworkHandle {
     /// The interface, for whoever runs pods or shows how it fares.
     pub(crate) fn tun(&self) -> Option<&TunHandle> {
         self.tun.as_ref().ok().filter(|_| self.ended.get().is_none())
+    }
+
+    /// Whether the filter's rules let a peer begin TCP to a port here; if `named`, only those that name the protocol.
+    pub(crate) fn allows_tcp(&self, peer: NodeId, owner: Option<OwnerId>, port: u16, named: bool) -> bool {
+        let (policy, now, asked) = (self.grants.policy(), Timestamp::now(), Asked::Tcp(port));
+        if named { allows_by_name(&policy, now, peer, owner, asked) } else { allows(&policy, now, peer, owner, asked) }
     }
 
     /// The interface's name, and where the pod networks behind it are kept.

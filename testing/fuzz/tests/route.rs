@@ -21,8 +21,7 @@ fn node(number: u8) -> NodeId {
 fn valid() -> Vec<Vec<u8>> {
     let key = NodeKey::from_secret_bytes(&[7; 32]);
     let beacon = Signed::sign(&Beacon { node: key.id(), sequence: NOW_MS, landmark: true }, &key);
-    let updates =
-        vec![Update::Route { beacon, metric_us: 1000, path: vec![1, 300] }, Update::Gone { node: node(3) }];
+    let updates = vec![Update::Route { beacon, metric_us: 1000, path: vec![1, 300] }, Update::Gone { node: node(3) }];
     let requests = vec![Request { node: node(9), sequence: 5, metric_us: 7, hops: 3 }];
     vec![encode(&Message { updates, requests })]
 }

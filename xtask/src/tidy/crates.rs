@@ -16,6 +16,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("crates/net/route", &["crates/base"]),
     ("crates/net/tun", &["crates/base"]),
     ("crates/net/names", &["crates/base"]),
+    ("crates/net/proxy", &["crates/base", "crates/net/link"]),
     ("crates/zstor/erasure", &[]),
     ("crates/zstor/codec", &["crates/base", "crates/zstor/erasure"]),
     ("crates/zstor/placement", &["crates/base"]),

@@ -5,7 +5,7 @@ mod top;
 
 use atoll_control::{NeighbourStatus, NetPeer, NetStatus};
 
-use super::{Context, rules};
+use super::{Context, proxy, rules};
 use crate::args::NetCommand;
 use crate::output::{print, table};
 
@@ -21,6 +21,8 @@ pub(super) async fn run(context: &Context, command: &NetCommand) -> anyhow::Resu
         NetCommand::Allow(allow) => rules::allow(context, allow).await,
         NetCommand::Deny(deny) => rules::deny(context, deny).await,
         NetCommand::Check(check) => rules::check(context, check).await.map(drop),
+        NetCommand::Proxy(asked) => proxy::show(context, asked).await,
+        NetCommand::Connect(asked) => proxy::connect(context, asked).await,
     }
 }
 

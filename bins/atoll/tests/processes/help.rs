@@ -21,6 +21,8 @@ const COMMANDS: &[&[&str]] = &[
     &["net"],
     &["net", "status"],
     &["net", "rules"],
+    &["net", "proxy"],
+    &["net", "connect"],
     &["bucket"],
     &["bucket", "create"],
     &["bucket", "ls"],

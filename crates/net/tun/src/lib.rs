@@ -20,6 +20,7 @@
 //!
 //! [`RaiseError`] says what this machine lacks; the node goes on without an interface. A packet that cannot be carried is dropped and counted.
 
+mod ask;
 mod craft;
 mod device;
 mod explain;
@@ -33,6 +34,7 @@ mod rule;
 mod spans;
 mod tun;
 
+pub use ask::{Asked, allows, allows_by_name};
 pub use device::{INTERFACE_MTU, RaiseError, TunConfig};
 pub use explain::{Cause, Explanation, Miss, Probe};
 pub use filter::{Clock, Filter, PeerEntry, Reason};
