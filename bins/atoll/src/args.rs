@@ -1,10 +1,12 @@
 //! What can be typed. Help texts are part of the product; a test compares them with `tests/help`.
 
+mod bus;
 mod fs;
 
 use std::path::PathBuf;
 
 use atoll_ids::{BucketName, ByteCount, NodeId};
+pub(crate) use bus::{BusCommand, BusPayload, BusReceive, BusReply, BusSend};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 pub(crate) use fs::FsCommand;
 
@@ -342,6 +344,8 @@ pub(crate) enum NetCommand {
     },
     /// Print the rules for what peers may begin (setting network.allow)
     Rules,
+    #[command(flatten)]
+    Bus(BusCommand),
 }
 
 #[derive(Debug, Args)]

@@ -4,6 +4,7 @@
 //! authentication. Handlers translate between the API's types and the parts of the node; they decide nothing.
 
 pub(crate) mod apps;
+mod bus;
 pub(crate) mod cloud;
 mod fs;
 mod jobs;
@@ -68,6 +69,7 @@ fn router(parts: Arc<Parts>) -> Router {
     let routes = Router::new()
         .route("/status", get(node::status))
         .route("/net", get(net::status))
+        .merge(bus::routes())
         .route("/config", get(node::config))
         .route("/shutdown", post(node::shutdown))
         .route("/invite", post(node::invite))

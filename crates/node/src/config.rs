@@ -99,6 +99,7 @@ pub(crate) const KEYS: &[Key] = &[
     crate::network::ALLOW,
     crate::network::PEERS,
     crate::network::LAN,
+    crate::bus::ALLOW,
     Key {
         name: "storage.capacity",
         kind: Kind::ByteCount,
@@ -291,6 +292,8 @@ pub struct Config {
     pub(crate) lane: Vec<SocketAddr>,
     pub(crate) relays: Vec<String>,
     pub(crate) network: NetworkConfig,
+    /// Who may send messages here.
+    pub(crate) bus_allow: Vec<atoll_bus::Rule>,
     pub(crate) capacity: Option<ByteCount>,
     pub(crate) shards: Option<PathBuf>,
     /// What tenants may rent.
@@ -342,6 +345,7 @@ impl Config {
             return Err(settings.refuse("network.bind", "a node listens on at least one address").into());
         }
         let network = NetworkConfig::from_settings(&settings, &bind)?;
+        let bus_allow = crate::network::list(&settings, "bus.allow")?;
         let mut roles = vec![Role::Network];
         let named: Vec<String> = settings.get("node.roles");
         for (name, role) in [("storage", Role::Storage), ("compute", Role::Compute), ("gateway", Role::Gateway)] {
@@ -368,6 +372,7 @@ impl Config {
             lane: settings.get("network.lane"),
             relays: settings.get("network.relays"),
             network,
+            bus_allow,
             capacity: settings.get_optional("storage.capacity"),
             shards: settings.get_optional("storage.path"),
             quota: settings.get_optional("storage.quota"),
@@ -511,6 +516,7 @@ mod tests {
         check("[gateway]\ndomain = \"a.example\"\nhttps = []\n", &["gateway.https"]);
         check("[lend]\ncurrency = \"far too long\"\n", &["lend.currency", "8 bytes"]);
         check("[network]\nallow = [\"peers icmp\", \"all tcp/22\"]\n", &["network.allow", "all tcp/22", "nobody"]);
+        check("[bus]\nallow = [\"own\", \"all a\"]\n", &["bus.allow", "all a", "nobody"]);
         check("[network]\npeers = [\"192.0.2.1:5771\"]\n", &["network.peers", "NODEID@ADDRESS:PORT"]);
     }
 }

@@ -22,6 +22,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::bus::{BusDoor, BusRole};
 use crate::card::{self, Card};
 use crate::cloud::{Cloud, Door, Doors, Ground};
 use crate::config::{Config, ConfigError, Role, Rooms};
@@ -67,6 +68,9 @@ pub enum NodeError {
     /// The engine cannot be opened.
     #[error(transparent)]
     Engine(#[from] atoll_engine::OpenError),
+    /// What is kept of messages cannot be read.
+    #[error(transparent)]
+    Messages(#[from] atoll_bus::StoreError),
     /// The leases cannot be read.
     #[error(transparent)]
     Leases(#[from] atoll_lease::KeeperError),
@@ -108,6 +112,7 @@ pub(crate) struct Parts {
     pub(crate) shard_stats: Option<Arc<ShardServerStats>>,
     pub(crate) stop: CancellationToken,
     pub(crate) network: NetworkHandle,
+    pub(crate) bus: BusRole,
     metrics: Option<SocketAddr>,
     dashboard: Option<SocketAddr>,
     started: Instant,
@@ -118,6 +123,7 @@ pub struct Node {
     parts: Arc<Parts>,
     link: Link,
     network: Network,
+    bus: atoll_bus::Bus,
     control: UnixListener,
     metrics: Option<TcpListener>,
     dashboard: Option<TcpListener>,
@@ -157,12 +163,13 @@ impl Node {
         let stop = CancellationToken::new();
         let make_card = card_maker(&config, &segments, Card::own(&owner_key, node));
         let doors = Doors::default();
-        let served = Served { make_card, shards, doors: doors.clone() };
+        let served = Served { make_card, shards, doors: doors.clone(), bus: BusDoor::default() };
         let network = Network::raise(&config.network, node).await;
         let link = bind_link(&config, &network, &node_key, &kv, &served, &stop).await?;
         let handle = link.handle();
         let local = segments.clone().map(|segments| (segments, domain));
         let peers = PeerTable::new(node, owner_key.clone(), handle.clone(), local);
+        let bus = served.bus.open(&config, kv.clone(), (node, owner), &peers).await?;
         let ground = Ground {
             owner: owner_key.clone(),
             kv: kv.clone(),
@@ -201,11 +208,12 @@ impl Node {
             shard_stats,
             stop,
             network: network.handle(),
+            bus: BusRole::new(bus.handle()),
             metrics: metrics_address,
             dashboard: dashboard_address,
             started,
         };
-        Ok(Self { parts: Arc::new(parts), link, network, control, metrics, dashboard, _data_dir: data_dir })
+        Ok(Self { parts: Arc::new(parts), link, network, bus, control, metrics, dashboard, _data_dir: data_dir })
     }
 
     /// Who it is and how it fares.
@@ -224,7 +232,7 @@ impl Node {
     /// # Errors
     /// [`NodeError::Io`] if the control socket breaks.
     pub async fn run(self) -> Result<(), NodeError> {
-        let Self { parts, link, network, control, metrics, dashboard, _data_dir } = self;
+        let Self { parts, link, network, bus, control, metrics, dashboard, _data_dir } = self;
         let stop = parts.stop.clone();
         let socket = parts.config.data_dir.join(atoll_control::SOCKET_NAME);
         let mut tasks: Vec<JoinHandle<()>> = vec![tokio::spawn(parts.peers.clone().run(stop.clone()))];
@@ -234,6 +242,7 @@ impl Node {
         tasks.push(tokio::spawn(async move { cloud.cloud.run(cloud_stop).await }));
         let carrying = network.run(parts.network.clone(), parts.link.clone(), parts.peers.clone(), stop.clone());
         tasks.push(tokio::spawn(carrying));
+        tasks.push(tokio::spawn(bus.run(crate::bus::link(parts.link.clone()), stop.clone())));
         if let Some(listener) = metrics {
             tasks.push(tokio::spawn(metrics::serve(listener, parts.clone(), stop.clone())));
         }
@@ -363,6 +372,7 @@ struct Served {
     make_card: Arc<dyn Fn() -> Card + Send + Sync>,
     shards: Option<ShardServer>,
     doors: Doors,
+    bus: BusDoor,
 }
 
 async fn bind_link(
@@ -383,6 +393,7 @@ async fn bind_link(
     let build = |link_config: LinkConfig| {
         let mut builder = Link::builder(node_key.clone(), link_config, KvPeers::new(kv.clone()))
             .protocol(card::PROTOCOL, Arc::new(CardHandler::new(served.make_card.clone())));
+        builder = builder.protocol(atoll_bus::PROTOCOL, Arc::new(served.bus.clone()));
         for (door, protocol) in Door::ALL {
             builder = builder.protocol(protocol, served.doors.handler(door));
         }

@@ -32,6 +32,12 @@ pub const NAMES: &[(&str, &str)] = &[
     ("atoll_volumes_mounted", "Volumes of tenants that are mounted here"),
     ("atoll_volumes_parts_below_full", "Parts of these that were stored with shards missing and are not healed yet"),
     ("atoll_volumes_rebuilt_shards", "Shards of these made again since they were mounted"),
+    ("atoll_bus_waiting", "Messages in the outbox, counted for each recipient"),
+    ("atoll_bus_unread", "Messages in the inbox that nobody has taken"),
+    ("atoll_bus_delivered_total", "Messages delivered, counted for each recipient"),
+    ("atoll_bus_arrived_total", "Messages that arrived"),
+    ("atoll_bus_expired_total", "Messages whose time was over in the outbox or the inbox"),
+    ("atoll_bus_turned_away_total", "Times a message of a peer was not taken: not allowed, no room, or not yet"),
     ("atoll_volumes_beyond_repair", "Stripes of these that too few shards are left of"),
 ];
 
@@ -85,6 +91,12 @@ fn value(parts: &Parts, name: &str) -> f64 {
         "atoll_volumes_parts_below_full" => parts.volumes().iter().map(|it| it.mounted.degraded).sum(),
         "atoll_volumes_rebuilt_shards" => parts.volumes().iter().map(|it| it.mounted.rebuilt).sum(),
         "atoll_volumes_beyond_repair" => parts.volumes().iter().map(|it| it.mounted.beyond_repair).sum(),
+        "atoll_bus_waiting" => parts.bus.handle.counts().waiting,
+        "atoll_bus_unread" => parts.bus.handle.counts().unread,
+        "atoll_bus_delivered_total" => parts.bus.handle.counts().delivered,
+        "atoll_bus_arrived_total" => parts.bus.handle.counts().arrived,
+        "atoll_bus_expired_total" => parts.bus.handle.counts().expired,
+        "atoll_bus_turned_away_total" => parts.bus.handle.counts().turned_away,
         _ => 0,
     };
     value as f64

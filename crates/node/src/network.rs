@@ -92,7 +92,8 @@ impl NetworkConfig {
     }
 }
 
-fn list<T>(settings: &Settings, name: &str) -> Result<Vec<T>, SettingsError>
+/// The values of a setting that is a list.
+pub(crate) fn list<T>(settings: &Settings, name: &str) -> Result<Vec<T>, SettingsError>
 where
     T: FromStr<Err: std::fmt::Display>,
 {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use atoll_control::PeerStatus;
 use atoll_engine::{HomeInfo, Homes};
-use atoll_ids::{Domain, NodeId};
+use atoll_ids::{Domain, NodeId, OwnerId};
 use atoll_keys::{OwnerKey, Signed};
 use atoll_link::{LinkHandle, Traffic};
 use atoll_segments::Segments;
@@ -201,6 +201,11 @@ impl PeerTable {
     /// Counts up whenever a peer answered, or did not in time.
     pub(crate) fn answers(&self) -> watch::Receiver<u64> {
         self.shared.answers.subscribe()
+    }
+
+    /// Whose node a peer is, once it has said so.
+    pub(crate) fn owner_of(&self, peer: &NodeId) -> Option<OwnerId> {
+        self.shared.read().get(peer)?.card.as_ref()?.domain.owner
     }
 
     /// The peers as the status shows them, by id.

@@ -13,6 +13,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("crates/net/lane", &["crates/base"]),
     ("crates/net/link", &["crates/base", "crates/net/lane"]),
     ("crates/net/tun", &["crates/base"]),
+    ("crates/net/bus", &["crates/base"]),
     ("crates/zstor/erasure", &[]),
     ("crates/zstor/codec", &["crates/base", "crates/zstor/erasure"]),
     ("crates/zstor/placement", &["crates/base"]),

@@ -11,12 +11,16 @@ use crate::args::NetCommand;
 use crate::output::{print, table};
 
 pub(super) async fn run(context: &Context, command: &NetCommand) -> anyhow::Result<()> {
-    if let NetCommand::Top { every, count } = command {
-        return top::run(context, Duration::from_secs((*every).max(1)), *count).await;
+    match command {
+        NetCommand::Top { every, count } => {
+            return top::run(context, Duration::from_secs((*every).max(1)), *count).await;
+        }
+        NetCommand::Bus(command) => return super::bus::run(context, command).await,
+        _ => {}
     }
     let status = context.client().net().await?;
     match command {
-        NetCommand::Top { .. } => Ok(()),
+        NetCommand::Top { .. } | NetCommand::Bus(_) => Ok(()),
         NetCommand::Peers => print(context.output, &status.peers, |peers| match peers.as_slice() {
             [] => "no peers yet: `atoll invite` prints a ticket, `atoll join` takes one\n".into(),
             peers => top::carried_text(peers),
