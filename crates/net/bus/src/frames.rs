@@ -18,10 +18,10 @@ use crate::topic::Topic;
 /// The protocol's name.
 pub const PROTOCOL: &str = "atoll/bus/1";
 
-/// A batch and what surrounds it. Taking one in is one sync of a disk, which may be busy.
+/// A batch and what surrounds it. At 150 kbit/s the largest takes a minute; that a node has gone the connection notices long before.
 pub const TERMS: Terms = Terms {
     frame_bytes_max: (BATCH_BYTES_MAX + BATCH_MESSAGES_MAX * MESSAGE_OVERHEAD_BYTES) as u32,
-    within: Duration::from_secs(10),
+    within: Duration::from_secs(60),
 };
 
 /// What a sender says.

@@ -28,6 +28,10 @@ pub const RECIPIENTS_MAX: usize = 1000;
 /// Exchanges under way at once: each holds a batch in memory.
 pub(crate) const EXCHANGES_MAX: usize = 16;
 
+/// How many of them may be with nodes that are not known to be connected: each is a dial, which takes seconds when nobody answers, and who is there is not
+/// to wait for who is not.
+pub(crate) const FAR_EXCHANGES_MAX: usize = EXCHANGES_MAX - 4;
+
 /// The first pause after a node was not reached. A node that comes back says so by itself, which ends the pause.
 pub(crate) const RETRY_FIRST_MS: u64 = 500;
 

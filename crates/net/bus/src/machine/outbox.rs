@@ -10,13 +10,15 @@ use atoll_ids::{MessageId, NodeId};
 use super::{Ask, Effect, Now, OutStatus, Outgoing, Outputs, SendRefusal, left};
 use crate::frames::{Answer, Stop};
 use crate::limits::{
-    BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, EXCHANGES_MAX, EXPIRED_AT_ONCE, Limits, PAYLOAD_BYTES_MAX, RECIPIENTS_MAX,
-    RETRY_FIRST_MS, RETRY_LAST_MS, RETRY_THERE_MS, TTL_MS_MAX, TTL_MS_MIN,
+    BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, EXCHANGES_MAX, EXPIRED_AT_ONCE, FAR_EXCHANGES_MAX, Limits, PAYLOAD_BYTES_MAX,
+    RECIPIENTS_MAX, RETRY_FIRST_MS, RETRY_LAST_MS, RETRY_THERE_MS, TTL_MS_MAX, TTL_MS_MIN,
 };
 use crate::records::{OutRecord, OutState, Write};
 
 /// Characters kept of what went wrong with a node: a line.
 const PROBLEM_CHARS_MAX: usize = 200;
+
+const NOT_YET: &str = "it cannot take messages of this node yet";
 
 #[derive(Debug)]
 struct Waiting {
@@ -25,15 +27,28 @@ struct Waiting {
     deadline: u64,
 }
 
+/// An exchange under way.
+#[derive(Debug)]
+struct Flight {
+    exchange: u64,
+    /// What is in it.
+    positions: Vec<u64>,
+    /// See [`Line::near`], when it began.
+    near: bool,
+}
+
 /// What there is with one node.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Line {
     /// Positions, in order.
     queue: BTreeSet<u64>,
     /// Whether it has told in this run what it has of us.
     met: bool,
-    /// The exchange under way and the positions in it.
-    flight: Option<(u64, Vec<u64>)>,
+    flight: Option<Flight>,
+    /// Most messages in the next batch: few after a failure, which may be due to a way too slow for more.
+    most: usize,
+    /// It was heard of, and has not failed since.
+    near: bool,
     pause: u64,
     next_try: u64,
     /// When it had its last turn among all nodes.
@@ -41,6 +56,30 @@ struct Line {
     problem: Option<String>,
     /// It was there but did not take it: hearing of it again is no news.
     there: bool,
+}
+
+impl Default for Line {
+    fn default() -> Self {
+        Self {
+            queue: BTreeSet::new(),
+            met: false,
+            flight: None,
+            most: BATCH_MESSAGES_MAX,
+            near: false,
+            pause: 0,
+            next_try: 0,
+            turn: 0,
+            problem: None,
+            there: false,
+        }
+    }
+}
+
+impl Line {
+    /// Whether it can be spoken to, once its time has come.
+    fn is_idle(&self, far: usize) -> bool {
+        self.flight.is_none() && !self.queue.is_empty() && (self.near || far < FAR_EXCHANGES_MAX)
+    }
 }
 
 #[derive(Debug)]
@@ -60,6 +99,8 @@ pub(super) struct Outbox {
     /// What that was when this run began.
     opened_at: u64,
     flights: usize,
+    /// Those with nodes that were not near.
+    far: usize,
     /// Counts exchanges, which are also turns.
     exchanges: u64,
     delivered: u64,
@@ -81,6 +122,7 @@ impl Outbox {
             high,
             opened_at: high,
             flights: 0,
+            far: 0,
             exchanges: 0,
             delivered: 0,
             seed,
@@ -100,6 +142,9 @@ impl Outbox {
     pub(super) fn after(&mut self, given_up: &Self) {
         self.exchanges = given_up.exchanges;
         self.delivered = given_up.delivered;
+        for (node, _) in given_up.lines.iter().filter(|(_, line)| line.near) {
+            self.lines.entry(*node).or_default().near = true;
+        }
     }
 
     /// Puts a record among those that wait.
@@ -153,18 +198,20 @@ impl Outbox {
     }
 
     pub(super) fn reachable(&mut self, now: Now, node: &NodeId) {
-        if let Some(line) = self.lines.get_mut(node).filter(|line| !line.there) {
+        let line = self.lines.entry(*node).or_default();
+        line.near = true;
+        if !line.there {
             line.pause = 0;
             line.next_try = line.next_try.min(now.steady);
         }
     }
 
-    /// Begins exchanges with nodes whose turn it is.
+    /// Begins exchanges with nodes whose turn it is; with those first that are known to be there.
     pub(super) fn pump(&mut self, now: Now, out: &mut Outputs) {
         while self.flights < EXCHANGES_MAX {
-            let ready = |line: &Line| line.flight.is_none() && !line.queue.is_empty() && line.next_try <= now.steady;
-            let next = self.lines.iter().filter(|(_, line)| ready(line)).min_by_key(|(_, line)| line.turn);
-            let Some(to) = next.map(|(to, _)| *to) else { return };
+            let ready = |line: &Line| line.is_idle(self.far) && line.next_try <= now.steady;
+            let ready = self.lines.iter().filter(|(_, line)| ready(line));
+            let Some(to) = ready.min_by_key(|(_, line)| (!line.near, line.turn)).map(|(to, _)| *to) else { return };
             self.begin(now, to, out);
         }
     }
@@ -173,11 +220,12 @@ impl Outbox {
         let Some(line) = self.lines.get_mut(&to) else { return };
         self.exchanges += 1;
         self.flights += 1;
+        self.far += usize::from(!line.near);
         line.turn = self.exchanges;
         let mut batch = Vec::new();
         if line.met {
             let mut bytes = 0;
-            for position in line.queue.iter().take(BATCH_MESSAGES_MAX) {
+            for position in line.queue.iter().take(line.most) {
                 let Some(waiting) = self.waiting.get(position) else { continue };
                 bytes += waiting.record.bytes as usize;
                 if bytes > BATCH_BYTES_MAX {
@@ -187,7 +235,8 @@ impl Outbox {
                 batch.push((waiting.record.clone(), waiting.deadline.saturating_sub(now.steady).max(1)));
             }
         }
-        line.flight = Some((self.exchanges, batch.iter().map(|(record, _)| record.position).collect()));
+        let positions = batch.iter().map(|(record, _)| record.position).collect();
+        line.flight = Some(Flight { exchange: self.exchanges, positions, near: line.near });
         let ask = if line.met { Ask::Deliver(batch) } else { Ask::Hello };
         out.effects.push(Effect::Exchange { to, exchange: self.exchanges, ask });
     }
@@ -201,9 +250,15 @@ impl Outbox {
         out: &mut Outputs,
     ) {
         let Some(line) = self.lines.get_mut(&to) else { return };
-        let Some((_, batch)) = line.flight.take_if(|(under_way, _)| *under_way == exchange) else { return };
+        let Some(flight) = line.flight.take_if(|flight| flight.exchange == exchange) else { return };
         self.flights -= 1;
+        self.far -= usize::from(!flight.near);
+        let batch = flight.positions;
         line.there = false;
+        match &result {
+            Ok(_) => line.most = (line.most * 4).min(BATCH_MESSAGES_MAX),
+            Err(_) => (line.most, line.near) = (1, false),
+        }
         let problem = match result {
             Ok(Answer::Known(last)) if batch.is_empty() => {
                 line.met = true;
@@ -215,6 +270,7 @@ impl Outbox {
             Ok(Answer::Heard { taken, stop }) if sensible(batch.len(), taken, stop) => {
                 self.heard(now, &to, &batch, taken as usize, stop, out)
             }
+            Ok(Answer::Heard { taken: 0, stop: Some(Stop::Later) }) => Some(NOT_YET.to_owned()),
             Ok(_) => Some("it answers something that was not asked".to_owned()),
             Err(why) => Some(why.chars().take(PROBLEM_CHARS_MAX).collect()),
         };
@@ -251,7 +307,7 @@ impl Outbox {
                 return None;
             }
             Stop::Full => "full: its inbox has no room for more of this node",
-            Stop::Later => "it cannot take messages of this node yet",
+            Stop::Later => NOT_YET,
         };
         if let Some(line) = self.lines.get_mut(to) {
             line.there = true;
@@ -336,7 +392,7 @@ impl Outbox {
     }
 
     pub(super) fn next_tick(&self) -> Option<u64> {
-        let idle = self.lines.values().filter(|line| line.flight.is_none() && !line.queue.is_empty());
+        let idle = self.lines.values().filter(|line| line.is_idle(self.far));
         let retry = idle.map(|line| line.next_try).min().filter(|_| self.flights < EXCHANGES_MAX);
         let expiry = self.due.first().map(|(deadline, _)| *deadline);
         [retry, expiry].into_iter().flatten().min()

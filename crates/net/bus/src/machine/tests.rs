@@ -8,7 +8,9 @@ use proptest::prelude::*;
 use super::disk::Disk;
 use super::{Ask, Core, CoreConfig, Effect, Filter, Hold, Input, Now, Outgoing, SendRefusal};
 use crate::frames::{Answer, Envelope, Payload, Question, Refusal, Stop};
-use crate::limits::{Limits, MESSAGE_OVERHEAD_BYTES, PAYLOAD_BYTES_MAX, RETRY_LAST_MS, TTL_MS_DEFAULT, TTL_MS_MIN};
+use crate::limits::{
+    FAR_EXCHANGES_MAX, Limits, MESSAGE_OVERHEAD_BYTES, PAYLOAD_BYTES_MAX, RETRY_LAST_MS, TTL_MS_DEFAULT, TTL_MS_MIN,
+};
 use crate::records::{InRecord, InState, OutRecord, OutState, Stored};
 use crate::rule::Rules;
 use crate::topic::Pattern;
@@ -236,6 +238,26 @@ fn order_holds_and_what_is_refused_holds_nobody_up() {
         assert_eq!(bench.state(1, 9), OutState::Waiting);
         assert!(bench.core.next_tick().unwrap() > 0, "it is left alone for a moment");
     }
+}
+
+#[test]
+fn who_is_there_does_not_wait_for_who_is_not() {
+    let mut bench = Bench::open();
+    let effects = bench.send(1, &(10..60).collect::<Vec<u8>>());
+    let dials = effects.iter().filter(|effect| matches!(effect, Effect::Exchange { .. })).count();
+    assert_eq!(dials, FAR_EXCHANGES_MAX);
+    assert_eq!(bench.core.next_tick(), Some(TTL_MS_DEFAULT), "nothing to do until one of them is over");
+    let near = exchange(bench.step(Input::Reachable(node(59))));
+    assert_eq!(near.0, node(59));
+    // A failure makes a node far again, and its next batch small.
+    let effects = bench.answer(&near, Ok(Answer::Known(0)));
+    let batch = exchange(effects);
+    bench.send(2, &[59]);
+    bench.answer(&batch, Err("cut".into()));
+    let again = exchange(bench.step(Input::Reachable(node(59))));
+    assert_eq!(positions(&again), [50]);
+    let effects = bench.answer(&again, Ok(heard(1, None)));
+    assert_eq!(positions(&exchange(effects)), [51]);
 }
 
 #[test]
