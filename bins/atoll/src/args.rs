@@ -1,5 +1,6 @@
 //! What can be typed. Help texts are part of the product; a test compares them with `tests/help`.
 
+mod bus;
 mod fs;
 mod proxy;
 mod rules;
@@ -7,6 +8,7 @@ mod rules;
 use std::path::PathBuf;
 
 use atoll_ids::{BucketName, ByteCount, NodeId};
+pub(crate) use bus::{BusCommand, BusPayload, BusReceive, BusReply, BusSend};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 pub(crate) use fs::FsCommand;
 pub(crate) use proxy::{NetConnect, NetProxy};
@@ -366,6 +368,8 @@ pub(crate) enum NetCommand {
     Proxy(NetProxy),
     /// Connect standard input and output to a port of a node (for ssh: -o ProxyCommand='atoll net connect %h %p')
     Connect(NetConnect),
+    #[command(flatten)]
+    Bus(BusCommand),
 }
 
 #[derive(Debug, Subcommand)]

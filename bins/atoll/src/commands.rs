@@ -1,6 +1,7 @@
 //! The commands, a module for each group.
 
 mod app;
+mod bus;
 mod cloud;
 mod demo;
 mod fs;

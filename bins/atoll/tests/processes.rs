@@ -4,6 +4,8 @@
 
 #[path = "processes/apps.rs"]
 mod apps;
+#[path = "processes/bus.rs"]
+mod bus;
 #[path = "processes/cloud.rs"]
 mod cloud;
 #[path = "processes/common.rs"]

@@ -1,5 +1,6 @@
 //! A typed client of the control API. One connection a request: they are local, and a job's connection is its lifetime.
 
+mod bus;
 mod cloud;
 mod deploy;
 mod fs;
@@ -12,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 
 use atoll_ids::{BucketName, NodeId};
+pub use bus::BusEvents;
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt as _};
 use http_body_util::{BodyExt as _, Full, StreamBody, combinators::BoxBody};

@@ -8,6 +8,7 @@
 //! with [`Event::Done`] or [`Event::Failed`]; a connection that closes before either means the node went away. Closing it
 //! from the client's side cancels the work.
 
+mod bus;
 mod client;
 mod cloud;
 mod deploy;
@@ -20,7 +21,11 @@ mod proxy;
 mod rules;
 mod store;
 
-pub use client::{Body, Client, ClientError, Events, Upload};
+pub use bus::{
+    AckRequest, Base64, BusEvent, BusMessages, ReceiveRequest, ReceivedMessage, ReplyRequest, SendReport, SendRequest,
+    SentMessage,
+};
+pub use client::{Body, BusEvents, Client, ClientError, Events, Upload};
 pub use cloud::{
     Amount, EvdcRequest, EvdcStatus, GatewayRequest, GatewayRoute, GatewayStatus, ImageStatus, Kubeconfig, LoadRequest,
     MemberStatus, OfferStatus,

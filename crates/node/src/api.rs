@@ -4,6 +4,7 @@
 //! authentication. Handlers translate between the API's types and the parts of the node; they decide nothing.
 
 pub(crate) mod apps;
+mod bus;
 pub(crate) mod cloud;
 mod fs;
 mod jobs;
@@ -80,6 +81,7 @@ fn router(parts: Arc<Parts>) -> Router {
         .route("/net/check", post(rules::check))
         .route("/net/proxy", get(proxy::status).put(proxy::set))
         .route("/net/connect", post(proxy::connect))
+        .merge(bus::routes())
         .route("/config", get(node::config))
         .route("/shutdown", post(node::shutdown))
         .route("/invite", post(node::invite))

@@ -110,6 +110,7 @@ pub(crate) const KEYS: &[Key] = &[
     crate::proxy::PROXY_USERS,
     crate::proxy::EXIT,
     crate::proxy::EXIT_VIA,
+    crate::bus::ALLOW,
     Key {
         name: "storage.capacity",
         kind: Kind::ByteCount,
@@ -303,6 +304,8 @@ pub struct Config {
     pub(crate) relays: Vec<String>,
     pub(crate) network: NetworkConfig,
     pub(crate) proxy: ProxyConfig,
+    /// Who may send messages here.
+    pub(crate) bus_allow: Vec<atoll_bus::Rule>,
     pub(crate) capacity: Option<ByteCount>,
     pub(crate) shards: Option<PathBuf>,
     /// What tenants may rent.
@@ -355,6 +358,7 @@ impl Config {
         }
         let network = NetworkConfig::from_settings(&settings, &bind)?;
         let proxy = ProxyConfig::from_settings(&settings)?;
+        let bus_allow = crate::network::list(&settings, "bus.allow")?;
         let mut roles = vec![Role::Network];
         let named: Vec<String> = settings.get("node.roles");
         for (name, role) in [("storage", Role::Storage), ("compute", Role::Compute), ("gateway", Role::Gateway)] {
@@ -382,6 +386,7 @@ impl Config {
             relays: settings.get("network.relays"),
             network,
             proxy,
+            bus_allow,
             capacity: settings.get_optional("storage.capacity"),
             shards: settings.get_optional("storage.path"),
             quota: settings.get_optional("storage.quota"),
@@ -530,6 +535,7 @@ mod tests {
         check("[network]\nproxy_users = [\"me\"]\n", &["network.proxy_users", "number"]);
         check("[network]\nexit = [\"peers everywhere\"]\n", &["network.exit", "everywhere", "internet"]);
         check("[network]\nexit_via = [\"somebody\"]\n", &["network.exit_via", "somebody"]);
+        check("[bus]\nallow = [\"own\", \"all a\"]\n", &["bus.allow", "all a", "nobody"]);
         check("[network]\npeers = [\"192.0.2.1:5771\"]\n", &["network.peers", "NODEID@ADDRESS:PORT"]);
     }
 }

@@ -23,6 +23,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::bus::{BusDoor, BusRole};
 use crate::card::{self, Card};
 use crate::check::{self, CheckHandler};
 use crate::cloud::{Cloud, Door, Doors, Ground};
@@ -72,6 +73,9 @@ pub enum NodeError {
     /// The engine cannot be opened.
     #[error(transparent)]
     Engine(#[from] atoll_engine::OpenError),
+    /// What is kept of messages cannot be read.
+    #[error(transparent)]
+    Messages(#[from] atoll_bus::StoreError),
     /// The leases cannot be read.
     #[error(transparent)]
     Leases(#[from] atoll_lease::KeeperError),
@@ -121,6 +125,7 @@ pub(crate) struct Parts {
     pub(crate) network: NetworkHandle,
     pub(crate) names: NamesHandle,
     pub(crate) proxy: Proxy,
+    pub(crate) bus: BusRole,
     metrics: Option<SocketAddr>,
     dashboard: Option<SocketAddr>,
     started: Instant,
@@ -132,6 +137,7 @@ pub struct Node {
     link: Link,
     network: Network,
     names: NameService,
+    bus: atoll_bus::Bus,
     control: UnixListener,
     metrics: Option<TcpListener>,
     dashboard: Option<TcpListener>,
@@ -174,7 +180,8 @@ impl Node {
         let make_card = card_maker(&config, &segments, Card::own(&owner_key, node));
         let doors = Doors::default();
         let dials = DialServer::new(config.proxy.exit.clone(), Limits::default(), stop.clone());
-        let served = Served { make_card, shards, doors: doors.clone(), dials: dials.clone() };
+        let bus = BusDoor::default();
+        let served = Served { make_card, shards, doors: doors.clone(), dials: dials.clone(), bus };
         let (policy, origin) = (config.network.policy.clone(), config.network.rules_origin.clone());
         let grants = Grants::load(kv.clone(), policy, origin).await?;
         let network = Network::raise(&config.network, node, grants).await;
@@ -182,6 +189,7 @@ impl Node {
         let handle = link.handle();
         let local = segments.clone().map(|segments| (segments, domain));
         let peers = PeerTable::new(node, owner_key.clone(), handle.clone(), local);
+        let bus = served.bus.open(&config, kv.clone(), (node, owner), &peers).await?;
         let ground = Ground {
             owner: owner_key.clone(),
             kv: kv.clone(),
@@ -232,11 +240,13 @@ impl Node {
             network: net,
             names: names.handle(),
             proxy,
+            bus: BusRole::new(bus.handle()),
             metrics: own[0],
             dashboard: own[1],
             started,
         };
-        Ok(Self { parts: Arc::new(parts), link, network, names, control, metrics, dashboard, _data_dir: data_dir })
+        let parts = Arc::new(parts);
+        Ok(Self { parts, link, network, names, bus, control, metrics, dashboard, _data_dir: data_dir })
     }
 
     /// Who it is and how it fares.
@@ -255,7 +265,7 @@ impl Node {
     /// # Errors
     /// [`NodeError::Io`] if the control socket breaks.
     pub async fn run(self) -> Result<(), NodeError> {
-        let Self { parts, link, network, names, control, metrics, dashboard, _data_dir } = self;
+        let Self { parts, link, network, names, bus, control, metrics, dashboard, _data_dir } = self;
         let stop = parts.stop.clone();
         let socket = parts.config.data_dir.join(atoll_control::SOCKET_NAME);
         let mut tasks: Vec<JoinHandle<()>> = vec![tokio::spawn(parts.peers.clone().run(stop.clone()))];
@@ -269,6 +279,7 @@ impl Node {
         tasks.push(tokio::spawn(carrying));
         let interface = parts.network.planetary().map(|(interface, _)| interface);
         tasks.push(tokio::spawn(names.run(interface, parts.link.clone(), parts.peers.clone(), stop.clone())));
+        tasks.push(tokio::spawn(bus.run(crate::bus::link(parts.link.clone()), stop.clone())));
         if let Some(listener) = metrics {
             tasks.push(tokio::spawn(metrics::serve(listener, parts.clone(), stop.clone())));
         }
@@ -399,6 +410,7 @@ struct Served {
     shards: Option<ShardServer>,
     doors: Doors,
     dials: DialServer,
+    bus: BusDoor,
 }
 
 async fn bind_link(
@@ -420,7 +432,8 @@ async fn bind_link(
         let mut builder = Link::builder(node_key.clone(), link_config, KvPeers::new(kv.clone()))
             .protocol(card::PROTOCOL, Arc::new(CardHandler::new(served.make_card.clone())))
             .protocol(check::PROTOCOL, Arc::new(CheckHandler::new(network.handle())))
-            .protocol(atoll_proxy::PROTOCOL, Arc::new(served.dials.clone()));
+            .protocol(atoll_proxy::PROTOCOL, Arc::new(served.dials.clone()))
+            .protocol(atoll_bus::PROTOCOL, Arc::new(served.bus.clone()));
         for (door, protocol) in Door::ALL {
             builder = builder.protocol(protocol, served.doors.handler(door));
         }

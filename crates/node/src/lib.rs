@@ -5,6 +5,7 @@
 //! serves them. Parsing of command lines is not here.
 
 mod api;
+mod bus;
 mod card;
 mod check;
 mod clear;

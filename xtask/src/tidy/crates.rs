@@ -17,6 +17,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("crates/net/tun", &["crates/base"]),
     ("crates/net/names", &["crates/base"]),
     ("crates/net/proxy", &["crates/base", "crates/net/link"]),
+    ("crates/net/bus", &["crates/base"]),
     ("crates/zstor/erasure", &[]),
     ("crates/zstor/codec", &["crates/base", "crates/zstor/erasure"]),
     ("crates/zstor/placement", &["crates/base"]),

@@ -23,6 +23,7 @@ pub(super) async fn run(context: &Context, command: &NetCommand) -> anyhow::Resu
         NetCommand::Check(check) => rules::check(context, check).await.map(drop),
         NetCommand::Proxy(asked) => proxy::show(context, asked).await,
         NetCommand::Connect(asked) => proxy::connect(context, asked).await,
+        NetCommand::Bus(command) => super::bus::run(context, command).await,
     }
 }
 

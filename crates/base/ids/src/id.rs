@@ -194,5 +194,10 @@ byte_id!(
     EvdcId, 16, Alphabet::Hex, "an eVDC id"
 );
 
+byte_id!(
+    /// A message between nodes: drawn at random when it is sent. Text: 32 hexadecimal digits.
+    MessageId, 16, Alphabet::Hex, "a message id"
+);
+
 #[cfg(test)]
 mod tests;

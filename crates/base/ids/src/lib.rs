@@ -18,4 +18,4 @@ pub use address::{AddressError, PlanetaryAddress};
 pub use bucket::{BucketName, BucketNameError};
 pub use byte_count::{ByteCount, ByteCountError};
 pub use domain::{Domain, DomainError, LABEL_BYTES_MAX};
-pub use id::{EvdcId, LeaseId, NodeId, ObjectId, OwnerId, ParseIdError, ShardId, Short};
+pub use id::{EvdcId, LeaseId, MessageId, NodeId, ObjectId, OwnerId, ParseIdError, ShardId, Short};
