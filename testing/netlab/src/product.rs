@@ -95,7 +95,10 @@ pub(crate) fn said_to(command: &mut Command, input: &str) -> Result<String> {
     }
     let Output { status, stdout, stderr } = child.wait_with_output()?;
     if !status.success() {
-        bail!("{command:?} failed ({status}): {}", String::from_utf8_lossy(&stderr).trim());
+        // Without its arguments: among them are keys and tickets.
+        let entered = command.get_args().nth(2).filter(|_| command.get_program() == "nsenter");
+        let program = entered.unwrap_or(command.get_program()).display();
+        bail!("{program} failed ({status}): {}", String::from_utf8_lossy(&stderr).trim());
     }
     Ok(String::from_utf8_lossy(&stdout).trim().to_owned())
 }

@@ -5,6 +5,7 @@ use std::io::{BufRead as _, BufReader};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
@@ -15,6 +16,9 @@ use crate::tools::IPERF_PORT;
 
 /// What all names of it begin with.
 pub(crate) const NAME: &str = "Atoll";
+
+/// How long a join is tried.
+const JOINED_WITHIN: Duration = Duration::from_secs(60);
 
 /// See the module.
 pub(super) struct Atoll {
@@ -93,6 +97,19 @@ impl Nodes<'_> {
     }
 }
 
+impl Nodes<'_> {
+    /// Joins; where a hundred nodes share a machine the other may not answer at once, and a person tries again.
+    fn join(&self, node: usize, ticket: &str) -> Result<()> {
+        let began = Instant::now();
+        loop {
+            match self.atoll(node, &["join", ticket]) {
+                Err(_) if began.elapsed() < JOINED_WITHIN => {}
+                joined => return joined.map(drop).context("it could not join"),
+            }
+        }
+    }
+}
+
 impl Network for Nodes<'_> {
     fn before(&mut self, node: usize) -> Result<()> {
         let contacts = self.plan.shape.contacts(node);
@@ -103,7 +120,7 @@ impl Network for Nodes<'_> {
     fn start(&mut self, node: usize) -> Result<()> {
         self.nodes.push(self.launch(node)?);
         for ticket in std::mem::take(&mut self.tickets) {
-            self.atoll(node, &["join", &ticket])?;
+            self.join(node, &ticket)?;
         }
         Ok(())
     }
