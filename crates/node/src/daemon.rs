@@ -173,18 +173,14 @@ impl Node {
         let kv = open_kv(&data_dir)?;
         let domain = Domain::new(Some(owner), &config.site, &config.country).map_err(ConfigError::from)?;
         let segments = open_segments(&config, &data_dir, &kv).await?;
-        let rooms = Rooms::default();
+        let (rooms, doors, bus) = (Rooms::default(), Doors::default(), BusDoor::default());
         let shards = segments.clone().map(|segments| ShardServer::new(segments, config.admission(&rooms)));
         let shard_stats = shards.as_ref().map(ShardServer::stats);
         let stop = CancellationToken::new();
         let make_card = card_maker(&config, &segments, Card::own(&owner_key, node));
-        let doors = Doors::default();
         let dials = DialServer::new(config.proxy.exit.clone(), Limits::default(), stop.clone());
-        let bus = BusDoor::default();
         let served = Served { make_card, shards, doors: doors.clone(), dials: dials.clone(), bus };
-        let (policy, origin) = (config.network.policy.clone(), config.network.rules_origin.clone());
-        let grants = Grants::load(kv.clone(), policy, origin).await?;
-        let network = Network::raise(&config.network, node, grants).await;
+        let network = raise_network(&config, node, &kv).await?;
         let link = bind_link(&config, &network, &node_key, &kv, &served, &stop).await?;
         let handle = link.handle();
         let local = segments.clone().map(|segments| (segments, domain));
@@ -202,26 +198,12 @@ impl Node {
         let names = NameService::start(&config, (node, owner), &kv, data_dir.path()).await?;
         let cloud = Cloud::open(&config, ground, &doors).await?;
         let deploy = cloud.deploy(&handle, &kv, &peers);
-        let engine = Engine::open(engine_config(), kv.clone(), owner_key.clone(), Arc::new(peers.clone())).await?;
-        let pace = Arc::new(Pace::new(config.healing.rate.0));
-        let volumes =
-            VolumeOptions { heal_after: config.healing.after, pace: Some(pace.clone()), ..VolumeOptions::default() };
-        let filesystems = Filesystems::new(owner_key, kv, peers.clone(), volumes);
-        let healing = Healing::new(config.healing.clone(), pace, engine.clone(), filesystems.clone(), peers.clone());
-        let metrics = bind_local(config.metrics, "metrics", "node.metrics").await?;
-        let dashboard = bind_local(config.dashboard, "the dashboard", "node.dashboard").await?;
-        let control = api::bind(&data_dir.control_socket())
-            .map_err(|source| NodeError::Io { what: "cannot open the control socket".into(), source })?;
-        let own = [&metrics, &dashboard].map(|it| it.as_ref().and_then(|listener| listener.local_addr().ok()));
+        let (engine, filesystems, healing) = open_data(&config, kv, owner_key, &peers).await?;
+        let Local { control, metrics, dashboard, own } = Local::bind(&config, &data_dir).await?;
         let net = network.handle();
-        let ground = ProxyGround {
-            link: handle.clone(),
-            peers: peers.clone(),
-            names: names.handle().names().clone(),
-            network: net.clone(),
-            dials,
-            own,
-        };
+        let (link_too, peers_too, names_too) = (handle.clone(), peers.clone(), names.handle().names().clone());
+        let ground =
+            ProxyGround { link: link_too, peers: peers_too, names: names_too, network: net.clone(), dials, own };
         let proxy = Proxy::open(&config, ground).await?;
         let parts = Parts {
             config,
@@ -245,8 +227,7 @@ impl Node {
             dashboard: own[1],
             started,
         };
-        let parts = Arc::new(parts);
-        Ok(Self { parts, link, network, names, bus, control, metrics, dashboard, _data_dir: data_dir })
+        Ok(Self { parts: Arc::new(parts), link, network, names, bus, control, metrics, dashboard, _data_dir: data_dir })
     }
 
     /// Who it is and how it fares.
@@ -411,6 +392,49 @@ struct Served {
     doors: Doors,
     dials: DialServer,
     bus: BusDoor,
+}
+
+/// The owner's objects and file systems, and what keeps them whole.
+async fn open_data(
+    config: &Config,
+    kv: Arc<dyn KeyValue>,
+    owner_key: Arc<OwnerKey>,
+    peers: &PeerTable,
+) -> Result<(Engine, Filesystems, Healing), NodeError> {
+    let engine = Engine::open(engine_config(), kv.clone(), owner_key.clone(), Arc::new(peers.clone())).await?;
+    let pace = Arc::new(Pace::new(config.healing.rate.0));
+    let volumes =
+        VolumeOptions { heal_after: config.healing.after, pace: Some(pace.clone()), ..VolumeOptions::default() };
+    let filesystems = Filesystems::new(owner_key, kv, peers.clone(), volumes);
+    let healing = Healing::new(config.healing.clone(), pace, engine.clone(), filesystems.clone(), peers.clone());
+    Ok((engine, filesystems, healing))
+}
+
+/// What people and programs of this machine speak to.
+struct Local {
+    control: UnixListener,
+    metrics: Option<TcpListener>,
+    dashboard: Option<TcpListener>,
+    /// Where the last two listen.
+    own: [Option<SocketAddr>; 2],
+}
+
+impl Local {
+    async fn bind(config: &Config, data_dir: &DataDir) -> Result<Self, NodeError> {
+        let metrics = bind_local(config.metrics, "metrics", "node.metrics").await?;
+        let dashboard = bind_local(config.dashboard, "the dashboard", "node.dashboard").await?;
+        let control = api::bind(&data_dir.control_socket())
+            .map_err(|source| NodeError::Io { what: "cannot open the control socket".into(), source })?;
+        let own = [&metrics, &dashboard].map(|it| it.as_ref().and_then(|listener| listener.local_addr().ok()));
+        Ok(Self { control, metrics, dashboard, own })
+    }
+}
+
+/// The interface, with the rules of the settings and those given since.
+async fn raise_network(config: &Config, node: NodeId, kv: &Arc<dyn KeyValue>) -> Result<Network, NodeError> {
+    let (policy, origin) = (config.network.policy.clone(), config.network.rules_origin.clone());
+    let grants = Grants::load(kv.clone(), policy, origin).await?;
+    Ok(Network::raise(&config.network, node, grants).await)
 }
 
 async fn bind_link(

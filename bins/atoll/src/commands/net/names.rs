@@ -1,4 +1,4 @@
-//! Commands about names.
+//! Commands about names of nodes: what there is, what a name stands for, giving names.
 
 use atoll_control::{NameRequest, NameStatus, NamesStatus, ResolvedName};
 

@@ -1,3 +1,5 @@
+//! What is answered to questions, as tables.
+
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use atoll_ids::OwnerId;

@@ -1,3 +1,5 @@
+//! `resolv.conf` taken and given back, in temporary folders.
+
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::net::IpAddr;

@@ -1,3 +1,5 @@
+//! The table of names, by examples and for any card.
+
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use proptest::collection::vec;
