@@ -31,6 +31,7 @@
 mod answer;
 mod forward;
 mod label;
+mod mark;
 mod names;
 mod namespaces;
 mod resolv_conf;

