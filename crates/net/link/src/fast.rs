@@ -164,26 +164,6 @@ impl FastPaths {
         }
     }
 
-    /// Makes a path of two halves.
-    fn begin(
-        &self,
-        half: Half,
-        side: Side,
-        us: &NodeId,
-        peer: NodeId,
-        connection: &Connection,
-        theirs: &Terms,
-    ) -> Result<FastPath<'_>, NoPath> {
-        let label = atoll_fast::EXPORTER_LABEL;
-        let secret = Secret::export(|out| connection.export_keying_material(out, label, &[]));
-        let secret = secret.map_err(|_| NoPath::Connection("it exports no keys".to_owned()))?;
-        let index = half.terms().index;
-        let (sealer, opener) = half.join(&secret, side, us, &peer, theirs);
-        let session = Arc::new(Session::new(peer, side, index, sealer, opener));
-        self.by_index.write().unwrap_or_else(PoisonError::into_inner).insert(index, session.clone());
-        Ok(FastPath { paths: self, session, theirs: theirs.ports })
-    }
-
     /// Seals packets and sends them; as [`send_sealed`](Self::send_sealed).
     pub(crate) fn send<'a>(
         &'a self,
@@ -220,6 +200,8 @@ impl FastPaths {
             return Ok(None);
         };
         self.counts.sealed.fetch_add(count, Ordering::Relaxed);
+        let sealed: usize = sending.runs.iter().map(|run| run.at.len() - run.count * (HEADER_BYTES + TAG_BYTES)).sum();
+        session.meter.sent(sealed);
         session.rouse();
         let full = sending.runs.iter().position(|run| {
             // Anything else is for the watch to notice: the probes fail as well.
@@ -286,7 +268,7 @@ impl FastPaths {
                 continue;
             };
             let mut said = Vec::new();
-            let mut opened = 0;
+            let (mut opened, mut bytes) = (0, 0);
             let mut receiving = session.receiving();
             let of_session =
                 |datagram: &[u8]| Header::read(datagram).is_some_and(|header| header.index == session.index);
@@ -303,7 +285,7 @@ impl FastPaths {
                         }
                         let start = number * meta.stride + HEADER_BYTES;
                         finds.note(session.peer, at, start..start + text.len(), begun);
-                        opened += 1;
+                        (opened, bytes) = (opened + 1, bytes + text.len());
                     }
                     Ok((kind, text)) => {
                         genuine = true;
@@ -320,6 +302,7 @@ impl FastPaths {
             let moved = genuine && receiving.source.replace(meta.addr) != Some(meta.addr);
             drop(receiving);
             self.counts.opened.fetch_add(opened, Ordering::Relaxed);
+            session.meter.received(bytes);
             self.hear(now, &session, meta, moved, &said);
         }
     }
@@ -443,7 +426,26 @@ impl Node {
         let (mut say, mut hear) = connection.open_bi().await.map_err(lost)?;
         say_terms(&mut say, half.terms()).await?;
         let theirs = hear_terms(&mut hear).await?;
-        self.fast.begin(half, Side::Dialler, &self.id, peer, connection, &theirs)
+        self.begin_fast_path(half, Side::Dialler, peer, connection, &theirs)
+    }
+
+    /// Makes a path of two halves, and has it known to who receives.
+    fn begin_fast_path(
+        &self,
+        half: Half,
+        side: Side,
+        peer: NodeId,
+        connection: &Connection,
+        theirs: &Terms,
+    ) -> Result<FastPath<'_>, NoPath> {
+        let label = atoll_fast::EXPORTER_LABEL;
+        let secret = Secret::export(|out| connection.export_keying_material(out, label, &[]));
+        let secret = secret.map_err(|_| NoPath::Connection("it exports no keys".to_owned()))?;
+        let index = half.terms().index;
+        let ends = half.join(&secret, side, &self.id, &peer, theirs);
+        let session = Arc::new(Session::new(peer, side, index, self.meters.of(peer), ends));
+        self.fast.by_index.write().unwrap_or_else(PoisonError::into_inner).insert(index, session.clone());
+        Ok(FastPath { paths: &self.fast, session, theirs: theirs.ports })
     }
 
     /// Has a fast path beside a connection that a peer dialled, if and when it asks for one; when it asks again, another in its place. Never returns.
@@ -462,7 +464,7 @@ impl Node {
                 let half = self.fast.draw();
                 let terms = half.terms().clone();
                 // Before the peer knows of it: its first probe comes right behind the answer.
-                let path = self.fast.begin(half, Side::Acceptor, &self.id, peer, connection, &theirs)?;
+                let path = self.begin_fast_path(half, Side::Acceptor, peer, connection, &theirs)?;
                 say_terms(&mut say, &terms).await.map(|()| path)
             };
             match timeout(TERMS_TIMEOUT, agreed).await {

@@ -366,7 +366,7 @@ impl Node {
                     drop(out);
                     return self.send_fast(&session, &connection, packets);
                 }
-                return hand_on(connection, packets);
+                return self.hand_on(to, connection, packets);
             }
             Some(Out::Dialling { waiting }) => {
                 let room = WAITING_MAX.saturating_sub(waiting.len()).min(packets.len());
@@ -390,7 +390,7 @@ impl Node {
     /// Copies packets to where they can be sealed. Those that are too large for the path, and all if it is no good any more, are the connection's.
     fn send_fast(&self, session: &Session, connection: &Connection, packets: &[Bytes]) -> Result<usize, PacketRefusal> {
         if packets.iter().any(|packet| packet.len() > PACKET_BYTES_MAX) {
-            return hand_on(connection, packets);
+            return self.hand_on(session.peer, connection, packets);
         }
         let sizes: Vec<usize> = packets.iter().map(Bytes::len).collect();
         let mut buffer = vec![0; packets.len() * SLOT_BYTES];
@@ -400,7 +400,7 @@ impl Node {
         match self.fast.send(session, Burst::new(&mut buffer, &sizes)) {
             // What the network does not take at once is lost: who calls this does not wait.
             Ok(_rest) => Ok(packets.len()),
-            Err(_back) => hand_on(connection, packets),
+            Err(_back) => self.hand_on(session.peer, connection, packets),
         }
     }
 
@@ -440,7 +440,7 @@ impl Node {
             let mut out = lock(&self.packets.out);
             if let Some(Out::Dialling { waiting }) = out.insert(to, up) {
                 let waiting: Vec<Bytes> = waiting.into();
-                if let Err(error) = hand_on(&connection, &waiting) {
+                if let Err(error) = self.hand_on(to, &connection, &waiting) {
                     debug!(peer = %to.short(), %error, "packets that waited for a connection are lost");
                 }
             }
@@ -497,10 +497,21 @@ impl Node {
         lock(&self.packets.dialled_by_peers).retain(|(_, kept)| kept.stable_id() != connection.stable_id());
     }
 
+    /// Puts packets into a connection. Gives how many were of a size that the path carries.
+    fn hand_on(&self, to: NodeId, connection: &Connection, packets: &[Bytes]) -> Result<usize, PacketRefusal> {
+        let sent = hand_on(connection, packets)?;
+        if sent == packets.len() {
+            self.meters.of(to).sent(packets.iter().map(Bytes::len).sum());
+        }
+        Ok(sent)
+    }
+
     async fn receive_datagrams(&self, peer: NodeId, connection: &Connection) {
         let mut batch = vec![Bytes::new(); BATCH];
+        let meter = self.meters.of(peer);
         while let Ok(count) = connection.read_many_datagrams(&mut batch).await {
             self.packets.received.fetch_add(count as u64, Ordering::Relaxed);
+            meter.received(batch[..count].iter().map(Bytes::len).sum());
             for packet in &mut batch[..count] {
                 // While the receiver is behind, noq gives up the oldest of what this peer sends.
                 if self.packets.arrived.send((peer, std::mem::take(packet))).await.is_err() {

@@ -2,12 +2,14 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use atoll_fast::{Opener, Run, Sealer, Side, Watch};
 use atoll_ids::NodeId;
 use tokio::sync::Notify;
+
+use crate::meter::Meter;
 
 /// What seals, and where to. Held for a burst of packets.
 pub(super) struct Sending {
@@ -28,10 +30,11 @@ pub(super) struct Receiving {
 
 /// A path. Locks are taken in the order in which they stand here, and never over anything that waits.
 pub(crate) struct Session {
-    pub(super) peer: NodeId,
+    pub(crate) peer: NodeId,
     pub(super) side: Side,
     /// What the peer calls us.
     pub(super) index: u32,
+    pub(super) meter: Arc<Meter>,
     receiving: Mutex<Receiving>,
     watch: Mutex<Watch>,
     sending: Mutex<Sending>,
@@ -46,11 +49,18 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Session {
-    pub(super) fn new(peer: NodeId, side: Side, index: u32, sealer: Sealer, opener: Opener) -> Self {
+    pub(super) fn new(
+        peer: NodeId,
+        side: Side,
+        index: u32,
+        meter: Arc<Meter>,
+        (sealer, opener): (Sealer, Opener),
+    ) -> Self {
         Self {
             peer,
             side,
             index,
+            meter,
             receiving: Mutex::new(Receiving { opener, source: None }),
             watch: Mutex::default(),
             sending: Mutex::new(Sending { sealer, target: None, bursts: 0, runs: Vec::new() }),
