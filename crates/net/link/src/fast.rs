@@ -316,10 +316,20 @@ impl FastPaths {
         count.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// A peer sends from there now. It has one socket per family, so all paths to it may lead there: where they lead is for probes to say.
+    fn tell_of_move(&self, now: Instant, peer: &NodeId, from: SocketAddr) {
+        let sessions = self.by_index.read().unwrap_or_else(PoisonError::into_inner);
+        for session in sessions.values().filter(|session| session.peer == *peer) {
+            if session.watching(|watch| watch.heard_from(now, from)) {
+                session.wake.notify_one();
+            }
+        }
+    }
+
     /// Does what probes and answers ask for, and notes where a peer sends from.
     fn hear(&self, now: Instant, session: &Session, meta: &RecvMeta, moved: bool, said: &[(Kind, u64, u32)]) {
-        if moved && is_dialable(&meta.addr) && session.watching(|watch| watch.heard_from(now, meta.addr)) {
-            session.wake.notify_one();
+        if moved && is_dialable(&meta.addr) {
+            self.tell_of_move(now, &session.peer, meta.addr);
         }
         for (kind, number, epoch) in said {
             match kind {
