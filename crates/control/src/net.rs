@@ -12,6 +12,8 @@ pub struct NetStatus {
     pub interface: Option<InterfaceStatus>,
     /// A line about the interface, or why there is none.
     pub note: String,
+    /// The fast path for packets; `None` where it is off or no socket could be had.
+    pub fast: Option<FastStatus>,
     /// The nodes it knows.
     pub peers: Vec<NetPeer>,
     /// Nodes on the local network that it does not know.
@@ -37,6 +39,23 @@ pub struct InterfaceStatus {
     pub rules: Vec<String>,
     /// Prefixes of pod networks.
     pub routes: Vec<NetRoute>,
+}
+
+/// The fast path: packets sealed one by one, as UDP datagrams beside the connections.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FastStatus {
+    /// UDP ports at which sealed packets are taken in.
+    pub ports: Vec<u16>,
+    /// Packets sealed and sent.
+    pub packets_sealed: u64,
+    /// Packets that arrived and were opened.
+    pub packets_opened: u64,
+    /// Refused because they came before, or too late to tell.
+    pub packets_replayed: u64,
+    /// Refused because they were not genuine.
+    pub packets_forged: u64,
+    /// For no path that there is, such as one from before a restart.
+    pub packets_stray: u64,
 }
 
 /// Packets that did not pass for one reason.
@@ -78,6 +97,8 @@ pub struct NetPeer {
     /// Bytes that came from it since the node was started.
     #[serde(default)]
     pub received_bytes: u64,
+    /// Where packets to it go on the fast path; `None` while they take the connection.
+    pub fast: Option<String>,
 }
 
 /// A node on the local network that is no peer.

@@ -111,6 +111,8 @@ pub(crate) const KEYS: &[Key] = &[
     crate::proxy::EXIT,
     crate::proxy::EXIT_VIA,
     crate::bus::ALLOW,
+    crate::network::FAST,
+    crate::network::FAST_PORT,
     Key {
         name: "storage.capacity",
         kind: Kind::ByteCount,

@@ -10,6 +10,7 @@ use std::str::FromStr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use atoll_fast::{Burst, Cut, Inbox};
 use atoll_ids::{NodeId, OwnerId};
 use atoll_link::{FixedPeer, LinkConfig, LinkHandle, Packets};
 use atoll_settings::{Key, Kind, Settings, SettingsError};
@@ -95,6 +96,24 @@ pub(crate) const LAN: Key = Key {
     flag: None,
 };
 
+/// See [`INTERFACE`].
+pub(crate) const FAST: Key = Key {
+    name: "network.fast",
+    kind: Kind::Choice(&["on", "off"]),
+    default: Some("on"),
+    doc: "send packets as UDP datagrams of their own, sealed, many at a time, wherever these get through; off: inside QUIC only",
+    flag: None,
+};
+
+/// See [`INTERFACE`].
+pub(crate) const FAST_PORT: Key = Key {
+    name: "network.fast_port",
+    kind: Kind::Integer { min: 0, max: 65_535 },
+    default: Some("0"),
+    doc: "the UDP port for those, on the addresses of network.bind; 0 takes a free one. Open it where a firewall keeps peers out",
+    flag: None,
+};
+
 /// What the settings come to.
 #[derive(Debug, Clone)]
 pub(crate) struct NetworkConfig {
@@ -109,6 +128,8 @@ pub(crate) struct NetworkConfig {
     lan: bool,
     /// What the node says of names.
     pub(crate) names: NamesConfig,
+    /// `None` is off.
+    fast_port: Option<u16>,
 }
 
 impl NetworkConfig {
@@ -117,6 +138,7 @@ impl NetworkConfig {
         let on_loopback = bind.iter().all(|address| address.ip().is_loopback());
         let interface: String = settings.get("network.interface");
         let lan: String = settings.get("network.lan");
+        let fast: String = settings.get("network.fast");
         Ok(Self {
             interface: match interface.as_str() {
                 "off" => Err("network.interface is off"),
@@ -130,6 +152,7 @@ impl NetworkConfig {
             peers: list(settings, "network.peers")?,
             lan: lan == "on" && !on_loopback,
             names: NamesConfig::from_settings(settings)?,
+            fast_port: (fast == "on").then(|| settings.get("network.fast_port")),
         })
     }
 }
@@ -208,7 +231,8 @@ impl Network {
 
     /// What the link has to know.
     pub(crate) fn configure(&self, link: LinkConfig) -> LinkConfig {
-        LinkConfig { peers: self.config.peers.clone(), lan: self.config.lan, packets: self.tun.is_ok(), ..link }
+        let NetworkConfig { peers, lan, fast_port, .. } = &self.config;
+        LinkConfig { peers: peers.clone(), lan: *lan, packets: self.tun.is_ok(), fast_port: *fast_port, ..link }
     }
 
     /// Something to look at it with.
@@ -254,7 +278,9 @@ async fn keep_telling(filter: &TunHandle, link: &LinkHandle, peers: &PeerTable) 
 
 fn tell(filter: &TunHandle, link: &LinkHandle, peers: &PeerTable) {
     filter.set_peers(peers.status().into_iter().map(|peer| PeerEntry { node: peer.node, owner: peer.owner }));
-    filter.set_underlay_ports(link.addresses().quic.iter().map(SocketAddr::port).collect());
+    let quic = link.addresses();
+    let ports = quic.quic.iter().map(SocketAddr::port).chain(link.packets().fast_ports());
+    filter.set_underlay_ports(ports.collect());
 }
 
 impl NetworkHandle {
@@ -339,5 +365,17 @@ impl PacketLink for Carrier {
 
     fn receive<'a>(&'a self, batch: &'a mut Vec<(NodeId, Bytes)>) -> BoxFuture<'a, bool> {
         Box::pin(self.0.receive(batch))
+    }
+
+    fn send_burst<'a>(&'a self, to: NodeId, burst: Burst<'a>) -> Option<BoxFuture<'a, ()>> {
+        self.0.send_burst(to, burst)
+    }
+
+    fn send_cut<'a>(&'a self, to: NodeId, cut: Cut<'a>) -> Option<BoxFuture<'a, ()>> {
+        self.0.send_cut(to, cut)
+    }
+
+    fn receive_into<'a>(&'a self, inbox: &'a mut Inbox) -> BoxFuture<'a, bool> {
+        Box::pin(self.0.receive_into(inbox))
     }
 }

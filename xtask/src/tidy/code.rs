@@ -18,6 +18,7 @@ const PURE: &[&str] = &[
     "crates/market/template",
     "crates/net/find",
     "crates/net/route",
+    "crates/net/fast",
     "crates/zstor/erasure",
     "crates/zstor/codec",
     "crates/zstor/placement",

@@ -36,6 +36,16 @@ fn status_text(status: &NetStatus) -> String {
         let dropped = interface.packets_dropped.iter().map(|dropped| format!("{} {}", dropped.packets, dropped.reason));
         let dropped: Vec<String> = dropped.collect();
         lines.push(("dropped", if dropped.is_empty() { "none".into() } else { dropped.join(", ") }));
+        if let Some(fast) = &status.fast {
+            let refused =
+                [(fast.packets_replayed, "replayed"), (fast.packets_forged, "forged"), (fast.packets_stray, "stray")];
+            let refused = refused.iter().filter(|(count, _)| *count > 0).map(|(count, why)| format!(", {count} {why}"));
+            let refused: String = refused.collect();
+            lines.push((
+                "fast path",
+                format!("{} sealed, {} opened{refused}", fast.packets_sealed, fast.packets_opened),
+            ));
+        }
         for route in &interface.routes {
             let at = route.node.map_or("here".to_owned(), |node| node.short().to_string());
             lines.push(("pods", format!("{} at {at}", route.prefix)));
@@ -61,9 +71,10 @@ fn peers_text(peers: &[NetPeer]) -> String {
             peer.address.clone(),
             peer.path.clone().unwrap_or_else(|| "-".into()),
             peer.rtt_ms.map_or("-".into(), |rtt| format!("{rtt:.1} ms")),
+            peer.fast.clone().unwrap_or_else(|| "-".into()),
         ]
     };
-    table(&["PEER", "NAME", "ADDRESS", "PATH", "ROUND TRIP"], &peers.iter().map(row).collect::<Vec<_>>())
+    table(&["PEER", "NAME", "ADDRESS", "PATH", "ROUND TRIP", "FAST PATH"], &peers.iter().map(row).collect::<Vec<_>>())
 }
 
 fn neighbours_text(neighbours: &[NeighbourStatus]) -> String {

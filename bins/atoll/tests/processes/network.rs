@@ -271,6 +271,50 @@ fn a_node_without_an_interface_says_why_and_works() {
     node.atoll(&["invite"]);
 }
 
+/// Where a node's packets to its only peer go on the fast path.
+fn fast(node: &LabNode) -> Option<String> {
+    node.net()["peers"][0]["fast"].as_str().map(str::to_owned)
+}
+
+fn nft(host: &Host, rule: &str) {
+    assert!(host.command("nft").args(rule.split(' ')).status().unwrap().success(), "nft {rule}");
+}
+
+/// Packets leave a fast path that is cut without anybody being told, and find it again; they follow a peer that moves and one that restarts.
+#[test]
+fn packets_take_the_fast_path_while_it_is_one() {
+    let (lab, folder) = (Lab::new(2).unwrap(), tempfile::tempdir().unwrap());
+    let mut nodes = [0, 1].map(|number| LabNode::start(lab.host(number), folder.path(), &[]));
+    nodes[0].joins(&nodes[1]);
+    let other = nodes[1].address().to_owned();
+    let flows = |node: &LabNode| pings(&node.host, &other);
+    eventually("the fast path", || flows(&nodes[0]) && fast(&nodes[0]).is_some());
+    eventually("a packet on it", || flows(&nodes[0]) && nodes[1].net()["fast"]["packets_opened"].as_u64() > Some(0));
+
+    let port = nodes[1].net()["fast"]["ports"][0].as_u64().unwrap();
+    nft(&nodes[1].host, "add table inet cut");
+    nft(&nodes[1].host, "add chain inet cut in { type filter hook input priority 0 ; }");
+    nft(&nodes[1].host, &format!("add rule inet cut in udp dport {port} drop"));
+    let silent = eventually("the fast path is left", || {
+        let _: bool = flows(&nodes[0]);
+        fast(&nodes[0]).is_none()
+    });
+    assert!(pings(&nodes[0].host, &other), "packets take the connection");
+    assert!(silent < Duration::from_secs(6), "left after {silent:?}");
+    nft(&nodes[1].host, "delete table inet cut");
+    eventually("the fast path again", || flows(&nodes[0]) && fast(&nodes[0]).is_some());
+
+    ip(&nodes[1].host, &["address", "add", "10.57.71.77/24", "dev", "eth0"]);
+    ip(&nodes[1].host, &["address", "del", &format!("{}/24", nodes[1].host.ipv4()), "dev", "eth0"]);
+    ip(&nodes[1].host, &["-6", "address", "flush", "dev", "eth0", "scope", "global"]);
+    eventually("it follows", || flows(&nodes[0]) && fast(&nodes[0]).is_some_and(|at| at.starts_with("10.57.71.77:")));
+
+    nodes[1].kill();
+    nodes[1].start_again();
+    eventually("a fast path to the one that restarted", || flows(&nodes[0]) && fast(&nodes[0]).is_some());
+    assert_eq!(nodes[0].net()["fast"]["packets_forged"].as_u64(), Some(0));
+}
+
 /// The UDP sockets of a process, by their numbers there.
 fn udp_sockets(pid: u32) -> Vec<i32> {
     let table = |name: &str| std::fs::read_to_string(format!("/proc/{pid}/net/{name}")).unwrap();
@@ -292,8 +336,8 @@ fn udp_sockets(pid: u32) -> Vec<i32> {
 fn a_node_whose_sockets_were_held_when_the_network_changed_starts_over() {
     use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
     let (lab, folder) = (Lab::new(2).unwrap(), tempfile::tempdir().unwrap());
-    // Without announcements on the local network and a server for names, all UDP sockets are the link's.
-    let settings = ["network.lan=off".to_owned(), "network.dns=off".to_owned()];
+    // Without announcements on the local network, a server for names and a fast path, all UDP sockets are the link's.
+    let settings = ["network.lan=off", "network.dns=off", "network.fast=off"].map(str::to_owned);
     let mut nodes = [0, 1].map(|number| LabNode::start(lab.host(number), folder.path(), &settings));
     nodes[0].joins(&nodes[1]);
     eventually("ping", || pings(&nodes[1].host, nodes[0].address()));

@@ -1,7 +1,7 @@
 //! Who a node knows, and how it reaches them.
 //!
 //! A [`Link`] is a node's presence on the network: an iroh endpoint whose id *is* the [`NodeId`](atoll_ids::NodeId), lanes
-//! beside it for bulk, and the peers that it got to know by [`Ticket`] and finds again after every restart. [`Packets`] carry IP packets. Protocols
+//! beside it for bulk, and the peers that it got to know by [`Ticket`] and finds again after every restart. [`Packets`] carry IP packets, beside the connection where UDP gets through (the fast path). Protocols
 //! register a [`StreamHandler`]; whoever wants something of a peer [opens](LinkHandle::open) a stream. What is said
 //! on a stream is not the link's business.
 //!
@@ -23,6 +23,7 @@ mod address;
 mod book;
 mod dial;
 mod error;
+mod fast;
 mod frames;
 mod introduce;
 mod invite;
@@ -40,6 +41,7 @@ mod ticket;
 
 pub use address::{ADDRESSES_MAX, AddressRecord, RecordError, is_dialable, open_record};
 pub use error::{BindError, InviteError, JoinError, OpenError, Refusal};
+pub use fast::FastCounts;
 pub use frames::{FRAME_BYTES_MAX, Hello, JoinAnswer, JoinHello, decode_hello, decode_join_answer, decode_join_hello};
 pub use introduce::IntroduceError;
 pub use invite::JoinRefusal;

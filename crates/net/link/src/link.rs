@@ -54,6 +54,9 @@ pub struct LinkConfig {
     pub lan: bool,
     /// Whether IP packets are carried to and from peers ([`LinkHandle::packets`]).
     pub packets: bool,
+    /// The UDP port at which sealed packets are taken in beside the connections, on the first address of each family in `bind`; 0 takes a free one. `None` is no fast
+    /// path: packets stay in connections.
+    pub fast_port: Option<u16>,
     /// How long a QUIC connection may take to be made.
     pub dial_timeout: Duration,
     /// How long the TCP connection of a lane may take to be made.
@@ -77,6 +80,7 @@ impl Default for LinkConfig {
             peers: Vec::new(),
             lan: false,
             packets: false,
+            fast_port: Some(0),
             dial_timeout: Duration::from_secs(5),
             lane_timeout: Duration::from_secs(1),
             retry_least: Duration::from_millis(500),

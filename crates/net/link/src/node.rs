@@ -17,6 +17,7 @@ use tracing::debug;
 use crate::address::{ADDRESSES_MAX, AddressRecord, is_dialable};
 use crate::book::{Book, now_ms};
 use crate::dial::Connections;
+use crate::fast::FastPaths;
 use crate::invite::Invites;
 use crate::lan::Neighbours;
 use crate::link::LinkConfig;
@@ -53,6 +54,7 @@ pub(crate) struct Node {
     pub(crate) connections: Connections,
     pub(crate) packets: PacketPaths,
     pub(crate) meters: Meters,
+    pub(crate) fast: FastPaths,
     pub(crate) lan: Neighbours,
     pub(crate) protocols: BTreeMap<&'static str, Arc<dyn StreamHandler>>,
     /// Drawn at each start.
@@ -82,6 +84,10 @@ pub(crate) struct Parts {
 impl Node {
     pub(crate) fn new(parts: Parts) -> Arc<Self> {
         let Parts { key, config, endpoint, lanes, book, protocols } = parts;
+        let fast = match config.fast_port.filter(|_| config.packets) {
+            Some(port) => FastPaths::bind(&config.bind, port),
+            None => FastPaths::default(),
+        };
         let connector = Connector::new(&key).with_connect_timeout(config.lane_timeout);
         let record = places(&endpoint, &lanes, key.id(), now_ms());
         let own = watch::Sender::new(Own { signed: Signed::sign(&record, &*key), record });
@@ -100,6 +106,7 @@ impl Node {
             connections: Connections::default(),
             packets: PacketPaths::default(),
             meters: Meters::default(),
+            fast,
             lan: Neighbours::default(),
             protocols,
             instance: u64::from_le_bytes(instance),

@@ -3,7 +3,7 @@
 //! A node sends on the connection that it dialled and receives on those that its peers dialled. So two nodes that dial each other at the same time
 //! do not collide, and who sends chooses the transport's parameters: datagrams are best effort and what they carry has a congestion
 //! control of its own, so ours does not second-guess it ([`PassThrough`]). A connection is dialled when there is something to send and closed
-//! when there was nothing for a while.
+//! when there was nothing for a while. Where UDP of our own gets through, packets go beside the connection and not in it ([`fast`](crate::fast)).
 //!
 //! Nothing here looks into a packet; who may send what is for the filter that stands behind [`Packets::receive`]. A packet can be lost
 //! anywhere and nothing is told about it but a count. Every queue is bounded and gives up the oldest or the newest when it is full.
@@ -11,12 +11,15 @@
 use std::any::Any;
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use atoll_fast::{Burst, Cut, HEADER_BYTES, Inbox, PACKET_BYTES_MAX, SLOT_BYTES, finish_checksum};
 use atoll_ids::NodeId;
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use iroh::endpoint::{ConnectOptions, Connection, Controller, ControllerFactory, SendDatagramError};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
@@ -24,6 +27,7 @@ use tracing::debug;
 
 use crate::book::CountGuard;
 use crate::dial::DialError;
+use crate::fast::{FastCounts, Session};
 use crate::node::Node;
 use crate::quic::{code, transport};
 
@@ -98,7 +102,7 @@ pub struct PacketCounts {
 /// The way to one peer.
 enum Out {
     Dialling { waiting: VecDeque<Bytes> },
-    Up { connection: Connection, used: Instant },
+    Up { connection: Connection, used: Instant, fast: Option<Arc<Session>> },
     Resting { until: Instant },
 }
 
@@ -111,6 +115,8 @@ pub(crate) struct PacketPaths {
     begun_anew: Mutex<HashMap<NodeId, Instant>>,
     arrived: mpsc::Sender<(NodeId, Bytes)>,
     arriving: tokio::sync::Mutex<mpsc::Receiver<(NodeId, Bytes)>>,
+    /// For who wants packets in memory of their own.
+    inbox: tokio::sync::Mutex<Option<Inbox>>,
     sent: AtomicU64,
     unsent: AtomicU64,
     received: AtomicU64,
@@ -125,6 +131,7 @@ impl Default for PacketPaths {
             begun_anew: Mutex::default(),
             arrived,
             arriving: tokio::sync::Mutex::new(arriving),
+            inbox: tokio::sync::Mutex::default(),
             sent: AtomicU64::new(0),
             unsent: AtomicU64::new(0),
             received: AtomicU64::new(0),
@@ -160,6 +167,17 @@ impl PacketPaths {
                 free.insert(Instant::now());
                 true
             }
+        }
+    }
+
+    /// The fast path to a peer, if packets arrive on it. Notes that there is something to send.
+    fn fast(&self, peer: &NodeId) -> Option<Arc<Session>> {
+        match lock(&self.out).get_mut(peer)? {
+            Out::Up { used, fast, .. } => {
+                *used = Instant::now();
+                fast.clone()
+            }
+            _ => None,
         }
     }
 
@@ -217,13 +235,101 @@ impl Packets {
         }
     }
 
+    /// Sends packets that lie in a buffer of the caller's, as [`send_many`](Self::send_many) does. What the network does not take at once is sent by the future that
+    /// comes back; dropping that loses it.
+    pub fn send_burst<'a>(&'a self, to: NodeId, mut burst: Burst<'a>) -> Option<BoxFuture<'a, ()>> {
+        let count = burst.count();
+        if let Some(session) = self.node.packets.fast(&to) {
+            match self.node.fast.send(&session, burst) {
+                Ok(rest) => {
+                    self.node.packets.count(Ok(count), count);
+                    return rest;
+                }
+                Err(back) => burst = back,
+            }
+        }
+        let packets: Vec<Bytes> = burst.packets().map(Bytes::copy_from_slice).collect();
+        self.node.packets.count(self.node.send_packets(to, &packets), count);
+        None
+    }
+
+    /// The same for a long TCP packet that is to be cut into segments.
+    pub fn send_cut<'a>(&'a self, to: NodeId, mut cut: Cut<'a>) -> Option<BoxFuture<'a, ()>> {
+        let count = cut.count();
+        if let Some(session) = self.node.packets.fast(&to) {
+            match self.node.fast.send_cut(&session, cut) {
+                Ok(rest) => {
+                    self.node.packets.count(Ok(count), count);
+                    return rest;
+                }
+                Err(back) => cut = back,
+            }
+        }
+        let packets = cut.split();
+        self.node.packets.count(self.node.send_packets(to, &packets), count);
+        None
+    }
+
     /// Waits for packets and adds them to `batch`, each with the peer that sent it. False once the link has ended.
     pub async fn receive(&self, batch: &mut Vec<(NodeId, Bytes)>) -> bool {
-        let mut arriving = self.node.packets.arriving.lock().await;
-        tokio::select! {
-            count = arriving.recv_many(batch, BATCH) => count > 0,
-            () = self.node.kill.cancelled() => false,
+        let mut kept = self.node.packets.inbox.lock().await;
+        let inbox = kept.get_or_insert_default();
+        let more = self.receive_into(inbox).await;
+        batch.extend(inbox.packets().map(|arrived| {
+            let mut packet = arrived.packet.to_vec();
+            if arrived.begun {
+                finish_checksum(&mut packet);
+            }
+            (arrived.from, Bytes::from(packet))
+        }));
+        more
+    }
+
+    /// Waits for packets and puts them into `inbox`, in place of what is there. False once the link has ended.
+    ///
+    /// Whoever receives also answers the probes of fast paths: without, peers send their packets inside connections.
+    pub async fn receive_into(&self, inbox: &mut Inbox) -> bool {
+        let Node { packets, fast, kill, .. } = &*self.node;
+        let mut arriving = packets.arriving.lock().await;
+        inbox.clear();
+        while !kill.is_cancelled() {
+            fast.receive(inbox);
+            let by_fast_path = inbox.count();
+            while inbox.loose().len() < BATCH
+                && let Ok(packet) = arriving.try_recv()
+            {
+                inbox.loose().push(packet);
+            }
+            if inbox.count() > 0 {
+                packets.received.fetch_add(by_fast_path as u64, Ordering::Relaxed);
+                return true;
+            }
+            tokio::select! {
+                () = fast.readable() => {}
+                count = arriving.recv_many(inbox.loose(), BATCH) => return count > 0,
+                () = kill.cancelled() => {}
+            }
         }
+        false
+    }
+
+    /// Where packets to a peer go on the fast path; `None` while they take the connection, or there is none.
+    pub fn fast_path(&self, to: &NodeId) -> Option<SocketAddr> {
+        match lock(&self.node.packets.out).get(to)? {
+            Out::Up { fast, .. } => fast.as_ref()?.target(),
+            _ => None,
+        }
+    }
+
+    /// The UDP ports of the fast path; none where it is off.
+    pub fn fast_ports(&self) -> Vec<u16> {
+        let ports = self.node.fast.ports();
+        [ports.v4, ports.v6].into_iter().filter(|port| *port != 0).collect()
+    }
+
+    /// What went over fast paths since the start.
+    pub fn fast_counts(&self) -> FastCounts {
+        self.node.fast.counts()
     }
 
     /// The largest packet that the path to a peer carries now, in bytes; `None` while there is no connection.
@@ -253,9 +359,14 @@ impl Node {
         }
         let mut out = lock(&self.packets.out);
         match out.get_mut(&to) {
-            Some(Out::Up { connection, used }) if connection.close_reason().is_none() => {
+            Some(Out::Up { connection, used, fast }) if connection.close_reason().is_none() => {
                 *used = Instant::now();
-                return hand_on(connection, packets);
+                if let Some(session) = fast.clone().filter(|session| session.target().is_some()) {
+                    let connection = connection.clone();
+                    drop(out);
+                    return self.send_fast(&session, &connection, packets);
+                }
+                return self.hand_on(to, connection, packets);
             }
             Some(Out::Dialling { waiting }) => {
                 let room = WAITING_MAX.saturating_sub(waiting.len()).min(packets.len());
@@ -274,6 +385,23 @@ impl Node {
         drop(out);
         self.spawn(self.clone().open_packets(to));
         Ok(packets.len().min(WAITING_MAX))
+    }
+
+    /// Copies packets to where they can be sealed. Those that are too large for the path, and all if it is no good any more, are the connection's.
+    fn send_fast(&self, session: &Session, connection: &Connection, packets: &[Bytes]) -> Result<usize, PacketRefusal> {
+        if packets.iter().any(|packet| packet.len() > PACKET_BYTES_MAX) {
+            return self.hand_on(session.peer, connection, packets);
+        }
+        let sizes: Vec<usize> = packets.iter().map(Bytes::len).collect();
+        let mut buffer = vec![0; packets.len() * SLOT_BYTES];
+        for (slot, packet) in buffer.chunks_mut(SLOT_BYTES).zip(packets) {
+            slot[HEADER_BYTES..][..packet.len()].copy_from_slice(packet);
+        }
+        match self.fast.send(session, Burst::new(&mut buffer, &sizes)) {
+            // What the network does not take at once is lost: who calls this does not wait.
+            Ok(_rest) => Ok(packets.len()),
+            Err(_back) => self.hand_on(session.peer, connection, packets),
+        }
     }
 
     /// Dials, hands on what waited, and closes the connection when it is not used any more.
@@ -308,23 +436,33 @@ impl Node {
             }
         };
         {
-            let up = Out::Up { connection: connection.clone(), used: Instant::now() };
+            let up = Out::Up { connection: connection.clone(), used: Instant::now(), fast: None };
             let mut out = lock(&self.packets.out);
             if let Some(Out::Dialling { waiting }) = out.insert(to, up) {
                 let waiting: Vec<Bytes> = waiting.into();
-                if let Err(error) = hand_on(&connection, &waiting) {
+                if let Err(error) = self.hand_on(to, &connection, &waiting) {
                     debug!(peer = %to.short(), %error, "packets that waited for a connection are lost");
                 }
             }
         }
         debug!(peer = %to.short(), mtu = connection.max_datagram_size(), "packets have a connection");
-        self.until_idle(to, &connection).await;
+        let ready = |session| {
+            if let Some(Out::Up { connection: kept, fast, .. }) = lock(&self.packets.out).get_mut(&to)
+                && kept.stable_id() == connection.stable_id()
+            {
+                *fast = Some(session);
+            }
+        };
+        tokio::select! {
+            () = self.until_idle(to, &connection) => {}
+            () = self.keep_fast_path(to, &connection, ready) => {}
+        }
     }
 
     async fn until_idle(&self, to: NodeId, connection: &Connection) {
         loop {
             let used = match lock(&self.packets.out).get(&to) {
-                Some(Out::Up { connection: kept, used }) if kept.stable_id() == connection.stable_id() => *used,
+                Some(Out::Up { connection: kept, used, .. }) if kept.stable_id() == connection.stable_id() => *used,
                 _ => break,
             };
             let left = IDLE.saturating_sub(used.elapsed());
@@ -352,9 +490,28 @@ impl Node {
     /// Takes in the packets of a peer until it closes the connection.
     pub(crate) async fn receive_packets(self: Arc<Self>, peer: NodeId, connection: Connection, _admission: CountGuard) {
         lock(&self.packets.dialled_by_peers).push((peer, connection.clone()));
+        tokio::select! {
+            () = self.receive_datagrams(peer, &connection) => {}
+            () = self.serve_fast_path(peer, &connection) => {}
+        }
+        lock(&self.packets.dialled_by_peers).retain(|(_, kept)| kept.stable_id() != connection.stable_id());
+    }
+
+    /// Puts packets into a connection. Gives how many were of a size that the path carries.
+    fn hand_on(&self, to: NodeId, connection: &Connection, packets: &[Bytes]) -> Result<usize, PacketRefusal> {
+        let sent = hand_on(connection, packets)?;
+        if sent == packets.len() {
+            self.meters.of(to).sent(packets.iter().map(Bytes::len).sum());
+        }
+        Ok(sent)
+    }
+
+    async fn receive_datagrams(&self, peer: NodeId, connection: &Connection) {
         let mut batch = vec![Bytes::new(); BATCH];
+        let meter = self.meters.of(peer);
         while let Ok(count) = connection.read_many_datagrams(&mut batch).await {
             self.packets.received.fetch_add(count as u64, Ordering::Relaxed);
+            meter.received(batch[..count].iter().map(Bytes::len).sum());
             for packet in &mut batch[..count] {
                 // While the receiver is behind, noq gives up the oldest of what this peer sends.
                 if self.packets.arrived.send((peer, std::mem::take(packet))).await.is_err() {
@@ -362,7 +519,6 @@ impl Node {
                 }
             }
         }
-        lock(&self.packets.dialled_by_peers).retain(|(_, kept)| kept.stable_id() != connection.stable_id());
     }
 }
 

@@ -8,26 +8,26 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use atoll_fast::{Arrived, Burst, Cut, HEADER_BYTES as SEAL_HEADER_BYTES, Inbox, SLOT_BYTES};
 use atoll_ids::{NodeId, PlanetaryAddress};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use tun_rs::{AsyncDevice, GROTable, IDEAL_BATCH_SIZE, VIRTIO_NET_HDR_LEN};
+use tun_rs::{AsyncDevice, GROTable, VIRTIO_NET_HDR_LEN};
 
 use crate::craft;
 use crate::device::{Device, INTERFACE_MTU, KernelRoutes, RaiseError, TunConfig};
 use crate::explain::{Explanation, Probe};
 use crate::filter::{Clock, Filter, PeerEntry, Reason};
+use crate::glue::{Front, glue};
+use crate::handed::{Handed, SEGMENTS_MAX, look};
 use crate::packet::HEADER_BYTES;
 use crate::routes::{Place, Prefix, PrefixError};
 use crate::rule::{Direction, Policy, Rule};
 
 /// The largest thing that the kernel hands over at once: many segments of one connection, behind one header.
 const READ_BYTES: usize = VIRTIO_NET_HDR_LEN + 65_535;
-
-/// Packets written to the kernel in one go. Each has a buffer that others of its connection can be appended to, of [`READ_BYTES`] at most.
-const WRITE_BATCH: usize = 64;
 
 /// How often what is over is forgotten.
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
@@ -48,6 +48,25 @@ pub trait PacketLink: Send + Sync + 'static {
 
     /// Waits for packets and adds them to `batch`, each with the node that sent it, authenticated. False once there are no more.
     fn receive<'a>(&'a self, batch: &'a mut Vec<(NodeId, Bytes)>) -> BoxFuture<'a, bool>;
+
+    /// Sends packets that lie in a buffer of the caller's and may be changed there. What the network does not take at once is sent by the future that comes back.
+    fn send_burst<'a>(&'a self, to: NodeId, burst: Burst<'a>) -> Option<BoxFuture<'a, ()>> {
+        let packets: Vec<Bytes> = burst.packets().map(Bytes::copy_from_slice).collect();
+        self.send(to, &packets);
+        None
+    }
+
+    /// The same for a long TCP packet that is to be cut into segments.
+    fn send_cut<'a>(&'a self, to: NodeId, cut: Cut<'a>) -> Option<BoxFuture<'a, ()>> {
+        self.send(to, &cut.split());
+        None
+    }
+
+    /// Waits for packets and puts them into `inbox`, in place of what is there; otherwise like [`receive`](Self::receive).
+    fn receive_into<'a>(&'a self, inbox: &'a mut Inbox) -> BoxFuture<'a, bool> {
+        inbox.clear();
+        self.receive(inbox.loose())
+    }
 }
 
 /// Why an interface ended before it was told to.
@@ -286,18 +305,14 @@ impl Routes {
 /// From the TUN to other nodes.
 async fn outward(tun: Arc<AsyncDevice>, link: Arc<dyn PacketLink>, shared: Arc<Shared>) -> Result<(), RunError> {
     let mut read = vec![0; READ_BYTES];
-    let mut packets = vec![vec![0; usize::from(INTERFACE_MTU)]; IDEAL_BATCH_SIZE];
-    let mut sizes = vec![0; IDEAL_BATCH_SIZE];
+    // Each packet where it can be sealed.
+    let mut buffer = vec![0; SEGMENTS_MAX * SLOT_BYTES];
+    let mut sizes = Vec::with_capacity(SEGMENTS_MAX);
     let mut budget = Answers::default();
     let mut errors = 0;
     loop {
-        let count = match tun.recv_multiple(&mut read, &mut packets, &mut sizes, 0).await {
-            Ok(count) => count,
-            // Not the device's word but tun-rs': a packet larger than our MTU, because somebody changed that of the interface.
-            Err(error) if error.raw_os_error().is_none() => {
-                tracing::debug!(%error, "a packet from the interface makes no sense");
-                continue;
-            }
+        let length = match tun.recv(&mut read).await {
+            Ok(length) => length,
             Err(error) if errors < READ_ERRORS_MAX => {
                 errors += 1;
                 tracing::debug!(%error, "cannot read from the interface");
@@ -309,42 +324,81 @@ async fn outward(tun: Arc<AsyncDevice>, link: Arc<dyn PacketLink>, shared: Arc<S
             }
         };
         errors = 0;
-        let batch = packets.iter().zip(&sizes).take(count).map(|(packet, size)| &packet[..*size]);
-        let (carried, answers) = judge_outward(&shared, &mut budget, batch);
-        for run in carried.chunk_by(|(one, _), (other, _)| one == other) {
-            let packets: Vec<Bytes> = run.iter().map(|(_, packet)| packet.clone()).collect();
-            link.send(run[0].0, &packets);
-        }
+        let answers = match look(&mut read[..length], &mut buffer, &mut sizes) {
+            Handed::Long(cut) => send_long(&shared, &mut budget, &*link, cut).await,
+            Handed::Packets(buffer) => send_each(&shared, &mut budget, &*link, buffer, &sizes).await,
+            Handed::Senseless => {
+                shared.drop_for(Reason::Malformed);
+                continue;
+            }
+        };
         if !answers.is_empty() {
             write(&tun, &mut GROTable::default(), answers).await;
         }
     }
 }
 
-type Carried = Vec<(NodeId, Bytes)>;
-
-/// What goes where, and what is answered at once.
-fn judge_outward<'a>(
-    shared: &Shared,
-    budget: &mut Answers,
-    batch: impl Iterator<Item = &'a [u8]>,
-) -> (Carried, Vec<Vec<u8>>) {
-    let now = Instant::now();
-    let (mut carried, mut answers) = (Vec::new(), Vec::new());
-    let mut filter = shared.filter();
-    for packet in batch {
-        match filter.outbound(now, packet) {
-            Ok(node) => carried.push((node, Bytes::copy_from_slice(packet))),
-            Err(reason) => {
-                shared.drop_for(reason);
-                if reason == Reason::Nowhere && budget.take(now) {
-                    answers.extend(no_route(shared.config.address.ip(), packet));
-                }
-            }
+/// Sends a long packet where it goes: it is judged once, for it is of one conversation. Gives what is answered at once.
+async fn send_long(shared: &Shared, budget: &mut Answers, link: &dyn PacketLink, cut: Cut<'_>) -> Vec<Vec<u8>> {
+    let mut answers = Vec::new();
+    let judged = judge_outward(shared, budget, Instant::now(), &mut shared.filter(), cut.packet(), &mut answers);
+    if let Some(to) = judged {
+        shared.sent.fetch_add(cut.count() as u64, Ordering::Relaxed);
+        if let Some(rest) = link.send_cut(to, cut) {
+            rest.await;
         }
     }
-    shared.sent.fetch_add(carried.len() as u64, Ordering::Relaxed);
-    (carried, answers)
+    answers
+}
+
+/// Sends packets where they go. Gives what is answered at once.
+async fn send_each(
+    shared: &Shared,
+    budget: &mut Answers,
+    link: &dyn PacketLink,
+    buffer: &mut [u8],
+    sizes: &[usize],
+) -> Vec<Vec<u8>> {
+    let mut answers = Vec::new();
+    let places: Vec<Option<NodeId>> = {
+        let (now, mut filter) = (Instant::now(), shared.filter());
+        let packets = buffer.chunks(SLOT_BYTES).zip(sizes);
+        let mut judge = |packet| judge_outward(shared, budget, now, &mut filter, packet, &mut answers);
+        packets.map(|(slot, size)| judge(&slot[SEAL_HEADER_BYTES..][..*size])).collect()
+    };
+    shared.sent.fetch_add(places.iter().flatten().count() as u64, Ordering::Relaxed);
+    let mut at = 0;
+    for run in places.chunk_by(|one, other| one == other) {
+        let slots = at..at + run.len();
+        at = slots.end;
+        let Some(to) = run[0] else { continue };
+        let packets = &mut buffer[slots.start * SLOT_BYTES..slots.end * SLOT_BYTES];
+        if let Some(rest) = link.send_burst(to, Burst::new(packets, &sizes[slots])) {
+            rest.await;
+        }
+    }
+    answers
+}
+
+/// Where a packet goes; what is answered at once is added to `answers`.
+fn judge_outward(
+    shared: &Shared,
+    budget: &mut Answers,
+    now: Instant,
+    filter: &mut Filter,
+    packet: &[u8],
+    answers: &mut Vec<Vec<u8>>,
+) -> Option<NodeId> {
+    match filter.outbound(now, packet) {
+        Ok(node) => Some(node),
+        Err(reason) => {
+            shared.drop_for(reason);
+            if reason == Reason::Nowhere && budget.take(now) {
+                answers.extend(no_route(shared.config.address.ip(), packet));
+            }
+            None
+        }
+    }
 }
 
 /// "There is no route to there" (RFC 4443, section 3.1), behind room for the device's header. Not about an ICMPv6 message other than an echo request: errors about errors
@@ -381,34 +435,61 @@ impl Answers {
 
 /// From other nodes to the TUN.
 async fn inward(tun: Arc<AsyncDevice>, link: Arc<dyn PacketLink>, shared: Arc<Shared>) -> Result<(), RunError> {
-    let mut batch = Vec::new();
-    let mut table = GROTable::default();
-    while link.receive(&mut batch).await {
-        let now = Instant::now();
-        let mut passed: Vec<Bytes> = Vec::with_capacity(batch.len());
-        {
-            let mut filter = shared.filter();
-            for (from, packet) in batch.drain(..) {
-                match filter.inbound(now, from, &packet) {
-                    Ok(()) => passed.push(packet),
-                    Err(reason) => shared.drop_for(reason),
-                }
+    let (mut inbox, mut front) = (Inbox::default(), Front::default());
+    while link.receive_into(&mut inbox).await {
+        let passed = judge_inward(&shared, &inbox);
+        let mut left = &passed[..];
+        while !left.is_empty() {
+            let (count, slices) = glue(&mut front, left);
+            // What the kernel refuses is lost, as packets are.
+            if let Err(error) = tun.send_vectored(&slices).await {
+                tracing::debug!(%error, "the interface does not take a packet");
             }
-        }
-        shared.received.fetch_add(passed.len() as u64, Ordering::Relaxed);
-        for packets in passed.chunks(WRITE_BATCH) {
-            // Room in front for the device's header, and behind for segments of the same connection.
-            let room = VIRTIO_NET_HDR_LEN + packets.iter().map(Bytes::len).sum::<usize>().min(READ_BYTES);
-            let buffer = |packet: &Bytes| {
-                let mut buffer = Vec::with_capacity(2 * VIRTIO_NET_HDR_LEN + room);
-                buffer.resize(VIRTIO_NET_HDR_LEN, 0);
-                buffer.extend_from_slice(packet);
-                buffer
-            };
-            write(&tun, &mut table, packets.iter().map(buffer).collect()).await;
+            left = &left[count..];
         }
     }
     Ok(())
+}
+
+/// Whether the filter would say of a packet what it said of the one right before: a TCP segment with the same addresses and ports, in the middle of a
+/// conversation (nothing but ACK and perhaps PSH is set), so that it changes no state. Segments come by the dozen; one of them is judged.
+fn is_more_of(before: &[u8], packet: &[u8]) -> bool {
+    const TCP: u8 = 6;
+    const FLAGS: usize = HEADER_BYTES + 13;
+    const ACK: u8 = 0x10;
+    const PSH: u8 = 0x08;
+    let is_plain = |packet: &[u8]| {
+        packet.len() >= HEADER_BYTES + 20
+            && packet[0] >> 4 == 6
+            && usize::from(u16::from_be_bytes([packet[4], packet[5]])) == packet.len() - HEADER_BYTES
+            && packet[6] == TCP
+            && packet[FLAGS] & !PSH == ACK
+    };
+    // Next header, hop limit, addresses, ports.
+    is_plain(before) && is_plain(packet) && before[6..HEADER_BYTES + 4] == packet[6..HEADER_BYTES + 4]
+}
+
+/// The packets that may come in.
+fn judge_inward<'a>(shared: &Shared, inbox: &'a Inbox) -> Vec<Arrived<'a>> {
+    let now = Instant::now();
+    let mut passed = Vec::with_capacity(inbox.count());
+    let mut filter = shared.filter();
+    let mut before: Option<(NodeId, &[u8])> = None;
+    for arrived in inbox.packets() {
+        let Arrived { from, packet, .. } = arrived;
+        if before.is_some_and(|(sender, before)| sender == from && is_more_of(before, packet)) {
+            passed.push(arrived);
+            continue;
+        }
+        let judged = filter.inbound(now, from, packet);
+        before = judged.is_ok().then_some((from, packet));
+        match judged {
+            Ok(()) => passed.push(arrived),
+            Err(reason) => shared.drop_for(reason),
+        }
+    }
+    shared.received.fetch_add(passed.len() as u64, Ordering::Relaxed);
+    passed
 }
 
 /// Writes packets, each behind room for the device's header. One that the kernel refuses is lost, as packets are.
@@ -455,6 +536,28 @@ mod tests {
         assert!(no_route(own, &craft.icmp(133)).is_none());
         let large = craft.raw(17, &vec![0; 1240]);
         assert_eq!(no_route(own, &large).unwrap().len(), VIRTIO_NET_HDR_LEN + usize::from(INTERFACE_MTU));
+    }
+
+    #[test]
+    fn one_verdict_is_for_segments_of_one_conversation_only() {
+        let craft = Craft::between("600::1".parse().unwrap(), "600::2".parse().unwrap());
+        let back = Craft::between("600::2".parse().unwrap(), "600::1".parse().unwrap());
+        let tcp = |craft: &Craft, from, to, flags| craft.tcp(from, to, flags);
+        let first = tcp(&craft, 1, 2, 0x10);
+        assert!(is_more_of(&first, &first) && is_more_of(&first, &tcp(&craft, 1, 2, 0x18)));
+        for (what, other) in [
+            ("another port", tcp(&craft, 1, 3, 0x10)),
+            ("the other way", tcp(&back, 1, 2, 0x10)),
+            ("a beginning", tcp(&craft, 1, 2, 0x12)),
+            ("an end", tcp(&craft, 1, 2, 0x11)),
+            ("a reset", tcp(&craft, 1, 2, 0x14)),
+            ("UDP", craft.udp(1, 2)),
+            ("no whole packet", first[..50].to_vec()),
+            ("more than a packet", [&first[..], b"x"].concat()),
+            ("nothing", Vec::new()),
+        ] {
+            assert!(!is_more_of(&first, &other) && !is_more_of(&other, &first), "{what}");
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Handlers about the planetary network.
 
-use atoll_control::{DroppedPackets, InterfaceStatus, NeighbourStatus, NetPeer, NetRoute, NetStatus};
+use atoll_control::{DroppedPackets, FastStatus, InterfaceStatus, NeighbourStatus, NetPeer, NetRoute, NetStatus};
 use atoll_tun::TunStatus;
 use axum::extract::State;
 use axum::response::Json;
@@ -18,6 +18,7 @@ pub(super) async fn status(State(parts): Shared) -> Json<NetStatus> {
         address: parts.node.planetary_address().to_string(),
         interface: parts.network.tun().map(|tun| interface(tun.status())),
         note: parts.network.note(),
+        fast: fast(&parts),
         peers: peers(&parts),
         neighbours: neighbours.collect(),
     })
@@ -42,6 +43,20 @@ fn interface(status: TunStatus) -> InterfaceStatus {
     }
 }
 
+fn fast(parts: &Parts) -> Option<FastStatus> {
+    let packets = parts.link.packets();
+    let ports = packets.fast_ports();
+    let counts = packets.fast_counts();
+    (!ports.is_empty()).then_some(FastStatus {
+        ports,
+        packets_sealed: counts.sealed,
+        packets_opened: counts.opened,
+        packets_replayed: counts.replayed,
+        packets_forged: counts.forged,
+        packets_stray: counts.stray,
+    })
+}
+
 fn peers(parts: &Parts) -> Vec<NetPeer> {
     let packets = parts.link.packets();
     let peer = |peer: atoll_control::PeerStatus| {
@@ -56,6 +71,7 @@ fn peers(parts: &Parts) -> Vec<NetPeer> {
             mtu: packets.mtu(&peer.node).map(|mtu| mtu as u64),
             sent_bytes: carried.sent_bytes,
             received_bytes: carried.received_bytes,
+            fast: packets.fast_path(&peer.node).map(|address| address.to_string()),
         }
     };
     parts.peers.status().into_iter().map(peer).collect()

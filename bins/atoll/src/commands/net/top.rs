@@ -134,7 +134,17 @@ mod tests {
     fn peer(number: u8, sent_bytes: u64, received_bytes: u64) -> NetPeer {
         let node = NodeId::from_bytes([number; 32]);
         let address = node.planetary_address().to_string();
-        NetPeer { node, name: None, address, path: None, rtt_ms: None, mtu: None, sent_bytes, received_bytes }
+        NetPeer {
+            node,
+            name: None,
+            address,
+            path: None,
+            rtt_ms: None,
+            mtu: None,
+            sent_bytes,
+            received_bytes,
+            fast: None,
+        }
     }
 
     #[test]

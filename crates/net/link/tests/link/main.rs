@@ -1,6 +1,7 @@
 //! Links of several nodes in one process, over real sockets on loopback.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod fast;
 mod find;
 mod join;
 mod packets;
