@@ -81,7 +81,7 @@ pub struct Bus {
 struct Pending {
     sends: HashMap<u64, oneshot::Sender<Result<(), SendRefusal>>>,
     heard: HashMap<u64, oneshot::Sender<Answer>>,
-    wants: HashMap<u64, oneshot::Sender<Held>>,
+    wants: HashMap<u64, oneshot::Sender<Box<Held>>>,
     acks: HashMap<u64, oneshot::Sender<bool>>,
 }
 
@@ -259,7 +259,7 @@ impl Bus {
                 }
                 Effect::Hand { waiter, hold, record } => {
                     // Dropped on the way, it gives itself back.
-                    let held = Held::new(record, hold, self.handle.clone());
+                    let held = Box::new(Held::new(record, hold, self.handle.clone()));
                     let _: Option<Result<_, _>> = self.waiting.wants.remove(&waiter).map(|reply| reply.send(held));
                 }
                 Effect::Exchange { to, exchange, ask } => {

@@ -79,7 +79,7 @@ pub(crate) type Look = Box<dyn FnOnce(&Core) + Send>;
 pub(crate) enum Command {
     Send(Outgoing, oneshot::Sender<Result<(), SendRefusal>>),
     Heard(NodeId, Option<OwnerId>, Question, oneshot::Sender<Answer>),
-    Want(u64, Filter, oneshot::Sender<Held>),
+    Want(u64, Filter, oneshot::Sender<Box<Held>>),
     Gone(u64),
     Asking(MessageId),
     AskingOver(MessageId),
@@ -377,7 +377,7 @@ impl Subscription {
         self.deliver(held).await.map(Some)
     }
 
-    async fn want(&self) -> Result<(Waiter<'_>, oneshot::Receiver<Held>), BusError> {
+    async fn want(&self) -> Result<(Waiter<'_>, oneshot::Receiver<Box<Held>>), BusError> {
         let number = self.bus.shared.waiters.fetch_add(1, Ordering::Relaxed);
         let waiter = Waiter { bus: &self.bus, number: Some(number) };
         let (reply, replied) = oneshot::channel();
@@ -385,7 +385,7 @@ impl Subscription {
         Ok((waiter, replied))
     }
 
-    async fn deliver(&self, held: Held) -> Result<Delivery, BusError> {
+    async fn deliver(&self, held: Box<Held>) -> Result<Delivery, BusError> {
         let payload = self.bus.store().body(held.record.arrival).await?;
         Ok(Delivery { message: Message { record: held.record.clone(), payload }, held })
     }
@@ -417,7 +417,7 @@ impl Drop for Waiter<'_> {
 /// A message that a consumer has. Dropped without [`ack`](Self::ack), it is given to the next one.
 pub struct Delivery {
     message: Message,
-    held: Held,
+    held: Box<Held>,
 }
 
 impl std::fmt::Debug for Delivery {

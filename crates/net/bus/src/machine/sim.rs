@@ -505,7 +505,7 @@ fn nothing_is_lost_and_nothing_is_taken_twice() {
         taken += world.taken.len();
         crashes += world.crashes;
     }
-    println!("{accepted} messages accepted, {taken} taken, {crashes} crashes");
+    eprintln!("{accepted} messages accepted, {taken} taken, {crashes} crashes");
     // The simulation is worth nothing if nothing happens in it.
     assert!(alone || (accepted > 20_000 && taken > 10_000 && crashes > 1_000), "{accepted} {taken} {crashes}");
 }
