@@ -91,8 +91,11 @@ impl Front {
     }
 }
 
+/// The two ends of a connection, this machine's first, as far as the system says.
+type Ends = io::Result<(SocketAddr, SocketAddr)>;
+
 /// Who is at the other end, to be found out beside the accepting.
-struct Asked(Option<(Arc<Users>, io::Result<(SocketAddr, SocketAddr)>)>);
+struct Asked(Option<(Arc<Users>, Ends)>);
 
 impl Asked {
     async fn admits(self) -> bool {

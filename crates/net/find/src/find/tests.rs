@@ -130,11 +130,11 @@ fn what_was_brought_is_given_out_and_forged_is_not() {
         let key = Key::of(&contact(number).node);
         let ask = Ask { id: 1, serves: true, key, contacts: 0, newer_than: Some(0), keep: Some(record) };
         let out = receive(core, 100, contact(number), Message::Ask(ask));
-        let answers = out.into_iter().filter_map(|each| match each {
+        let mut answers = out.into_iter().filter_map(|each| match each {
             Output::Send { message: Message::Answer(answer), .. } => Some(answer.record),
             _ => None,
         });
-        answers.last().unwrap()
+        answers.next_back().unwrap()
     };
     let record = |number: u32, ms: u64| Plain::new(contact(number).node, sequence(ms));
     assert_eq!(bring(&mut core, 5, record(5, 20)), Some(record(5, 20)));
