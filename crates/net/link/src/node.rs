@@ -23,6 +23,7 @@ use crate::link::LinkConfig;
 use crate::meter::Meters;
 use crate::packets::PacketPaths;
 use crate::stream::StreamHandler;
+use crate::via::Via;
 
 /// Handshakes of strangers in progress at once, QUIC and TCP together. Each costs about a millisecond of CPU and tens of KiB;
 /// beyond this newcomers are turned away before they cost anything.
@@ -53,6 +54,7 @@ pub(crate) struct Node {
     pub(crate) connections: Connections,
     pub(crate) packets: PacketPaths,
     pub(crate) meters: Meters,
+    pub(crate) via: Via,
     pub(crate) lan: Neighbours,
     pub(crate) protocols: BTreeMap<&'static str, Arc<dyn StreamHandler>>,
     /// Drawn at each start.
@@ -75,13 +77,14 @@ pub(crate) struct Parts {
     pub(crate) config: LinkConfig,
     pub(crate) endpoint: Endpoint,
     pub(crate) lanes: Vec<SocketAddr>,
-    pub(crate) book: Book,
+    pub(crate) book: Arc<Book>,
+    pub(crate) via: Via,
     pub(crate) protocols: BTreeMap<&'static str, Arc<dyn StreamHandler>>,
 }
 
 impl Node {
     pub(crate) fn new(parts: Parts) -> Arc<Self> {
-        let Parts { key, config, endpoint, lanes, book, protocols } = parts;
+        let Parts { key, config, endpoint, lanes, book, via, protocols } = parts;
         let connector = Connector::new(&key).with_connect_timeout(config.lane_timeout);
         let record = places(&endpoint, &lanes, key.id(), now_ms());
         let own = watch::Sender::new(Own { signed: Signed::sign(&record, &*key), record });
@@ -94,12 +97,13 @@ impl Node {
             endpoint,
             connector,
             lanes,
-            book: Arc::new(book),
+            book,
             invites: Mutex::default(),
             own,
             connections: Connections::default(),
             packets: PacketPaths::default(),
             meters: Meters::default(),
+            via,
             lan: Neighbours::default(),
             protocols,
             instance: u64::from_le_bytes(instance),

@@ -4,5 +4,6 @@
 mod find;
 mod join;
 mod packets;
+mod relay;
 mod streams;
 mod support;
