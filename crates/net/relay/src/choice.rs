@@ -208,6 +208,8 @@ struct Target {
     /// When the candidates were asked for.
     told: Option<Instant>,
     chosen: Option<NodeId>,
+    /// When it was chosen.
+    since: Option<Instant>,
     why: Why,
     sent: Option<Instant>,
     /// When somebody wanted to know how it is reached.
@@ -428,6 +430,8 @@ impl Target {
         way.alive(now);
         let patience =
             self.chosen.and_then(|chosen| self.way(&chosen)).map_or(Duration::ZERO, |way| way.patience() / 2);
+        // What still comes by the one before says nothing.
+        let since = since.max(self.since.unwrap_or(since));
         let yields = !leads || now.saturating_duration_since(since) >= YIELDS.max(patience);
         if self.chosen == Some(relay) || self.chosen.is_some() && !yields {
             return;
@@ -437,7 +441,7 @@ impl Target {
             silent.leave(now, LEFT);
             self.why = Why::Silent(silent.relay);
         }
-        self.chosen = Some(relay);
+        (self.chosen, self.since) = (Some(relay), Some(now));
     }
 
     fn refused(&mut self, now: Instant, relay: NodeId, refusal: Refusal) {
@@ -499,7 +503,7 @@ impl Target {
         let Some(chosen) = self.chosen else {
             let why =
                 if matches!(self.why, Why::Unmeasured | Why::Least | Why::Followed) { Why::Least } else { self.why };
-            (self.chosen, self.why) = (Some(best.relay), why);
+            (self.chosen, self.why, self.since) = (Some(best.relay), why, Some(now));
             return;
         };
         let Some(used) = self.ways.iter().find(|way| way.relay == chosen) else { return };
@@ -510,7 +514,7 @@ impl Target {
         if used.is_left(now)
             || best_score * BETTER_BY <= used_score && best_score + BETTER_AT_LEAST.as_secs_f64() <= used_score
         {
-            (self.chosen, self.why) = (Some(best.relay), Why::Least);
+            (self.chosen, self.why, self.since) = (Some(best.relay), Why::Least, Some(now));
         }
     }
 }
