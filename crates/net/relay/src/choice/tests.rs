@@ -149,7 +149,7 @@ impl World {
                 self.data(sender, What::Data);
                 next_send = self.now + Duration::from_millis(20);
             }
-            if self.now.as_millis() % 100 == 0 {
+            if self.now.as_millis().is_multiple_of(100) {
                 self.step(0, Input::Tick);
                 self.step(1, Input::Tick);
             }
