@@ -354,6 +354,11 @@ pub(crate) enum NetCommand {
     Deny(NetDeny),
     /// Say whether something would pass between this node and a peer, and why
     Check(NetCheck),
+    /// Show the ways to a peer: direct ones and relays, what was measured of them, which one is used and why
+    Path {
+        /// The peer's id
+        node: NodeId,
+    },
     /// List the names of nodes, and say how programs come to ask this node for them
     Names,
     /// Show what a name or a planetary address stands for

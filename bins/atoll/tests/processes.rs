@@ -36,6 +36,8 @@ mod node;
 mod pods;
 #[path = "processes/reach.rs"]
 mod reach;
+#[path = "processes/relay.rs"]
+mod relay;
 #[path = "processes/store.rs"]
 mod store;
 #[path = "processes/story.rs"]

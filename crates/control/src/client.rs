@@ -26,7 +26,7 @@ use tokio::net::UnixStream;
 
 use crate::{
     API_VERSION, ApiError, BucketInfo, BucketRequest, ConfigEntry, Event, GetRequest, HealRequest, InviteRequest,
-    Invited, JoinRequest, Listing, NetStatus, NodeStatus, ObjectInfo, PeerStatus, PutRequest, RemoveRequest,
+    Invited, JoinRequest, Listing, NetPaths, NetStatus, NodeStatus, ObjectInfo, PeerStatus, PutRequest, RemoveRequest,
     SOCKET_NAME, Usage,
 };
 
@@ -97,6 +97,14 @@ impl Client {
     /// See [`ClientError`].
     pub async fn net(&self) -> Result<NetStatus, ClientError> {
         self.json(Method::GET, "/net", &[], None::<&()>).await
+    }
+
+    /// The ways to a peer, measured.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn net_path(&self, node: &NodeId) -> Result<NetPaths, ClientError> {
+        self.json(Method::GET, &format!("/net/path/{node}"), &[], None::<&()>).await
     }
 
     /// The effective configuration of the running node.

@@ -101,6 +101,42 @@ pub struct NetPeer {
     pub fast: Option<String>,
 }
 
+/// `GET /v1/net/path/NODE`: the ways to a peer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NetPaths {
+    /// To whom.
+    pub node: NodeId,
+    /// The name it goes by, as it says itself.
+    pub name: Option<String>,
+    /// Direct ways first, then relays.
+    pub candidates: Vec<NetPath>,
+    /// Why the way is used that is, or why none is.
+    pub why: String,
+}
+
+/// One way to a peer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NetPath {
+    /// `direct`, `via` (through a peer that relays) or `relay` (through a server that the configuration names).
+    pub kind: String,
+    /// The address or URL, unless it is through a peer.
+    pub address: Option<String>,
+    /// The peer that relays.
+    pub via: Option<NodeId>,
+    /// Its name, as it says itself.
+    pub via_name: Option<String>,
+    /// Whether packets take this way now.
+    pub used: bool,
+    /// The smoothed round trip to the peer and back, in milliseconds.
+    pub rtt_ms: Option<f64>,
+    /// The part of packets (of probes, through a peer) that were lost, 0 to 1.
+    pub loss: Option<f64>,
+    /// Seconds since the last sign of life, where that is known.
+    pub silent_seconds: Option<f64>,
+    /// `in use`, `answers`, `does not answer`, `refuses: …`
+    pub state: String,
+}
+
 /// A node on the local network that is no peer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NeighbourStatus {

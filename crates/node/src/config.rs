@@ -113,6 +113,9 @@ pub(crate) const KEYS: &[Key] = &[
     crate::bus::ALLOW,
     crate::network::FAST,
     crate::network::FAST_PORT,
+    crate::network::RELAY,
+    crate::network::RELAY_RATE,
+    crate::network::RELAY_RATE_PER_USER,
     Key {
         name: "storage.capacity",
         kind: Kind::ByteCount,
@@ -539,5 +542,6 @@ mod tests {
         check("[network]\nexit_via = [\"somebody\"]\n", &["network.exit_via", "somebody"]);
         check("[bus]\nallow = [\"own\", \"all a\"]\n", &["bus.allow", "all a", "nobody"]);
         check("[network]\npeers = [\"192.0.2.1:5771\"]\n", &["network.peers", "NODEID@ADDRESS:PORT"]);
+        check("[relay]\nrate = \"0\"\n", &["relay.rate", "relay.offer"]);
     }
 }

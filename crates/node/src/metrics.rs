@@ -46,6 +46,18 @@ pub const NAMES: &[(&str, &str)] = &[
     ("atoll_dial_open", "Connections that peers have open to and through this node"),
     ("atoll_dial_denied_total", "Requests of theirs that did not come to a connection"),
     ("atoll_dial_bytes_total", "Bytes carried for them, both ways"),
+    ("atoll_relay_carried_bytes_total", "Bytes carried between peers that cannot reach each other"),
+    ("atoll_relay_carried_packets_total", "Packets carried between them"),
+    ("atoll_relay_refused_packets_total", "Packets not carried, for whatever reason"),
+    (
+        "atoll_relay_refused_budget_packets_total",
+        "Packets not carried because relay.rate or relay.rate_per_user was used up",
+    ),
+    ("atoll_relay_users", "Peers that packets were carried for in the last ten seconds"),
+    ("atoll_relay_waiting_bytes", "Bytes that wait to be carried"),
+    ("atoll_relayed_sent_packets_total", "Packets this node sent through others"),
+    ("atoll_relayed_received_packets_total", "Packets that reached this node through others"),
+    ("atoll_relayed_unsent_packets_total", "Packets this node gave up because no relay took them"),
 ];
 
 /// Serves until told to stop.
@@ -80,6 +92,7 @@ fn registry(parts: &Arc<Parts>) -> Result<Metrics, MetricError> {
 fn value(parts: &Parts, name: &str) -> f64 {
     let storage = || parts.segments.as_ref().map(crate::storage::status);
     let stats = || parts.shard_stats.as_deref().map(ShardServerStats::snapshot);
+    let relay = || parts.link.relay_counts();
     let value = match name {
         "atoll_peers" => parts.peers.status().len() as u64,
         "atoll_peers_reachable" => parts.peers.status().iter().filter(|peer| peer.reachable).count() as u64,
@@ -110,6 +123,15 @@ fn value(parts: &Parts, name: &str) -> f64 {
         "atoll_bus_arrived_total" => parts.bus.handle.counts().arrived,
         "atoll_bus_expired_total" => parts.bus.handle.counts().expired,
         "atoll_bus_turned_away_total" => parts.bus.handle.counts().turned_away,
+        "atoll_relay_carried_bytes_total" => relay().for_others.carried_bytes,
+        "atoll_relay_carried_packets_total" => relay().for_others.carried,
+        "atoll_relay_refused_packets_total" => relay().for_others.refused,
+        "atoll_relay_refused_budget_packets_total" => relay().for_others.refused_budget,
+        "atoll_relay_users" => relay().for_others.users,
+        "atoll_relay_waiting_bytes" => relay().for_others.waiting_bytes,
+        "atoll_relayed_sent_packets_total" => relay().sent,
+        "atoll_relayed_received_packets_total" => relay().received,
+        "atoll_relayed_unsent_packets_total" => relay().unsent,
         _ => 0,
     };
     value as f64

@@ -11,8 +11,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use atoll_fast::{Burst, Cut, Inbox};
-use atoll_ids::{NodeId, OwnerId};
-use atoll_link::{FixedPeer, LinkConfig, LinkHandle, Packets};
+use atoll_ids::{ByteCount, NodeId, OwnerId};
+use atoll_link::{FixedPeer, LinkConfig, LinkHandle, Packets, RelayBudget};
 use atoll_settings::{Key, Kind, Settings, SettingsError};
 use atoll_tun::{
     Asked, Direction, Explanation, GROUPS_MAX, Group, Out, PacketLink, PeerEntry, Policy, Probe, RULES_MAX, Routes,
@@ -114,6 +114,33 @@ pub(crate) const FAST_PORT: Key = Key {
     flag: None,
 };
 
+/// Whether this node relays. A node's address and the peers that it is connected with are used either way; what costs is bandwidth, and that is bounded.
+pub(crate) const RELAY: Key = Key {
+    name: "relay.offer",
+    kind: Kind::Choice(&["on", "off"]),
+    default: Some("on"),
+    doc: "carry encrypted packets between peers of this node that cannot reach each other, within relay.rate",
+    flag: None,
+};
+
+/// 8 Mbit/s: a pod's API and a call get through, and most uplinks do not notice. It is the owner's to raise.
+pub(crate) const RELAY_RATE: Key = Key {
+    name: "relay.rate",
+    kind: Kind::ByteCount,
+    default: Some("1M"),
+    doc: "bytes per second carried for all peers together; each byte comes in and goes out",
+    flag: None,
+};
+
+/// See [`RELAY_RATE`]: no single peer takes all of it.
+pub(crate) const RELAY_RATE_PER_USER: Key = Key {
+    name: "relay.rate_per_user",
+    kind: Kind::ByteCount,
+    default: Some("512K"),
+    doc: "bytes per second carried for one peer",
+    flag: None,
+};
+
 /// What the settings come to.
 #[derive(Debug, Clone)]
 pub(crate) struct NetworkConfig {
@@ -130,6 +157,7 @@ pub(crate) struct NetworkConfig {
     pub(crate) names: NamesConfig,
     /// `None` is off.
     fast_port: Option<u16>,
+    relay: Option<RelayBudget>,
 }
 
 impl NetworkConfig {
@@ -153,6 +181,7 @@ impl NetworkConfig {
             lan: lan == "on" && !on_loopback,
             names: NamesConfig::from_settings(settings)?,
             fast_port: (fast == "on").then(|| settings.get("network.fast_port")),
+            relay: relay(settings)?,
         })
     }
 }
@@ -179,6 +208,20 @@ fn policy(settings: &Settings) -> Result<Policy, SettingsError> {
     }
     let out = if settings.get::<String>("network.out") == "listed" { Out::Listed } else { Out::All };
     Ok(Policy { rules, groups, out })
+}
+
+fn relay(settings: &Settings) -> Result<Option<RelayBudget>, SettingsError> {
+    let offer: String = settings.get("relay.offer");
+    let (rate, rate_per_user): (ByteCount, ByteCount) =
+        (settings.get("relay.rate"), settings.get("relay.rate_per_user"));
+    for (name, rate) in [("relay.rate", rate), ("relay.rate_per_user", rate_per_user)] {
+        if rate.0 == 0 && offer == "on" {
+            return Err(
+                settings.refuse(name, "nothing is carried at that rate; set relay.offer = \"off\" to relay nothing")
+            );
+        }
+    }
+    Ok((offer == "on").then_some(RelayBudget { rate: rate.0, rate_per_user: rate_per_user.0 }))
 }
 
 pub(crate) fn list<T>(settings: &Settings, name: &str) -> Result<Vec<T>, SettingsError>
@@ -231,8 +274,8 @@ impl Network {
 
     /// What the link has to know.
     pub(crate) fn configure(&self, link: LinkConfig) -> LinkConfig {
-        let NetworkConfig { peers, lan, fast_port, .. } = &self.config;
-        LinkConfig { peers: peers.clone(), lan: *lan, packets: self.tun.is_ok(), fast_port: *fast_port, ..link }
+        let NetworkConfig { peers, lan, fast_port, relay, .. } = self.config.clone();
+        LinkConfig { peers, lan, relay, fast_port, packets: self.tun.is_ok(), ..link }
     }
 
     /// Something to look at it with.

@@ -17,6 +17,7 @@ const PURE: &[&str] = &[
     "crates/evdc/scheduler",
     "crates/market/template",
     "crates/net/find",
+    "crates/net/relay",
     "crates/net/route",
     "crates/net/fast",
     "crates/zstor/erasure",

@@ -3,7 +3,7 @@
 mod names;
 mod top;
 
-use atoll_control::{NeighbourStatus, NetPeer, NetStatus};
+use atoll_control::{NeighbourStatus, NetPath, NetPaths, NetPeer, NetStatus};
 
 use super::{Context, proxy, rules};
 use crate::args::NetCommand;
@@ -24,7 +24,32 @@ pub(super) async fn run(context: &Context, command: &NetCommand) -> anyhow::Resu
         NetCommand::Proxy(asked) => proxy::show(context, asked).await,
         NetCommand::Connect(asked) => proxy::connect(context, asked).await,
         NetCommand::Bus(command) => super::bus::run(context, command).await,
+        NetCommand::Path { node } => print(context.output, &context.client().net_path(node).await?, paths_text),
     }
+}
+
+fn paths_text(paths: &NetPaths) -> String {
+    let row = |path: &NetPath| {
+        let by = match (&path.via, &path.address) {
+            (Some(via), _) => {
+                path.via_name.as_ref().map_or_else(|| via.short().to_string(), |name| format!("{} {name}", via.short()))
+            }
+            (None, address) => address.clone().unwrap_or_else(|| "-".into()),
+        };
+        vec![
+            if path.used { "*" } else { "" }.to_owned(),
+            path.kind.clone(),
+            by,
+            path.rtt_ms.map_or("-".into(), |rtt| format!("{rtt:.1} ms")),
+            path.loss.map_or("-".into(), |loss| format!("{:.0} %", loss * 100.0)),
+            path.silent_seconds.map_or("-".into(), |silent| format!("{silent:.1} s ago")),
+            path.state.clone(),
+        ]
+    };
+    let rows: Vec<_> = paths.candidates.iter().map(row).collect();
+    let name = paths.name.as_ref().map(|name| format!(" {name}")).unwrap_or_default();
+    let heading = ["USED", "KIND", "BY", "ROUND TRIP", "LOSS", "HEARD", "STATE"];
+    format!("{}{name}: {}\n{}", paths.node.short(), paths.why, table(&heading, &rows))
 }
 
 fn status_text(status: &NetStatus) -> String {

@@ -26,6 +26,7 @@ use crate::packets::PACKET;
 use crate::presence::HELLO;
 use crate::quic::{address_error, code};
 use crate::stream::{BoxStream, CountedLane, QuicStream};
+use crate::via::RELAY;
 
 /// How long a stranger may take for the QUIC handshake, and an opener for the first byte of its stream.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -110,6 +111,9 @@ impl Node {
         }
         if connection.alpn() == PACKET.as_bytes() {
             return self.receive_packets(peer, connection, admission).await;
+        }
+        if connection.alpn() == RELAY.as_bytes() {
+            return self.receive_frames(peer, connection, admission).await;
         }
         let served = self.protocols.keys().find(|name| name.as_bytes() == connection.alpn());
         let Some(protocol) = served.copied() else {

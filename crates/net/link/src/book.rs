@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::address::{AddressRecord, open_record};
-use crate::peers::{FixedPeer, Peer, PeerStore, PeerStoreError, StoredPeer};
+use crate::peers::{FixedPeer, Path, Peer, PeerStore, PeerStoreError, StoredPeer};
 use crate::quic::path_of;
 
 /// How long lanes to a peer are not tried after none of its addresses answered: long enough not to slow every stream down by a
@@ -280,6 +280,24 @@ impl Book {
         self.lock().get(node).is_some_and(|entry| !entry.present.is_empty())
     }
 
+    /// Whether there is any peer through which another may be reached.
+    pub(crate) fn has_relay_to(&self, target: &NodeId) -> bool {
+        let entries = self.lock();
+        entries.contains_key(target)
+            && entries.iter().any(|(node, entry)| node != target && entry.direct_round_trip().is_some())
+    }
+
+    /// The peers through which another may be reached, those with the least round trip first: all that are connected directly.
+    pub(crate) fn relays_to(&self, target: &NodeId, max: usize) -> Vec<NodeId> {
+        let entries = self.lock();
+        let others = entries.iter().filter(|(node, _)| *node != target);
+        let mut direct: Vec<(Duration, NodeId)> =
+            others.filter_map(|(node, entry)| Some((entry.direct_round_trip()?, *node))).collect();
+        drop(entries);
+        direct.sort_unstable();
+        direct.into_iter().take(max).map(|(_, node)| node).collect()
+    }
+
     /// The connections on which the two greet.
     pub(crate) fn present_on(&self, node: &NodeId) -> Vec<Connection> {
         let entries = self.lock();
@@ -355,6 +373,12 @@ impl Entry {
 
     fn stored(&self) -> Option<StoredPeer> {
         Some(StoredPeer { record: self.signed.clone()?, last_seen: self.last_seen })
+    }
+
+    /// The round trip to it, if it is connected directly.
+    fn direct_round_trip(&self) -> Option<Duration> {
+        let connected = self.present.last().and_then(|(_, connection)| path_of(connection))?;
+        matches!(connected.path, Path::Direct(_)).then_some(connected.round_trip)
     }
 
     fn peer(&self) -> Peer {

@@ -22,8 +22,10 @@ use crate::address::{AddressRecord, is_dialable};
 use crate::book::Count;
 use crate::error::{OpenError, Refusal};
 use crate::node::Node;
-use crate::quic::code;
+use crate::quic::{code, is_direct};
 use crate::stream::{BoxStream, CountedLane, QuicStream, Traffic};
+use crate::via::RELAY;
+use crate::via::transport::address as via_address;
 
 /// The byte with which a QUIC stream is opened.
 pub(crate) const OPENING: u8 = 1;
@@ -256,6 +258,11 @@ impl Node {
         if let Some(url) = relay.filter(|_| !self.config.relays.is_empty()) {
             to = to.with_relay_url(url);
         }
+        // Direct paths have the start; where none worked last time, or none is known, relays are tried along with them.
+        let by_relay = to.is_empty() || self.via.is_needed(&peer);
+        if by_relay && protocol != RELAY && self.book.has_relay_to(&peer) {
+            to = to.with_addrs([via_address(&peer)]);
+        }
         if to.is_empty() {
             return Err(failed("it named no address that can be dialled"));
         }
@@ -263,6 +270,7 @@ impl Node {
             Ok(outcome) => outcome?,
             Err(_) => return Err(failed("no answer from any of its addresses")),
         };
+        self.via.note(peer, is_direct(&connection));
         if connection.alpn() == NONE.as_bytes() {
             connection.close(code::PROTOCOL.into(), b"then there is nothing to talk about");
             return Err(DialError::Refused(Refusal::Protocol));

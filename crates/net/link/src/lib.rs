@@ -1,7 +1,7 @@
 //! Who a node knows, and how it reaches them.
 //!
 //! A [`Link`] is a node's presence on the network: an iroh endpoint whose id *is* the [`NodeId`](atoll_ids::NodeId), lanes
-//! beside it for bulk, and the peers that it got to know by [`Ticket`] and finds again after every restart. [`Packets`] carry IP packets, beside the connection where UDP gets through (the fast path). Protocols
+//! beside it for bulk, relays where nothing direct works, and the peers that it got to know by [`Ticket`] and finds again after every restart. [`Packets`] carry IP packets, beside the connection where UDP gets through (the fast path). Protocols
 //! register a [`StreamHandler`]; whoever wants something of a peer [opens](LinkHandle::open) a stream. What is said
 //! on a stream is not the link's business.
 //!
@@ -38,6 +38,9 @@ mod presence;
 mod quic;
 mod stream;
 mod ticket;
+mod via;
+
+pub use atoll_relay::Budget as RelayBudget;
 
 pub use address::{ADDRESSES_MAX, AddressRecord, RecordError, is_dialable, open_record};
 pub use error::{BindError, InviteError, JoinError, OpenError, Refusal};
@@ -52,3 +55,5 @@ pub use packets::{PacketCounts, PacketRefusal, Packets};
 pub use peers::{Connected, FixedPeer, FixedPeerError, MemoryPeers, Path, Peer, PeerStore, PeerStoreError, StoredPeer};
 pub use stream::{BoxStream, Stream, StreamHandler, Traffic};
 pub use ticket::{TICKET_CHARS_MAX, Ticket, TicketError};
+pub use via::RelayCounts;
+pub use via::paths::{Candidate, Paths};

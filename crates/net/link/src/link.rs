@@ -8,6 +8,7 @@ use std::time::Duration;
 use atoll_ids::NodeId;
 use atoll_keys::NodeKey;
 use atoll_lane::Acceptor;
+use atoll_relay::Budget;
 use iroh::{Endpoint, Watcher};
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -22,11 +23,13 @@ use crate::lan::Neighbour;
 use crate::meter::Carried;
 use crate::node::{Node, Parts};
 use crate::packets::{PACKET, Packets};
-use crate::peers::{FixedPeer, Peer, PeerStore, PeerStoreError};
+use crate::peers::{FixedPeer, Path, Peer, PeerStore, PeerStoreError};
 use crate::presence::HELLO;
 use crate::quic::code;
 use crate::stream::{BoxStream, StreamHandler, Traffic};
 use crate::ticket::Ticket;
+use crate::via::transport::{Lookup, ViaTransport};
+use crate::via::{Ends, RELAY, Via};
 
 /// How long iroh may take to list the addresses of this machine's interfaces at start; a few milliseconds are usual.
 const INTERFACES_TIMEOUT: Duration = Duration::from_secs(2);
@@ -57,6 +60,8 @@ pub struct LinkConfig {
     /// The UDP port at which sealed packets are taken in beside the connections, on the first address of each family in `bind`; 0 takes a free one. `None` is no fast
     /// path: packets stay in connections.
     pub fast_port: Option<u16>,
+    /// What this node carries between peers that cannot reach each other; `None` is nothing. It is reached through others either way.
+    pub relay: Option<Budget>,
     /// How long a QUIC connection may take to be made.
     pub dial_timeout: Duration,
     /// How long the TCP connection of a lane may take to be made.
@@ -68,7 +73,7 @@ pub struct LinkConfig {
 }
 
 impl Default for LinkConfig {
-    /// All interfaces, free ports, no relays, silent on the local network, no packets.
+    /// All interfaces, free ports, no relays, silent on the local network, no packets, nothing relayed for others.
     fn default() -> Self {
         let all = vec![(Ipv4Addr::UNSPECIFIED, 0).into(), (Ipv6Addr::UNSPECIFIED, 0).into()];
         Self {
@@ -81,6 +86,7 @@ impl Default for LinkConfig {
             lan: false,
             packets: false,
             fast_port: Some(0),
+            relay: None,
             dial_timeout: Duration::from_secs(5),
             lane_timeout: Duration::from_secs(1),
             retry_least: Duration::from_millis(500),
@@ -121,7 +127,7 @@ impl Builder {
         let names: Vec<&str> = protocols.keys().copied().collect();
         // Servers choose by their own order: `NONE` comes last.
         let packet = self.config.packets.then_some(PACKET);
-        let known = names.iter().copied().chain(packet).chain([JOIN, HELLO, NONE]);
+        let known = names.iter().copied().chain(packet).chain([JOIN, HELLO, RELAY, NONE]);
         let alpns = known.map(|name| name.as_bytes().to_vec()).collect();
         let book = Book::open(self.store).await.map_err(BindError::Store)?;
         let fixed: Vec<FixedPeer> =
@@ -131,10 +137,15 @@ impl Builder {
         let listeners = if names.is_empty() { Vec::new() } else { listen(&self.config.lane_bind)? };
         let listening = listeners.iter().filter_map(|listener| listener.local_addr().ok());
         let lanes = listening.chain(self.config.lane_external.iter().copied()).collect();
-        let endpoint = crate::quic::bind(&self.key, &self.config, alpns).await?;
+        let book = Arc::new(book);
+        let (transport, Ends { arrived, outgoing, unsent }) = ViaTransport::new();
+        let via = (transport, Lookup(book.clone()));
+        let endpoint = crate::quic::bind(&self.key, &self.config, alpns, via).await?;
         wait_for_interfaces(&endpoint).await;
-        let parts = Parts { key: self.key, config: self.config, endpoint, lanes, book, protocols };
+        let via = Via::new(self.key.id(), self.config.relay, arrived, unsent);
+        let parts = Parts { key: self.key, config: self.config, endpoint, lanes, book, via, protocols };
         let node = Node::new(parts);
+        node.relay_on(outgoing);
         node.spawn(node.clone().accept_connections());
         node.spawn(node.clone().watch_addresses());
         for listener in listeners {
@@ -159,7 +170,7 @@ fn check_protocols(
         if !(1..=255).contains(&name.len()) {
             return refuse("a name has 1 to 255 bytes");
         }
-        if [JOIN, HELLO, NONE, PACKET].contains(&name) {
+        if [JOIN, HELLO, NONE, PACKET, RELAY].contains(&name) {
             return refuse("the link speaks it itself");
         }
         if protocols.insert(name, handler).is_some() {
@@ -273,12 +284,23 @@ impl LinkHandle {
 
     /// Every peer, as it stands now.
     pub fn peers(&self) -> Vec<Peer> {
-        self.node.book.peers()
+        let mut peers = self.node.book.peers();
+        peers.iter_mut().for_each(|peer| self.name_relay(peer));
+        peers
     }
 
     /// One peer, as it stands now.
     pub fn peer(&self, node: &NodeId) -> Option<Peer> {
-        self.node.book.peer(node)
+        let mut peer = self.node.book.peer(node)?;
+        self.name_relay(&mut peer);
+        Some(peer)
+    }
+
+    /// Who relays changes without the connection noticing.
+    fn name_relay(&self, peer: &mut Peer) {
+        if let Some(Path::Via(relay)) = peer.connected.as_mut().map(|connected| &mut connected.path) {
+            *relay = self.node.via.relay_to(&peer.id);
+        }
     }
 
     /// Counts up whenever a peer comes, goes, connects, disconnects or moves: wait for a change, then look at
@@ -316,6 +338,7 @@ impl LinkHandle {
         self.node.connections.close(peer, code::UNKNOWN, "forgotten");
         self.node.packets.close(peer, code::UNKNOWN, "forgotten");
         self.node.meters.forget(peer);
+        self.node.via.close(peer, code::UNKNOWN, "forgotten");
         Ok(known)
     }
 

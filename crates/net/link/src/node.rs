@@ -24,6 +24,7 @@ use crate::link::LinkConfig;
 use crate::meter::Meters;
 use crate::packets::PacketPaths;
 use crate::stream::StreamHandler;
+use crate::via::Via;
 
 /// Handshakes of strangers in progress at once, QUIC and TCP together. Each costs about a millisecond of CPU and tens of KiB;
 /// beyond this newcomers are turned away before they cost anything.
@@ -55,6 +56,7 @@ pub(crate) struct Node {
     pub(crate) packets: PacketPaths,
     pub(crate) meters: Meters,
     pub(crate) fast: FastPaths,
+    pub(crate) via: Via,
     pub(crate) lan: Neighbours,
     pub(crate) protocols: BTreeMap<&'static str, Arc<dyn StreamHandler>>,
     /// Drawn at each start.
@@ -77,13 +79,14 @@ pub(crate) struct Parts {
     pub(crate) config: LinkConfig,
     pub(crate) endpoint: Endpoint,
     pub(crate) lanes: Vec<SocketAddr>,
-    pub(crate) book: Book,
+    pub(crate) book: Arc<Book>,
+    pub(crate) via: Via,
     pub(crate) protocols: BTreeMap<&'static str, Arc<dyn StreamHandler>>,
 }
 
 impl Node {
     pub(crate) fn new(parts: Parts) -> Arc<Self> {
-        let Parts { key, config, endpoint, lanes, book, protocols } = parts;
+        let Parts { key, config, endpoint, lanes, book, via, protocols } = parts;
         let fast = match config.fast_port.filter(|_| config.packets) {
             Some(port) => FastPaths::bind(&config.bind, port),
             None => FastPaths::default(),
@@ -100,13 +103,14 @@ impl Node {
             endpoint,
             connector,
             lanes,
-            book: Arc::new(book),
+            book,
             invites: Mutex::default(),
             own,
             connections: Connections::default(),
             packets: PacketPaths::default(),
             meters: Meters::default(),
             fast,
+            via,
             lan: Neighbours::default(),
             protocols,
             instance: u64::from_le_bytes(instance),

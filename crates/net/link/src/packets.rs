@@ -539,7 +539,7 @@ fn hand_on(connection: &Connection, packets: &[Bytes]) -> Result<usize, PacketRe
     connection.send_many_datagrams(&fitting).map(|_| fitting.len()).map_err(refused)
 }
 
-fn packet_transport() -> iroh::endpoint::QuicTransportConfig {
+pub(crate) fn packet_transport() -> iroh::endpoint::QuicTransportConfig {
     transport(true)
         .initial_mtu(INITIAL_MTU)
         .datagram_send_buffer_size(SEND_BUFFER)

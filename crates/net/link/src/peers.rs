@@ -141,6 +141,8 @@ pub enum Path {
     Direct(SocketAddr),
     /// Through the relay at this URL.
     Relay(String),
+    /// Through this peer, who relays; `None` while that is changing.
+    Via(Option<NodeId>),
 }
 
 impl std::fmt::Display for Path {
@@ -148,6 +150,8 @@ impl std::fmt::Display for Path {
         match self {
             Self::Direct(address) => write!(f, "direct {address}"),
             Self::Relay(url) => write!(f, "relay {url}"),
+            Self::Via(Some(node)) => write!(f, "via {}", node.short()),
+            Self::Via(None) => f.write_str("via a relay"),
         }
     }
 }

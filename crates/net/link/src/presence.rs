@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_ids::NodeId;
-use iroh::endpoint::{Connection, RecvStream, SendStream};
+use iroh::endpoint::{Connection, ConnectionError, RecvStream, SendStream};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::{debug, info};
@@ -132,6 +132,10 @@ impl Node {
                 }
                 reason = connection.closed() => {
                     info!(peer = %peer.short(), %reason, "disconnected");
+                    // Nobody ended it, so the path did: by a relay it may go on at once.
+                    if !matches!(reason, ConnectionError::ApplicationClosed(_) | ConnectionError::LocallyClosed) {
+                        self.via.note(peer, false);
+                    }
                     break;
                 }
                 stream = connection.accept_bi() => match stream {
@@ -211,6 +215,7 @@ impl Node {
     pub(crate) fn begin_anew(&self, peer: &NodeId) {
         self.connections.close(peer, code::DONE, "restarted");
         self.packets.close(peer, code::DONE, "restarted");
+        self.via.close(peer, code::DONE, "restarted");
         for connection in self.book.present_on(peer) {
             connection.close(code::DONE.into(), b"restarted");
         }

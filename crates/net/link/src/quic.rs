@@ -18,6 +18,7 @@ use crate::address::is_dialable;
 use crate::error::BindError;
 use crate::link::LinkConfig;
 use crate::peers::{Connected, Path};
+use crate::via::transport::{DirectFirst, Lookup, ViaTransport};
 
 /// Reasons for closing a connection or aborting a stream. Sent, so values never change.
 pub(crate) mod code {
@@ -100,7 +101,12 @@ fn relay_mode(relays: &[String]) -> Result<RelayMode, BindError> {
 }
 
 /// Starts the endpoint on the configured addresses, answering to `protocols`.
-pub(crate) async fn bind(key: &NodeKey, config: &LinkConfig, protocols: Vec<Vec<u8>>) -> Result<Endpoint, BindError> {
+pub(crate) async fn bind(
+    key: &NodeKey,
+    config: &LinkConfig,
+    protocols: Vec<Vec<u8>>,
+    via: (Arc<ViaTransport>, Lookup),
+) -> Result<Endpoint, BindError> {
     let bind = config.bind.as_slice();
     if bind.is_empty() {
         return Err(BindError::NoAddress);
@@ -108,9 +114,13 @@ pub(crate) async fn bind(key: &NodeKey, config: &LinkConfig, protocols: Vec<Vec<
     let mut builder = Endpoint::builder(presets::Empty)
         .secret_key(SecretKey::from_bytes(&key.secret_bytes()))
         .crypto_provider(provider())
-        .transport_config(transport(config.packets).build())
+        // Datagrams are taken in whether or not packets are carried: relaying is done with them.
+        .transport_config(transport(true).build())
         .relay_mode(relay_mode(&config.relays)?)
         .clear_address_lookup()
+        .address_lookup(via.1)
+        .add_custom_transport(via.0)
+        .path_selector(Arc::new(DirectFirst))
         .portmapper_config(PortmapperConfig::Disabled)
         .alpns(protocols)
         .clear_ip_transports();
@@ -177,9 +187,15 @@ pub(crate) fn path_of(connection: &Connection) -> Option<Connected> {
     let way = match path.remote_addr() {
         TransportAddr::Ip(address) => Path::Direct(*address),
         TransportAddr::Relay(url) => Path::Relay(url.to_string()),
-        _ => return None,
+        // By which one is for the choice of relays to say.
+        _ => Path::Via(None),
     };
     Some(Connected { path: way, round_trip: path.rtt() })
+}
+
+/// Whether a connection goes directly to the peer now.
+pub(crate) fn is_direct(connection: &Connection) -> bool {
+    path_of(connection).is_some_and(|connected| matches!(connected.path, Path::Direct(_)))
 }
 
 #[cfg(test)]

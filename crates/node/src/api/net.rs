@@ -1,11 +1,16 @@
 //! Handlers about the planetary network.
 
-use atoll_control::{DroppedPackets, FastStatus, InterfaceStatus, NeighbourStatus, NetPeer, NetRoute, NetStatus};
+use atoll_control::{
+    ApiError, DroppedPackets, FastStatus, InterfaceStatus, Kind, NeighbourStatus, NetPath, NetPaths, NetPeer, NetRoute,
+    NetStatus,
+};
+use atoll_ids::NodeId;
+use atoll_link::{Candidate, Path as LinkPath};
 use atoll_tun::TunStatus;
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::response::Json;
 
-use super::Shared;
+use super::{Answer, Shared};
 use crate::daemon::Parts;
 
 pub(super) async fn status(State(parts): Shared) -> Json<NetStatus> {
@@ -22,6 +27,34 @@ pub(super) async fn status(State(parts): Shared) -> Json<NetStatus> {
         peers: peers(&parts),
         neighbours: neighbours.collect(),
     })
+}
+
+pub(super) async fn path(State(parts): Shared, Path(node): Path<NodeId>) -> Answer<NetPaths> {
+    let paths = parts.link.paths(node).await;
+    let paths = paths.ok_or_else(|| ApiError::new(Kind::NotFound, format!("{node} is no peer of this node")))?;
+    let name_of = |node: NodeId| parts.peers.status().into_iter().find(|peer| peer.node == node)?.name;
+    let path = |candidate: Candidate| NetPath {
+        kind: match &candidate.path {
+            LinkPath::Direct(_) => "direct",
+            LinkPath::Relay(_) => "relay",
+            LinkPath::Via(_) => "via",
+        }
+        .to_owned(),
+        address: match &candidate.path {
+            LinkPath::Direct(address) => Some(address.to_string()),
+            LinkPath::Relay(url) => Some(url.clone()),
+            LinkPath::Via(_) => None,
+        },
+        via: if let LinkPath::Via(relay) = candidate.path { relay } else { None },
+        via_name: if let LinkPath::Via(Some(relay)) = candidate.path { name_of(relay) } else { None },
+        used: candidate.used,
+        rtt_ms: candidate.round_trip.map(|round_trip| round_trip.as_secs_f64() * 1e3),
+        loss: candidate.loss,
+        silent_seconds: candidate.silent.map(|silent| silent.as_secs_f64()),
+        state: candidate.state,
+    };
+    let candidates = paths.candidates.into_iter().map(path).collect();
+    Ok(Json(NetPaths { node, name: name_of(node), candidates, why: paths.why }))
 }
 
 fn interface(status: TunStatus) -> InterfaceStatus {

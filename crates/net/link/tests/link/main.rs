@@ -5,5 +5,6 @@ mod fast;
 mod find;
 mod join;
 mod packets;
+mod relay;
 mod streams;
 mod support;

@@ -363,7 +363,8 @@ fn state_is_bounded_and_one_neighbour_does_not_take_it_all() {
         core.step(NOW, Input::Up { neighbour: node(number), round_trip: ms(10) });
     }
     let told = |from: usize, number: usize, metric_us: u32| {
-        let beacon = Plain(Beacon { node: node(number), sequence: millis(NOW), landmark: number.is_multiple_of(2) }, true);
+        let beacon =
+            Plain(Beacon { node: node(number), sequence: millis(NOW), landmark: number.is_multiple_of(2) }, true);
         let updates = vec![Update::Route { beacon, metric_us, path: vec![1] }];
         Input::Received { from: node(from), message: Message { updates, requests: Vec::new() } }
     };
