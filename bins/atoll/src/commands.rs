@@ -52,7 +52,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Destroy(destroy) => stack::destroy(&context, &destroy).await,
         Command::App(command) => app::run(&context, &command).await,
         Command::Sample { name } => app::sample(&name).await,
-        Command::Up(up) => node::up(&context, &up).await,
+        Command::Up(up) => Box::pin(node::up(&context, &up)).await,
         Command::Down(down) => node::down(&context, &down).await,
         Command::Status => node::status(&context).await,
         Command::Config(command) => node::config(&context, &command).await,

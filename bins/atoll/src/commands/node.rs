@@ -14,7 +14,8 @@ use crate::output::{print, print_line, print_text, table};
 pub(super) async fn up(context: &Context, up: &Up) -> anyhow::Result<()> {
     let config = load_config(context, up.config.as_deref(), &up.settings)?;
     config.telemetry()?;
-    let node = Node::start(config).await?;
+    // What a node is made of is large before it is in its place.
+    let node = Box::pin(Node::start(config)).await?;
     let status = node.status().await;
     match context.output {
         Output::Json => print_line(&status)?,
