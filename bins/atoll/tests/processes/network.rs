@@ -304,10 +304,16 @@ fn packets_take_the_fast_path_while_it_is_one() {
     nft(&nodes[1].host, "delete table inet cut");
     eventually("the fast path again", || flows(&nodes[0]) && fast(&nodes[0]).is_some());
 
-    ip(&nodes[1].host, &["address", "add", "10.57.71.77/24", "dev", "eth0"]);
+    // In this order: an address added to the same network is the second there, and goes with the first.
     ip(&nodes[1].host, &["address", "del", &format!("{}/24", nodes[1].host.ipv4()), "dev", "eth0"]);
+    ip(&nodes[1].host, &["address", "add", "10.57.71.77/24", "dev", "eth0"]);
     ip(&nodes[1].host, &["-6", "address", "flush", "dev", "eth0", "scope", "global"]);
-    eventually("it follows", || flows(&nodes[0]) && fast(&nodes[0]).is_some_and(|at| at.starts_with("10.57.71.77:")));
+    // The one that moved is heard of by what it sends.
+    let back = nodes[0].address().to_owned();
+    eventually("it follows", || {
+        let _: bool = pings(&nodes[1].host, &back);
+        flows(&nodes[0]) && fast(&nodes[0]).is_some_and(|at| at.starts_with("10.57.71.77:"))
+    });
 
     nodes[1].kill();
     nodes[1].start_again();
