@@ -152,6 +152,8 @@ fn own_side(parts: &Parts, peer: NodeId, outward: bool, probe: Probe) -> CheckSi
 /// The peer's side, as it says.
 async fn peer_side(parts: &Parts, peer: NodeId, outward: bool, probe: Probe) -> CheckSide {
     let answer = check::ask(&parts.link, peer, outward, probe).await;
+    // A rule is what is missing there, and not an interface, say.
+    let mut takes_a_rule = false;
     let (passes, why, rule) = match answer {
         check::Answer::Passes(rule) => {
             let why = if rule.is_some() { "a rule allows it" } else { "nothing restricts it" };
@@ -159,13 +161,13 @@ async fn peer_side(parts: &Parts, peer: NodeId, outward: bool, probe: Probe) -> 
         }
         check::Answer::Refused(word) => {
             let reason = Reason::ALL.into_iter().find(|reason| reason.word() == word);
+            takes_a_rule = matches!(reason, Some(Reason::Unsolicited | Reason::NotListed));
             (Some(false), reason.map_or(word, refusal), None)
         }
         check::Answer::Declined(why_not) => (None, why_not, None),
     };
     let out = if outward { " --out" } else { "" };
-    let help =
-        (passes == Some(false)).then(|| format!("on that node: atoll net allow{out} node:{} {probe}", parts.node));
+    let help = takes_a_rule.then(|| format!("on that node: atoll net allow{out} node:{} {probe}", parts.node));
     let rule = rule.map(|rule| NetRule { grant: None, rule, origin: "that node".to_owned(), over: false });
     CheckSide { node: peer, sends: outward, passes, why, rule, looked_at: Vec::new(), help }
 }
