@@ -25,8 +25,11 @@ pub const PAUSE_MAX: Duration = Duration::from_secs(10);
 /// Probes to a new address before it is let go and the old one kept.
 const TRIES: u32 = 5;
 
-/// Probes whose answers are waited for. At two addresses and by relays each [`OFTEN`] that is more than a second.
-const OUTSTANDING_MAX: usize = 20;
+/// Other addresses of the peer that are tried while none answers.
+pub const OTHERS_MAX: usize = 8;
+
+/// Probes whose answers are waited for: one to each address and by relays each [`OFTEN`], for a second.
+const OUTSTANDING_MAX: usize = 5 * (OTHERS_MAX + 3);
 
 /// From here on an address that does not answer is in doubt: two probes.
 pub const DOUBT: Duration = Duration::from_millis(400);
@@ -80,6 +83,8 @@ pub struct Watch {
     learned_at: Option<Instant>,
     /// Where something came from so soon after that, that it has to wait.
     pending: Option<SocketAddr>,
+    /// Where it says that it is besides.
+    others: Vec<SocketAddr>,
     confirmed: Option<SocketAddr>,
     /// Where we would rather send, and how often we still try.
     wanted: Option<(SocketAddr, u32)>,
@@ -113,6 +118,7 @@ impl Default for Watch {
             learned: None,
             learned_at: None,
             pending: None,
+            others: Vec::new(),
             confirmed: None,
             wanted: None,
             outstanding: VecDeque::with_capacity(OUTSTANDING_MAX),
@@ -151,6 +157,12 @@ impl Watch {
             self.aimed = at;
             self.consider(at);
         }
+    }
+
+    /// The peer says that it is at these addresses, too: they are tried while none answers, the first [`OTHERS_MAX`] of them.
+    pub fn know(&mut self, others: impl Iterator<Item = SocketAddr>) {
+        self.others.clear();
+        self.others.extend(others.take(OTHERS_MAX));
     }
 
     /// Something genuine of the peer came from there. True if that is news.
@@ -273,9 +285,12 @@ impl Watch {
 
     fn step_searching(&mut self, now: Instant, probes: &mut Vec<Probe>) -> Instant {
         if self.probed.is_none_or(|probed| now >= probed + self.pause) {
-            let (aimed, learned) = (self.aimed, self.learned.filter(|_| self.learned != self.aimed));
-            for to in [aimed, learned].into_iter().flatten() {
-                probes.push(self.probe(Way::Direct(to)));
+            let mut tried: Vec<SocketAddr> = self.aimed.into_iter().chain(self.learned).collect();
+            tried.extend(&self.others);
+            for (at, to) in tried.iter().enumerate() {
+                if !tried[..at].contains(to) {
+                    probes.push(self.probe(Way::Direct(*to)));
+                }
             }
             self.probed = Some(now);
             self.pause = (self.pause * 2).clamp(OFTEN, PAUSE_MAX);

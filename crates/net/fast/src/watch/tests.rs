@@ -219,3 +219,25 @@ fn relays_are_left_alone_while_nothing_flows() {
     world.pass(Duration::from_secs(60), false);
     assert_eq!((world.watch.target(), world.relay_probes), (Some(Way::Relayed), 0));
 }
+
+#[test]
+fn another_address_of_the_peer_takes_over_within_a_second() {
+    let mut world = World::aimed_at(at(1), &[at(1)]);
+    world.watch.know([at(1), at(2), at(3)].into_iter());
+    world.pass(Duration::from_secs(5), true);
+    assert_eq!(world.watch.target(), direct(at(1)));
+    assert!(world.probed.iter().all(|to| *to == at(1)), "what works is enough");
+    world.answering = vec![at(3)];
+    world.pass(SILENCE + OFTEN, true);
+    assert_eq!(world.watch.target(), direct(at(3)));
+}
+
+#[test]
+fn a_peer_that_names_many_addresses_has_few_of_them_tried() {
+    let mut world = World::aimed_at(at(1), &[]);
+    world.watch.know((2..200).map(at));
+    world.pass(Duration::from_millis(1), true);
+    assert_eq!(world.probed.len(), 1 + OTHERS_MAX);
+    world.pass(Duration::from_secs(120), true);
+    assert!(world.probed.len() < 30 * (1 + OTHERS_MAX), "{} probes", world.probed.len());
+}

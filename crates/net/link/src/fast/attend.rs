@@ -1,5 +1,6 @@
 //! Looks after a path: where it goes, whether packets arrive, and how long it is kept without a connection.
 
+use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -67,10 +68,13 @@ impl FastPath<'_> {
                 sending.sealer.turn(now);
                 std::mem::replace(&mut bursts, sending.bursts) != sending.bursts
             };
-            let doubt = session.watching(|watch| watch.doubts(now));
+            let (doubt, at_work) = session.watching(|watch| (watch.doubts(now), watch.target().is_some()));
+            let at_work = at_work && !doubt;
             let gets_through = connection.is_some_and(|connection| hearing.listen(now, connection, doubt));
             let besides = Besides { connection: gets_through, relays: node.book.has_relay_to(&session.peer) };
+            let places = if at_work { Vec::new() } else { self.places(node) };
             let step = session.watching(|watch| {
+                watch.know(places.into_iter());
                 if connection.is_some() {
                     watch.aim(aim);
                 }
@@ -90,6 +94,17 @@ impl FastPath<'_> {
                 () = session.wake.notified() => {}
             }
         }
+    }
+
+    /// Where the peer's record says that it is, at its port for packets.
+    fn places(&self, node: &Node) -> Vec<SocketAddr> {
+        let record = node.book.record(&self.session.peer);
+        let said = record.iter().flat_map(|record| &record.quic);
+        let mut places: Vec<SocketAddr> =
+            said.filter_map(|address| self.theirs.at(*address)).filter(is_dialable).collect();
+        places.sort_unstable();
+        places.dedup();
+        places
     }
 
     /// Keeps a path whose connection is gone: until the peer is silent or forgotten, or another has long taken its place. `wanted` is asked now and then.
@@ -138,7 +153,7 @@ impl Node {
 }
 
 /// The address that a connection uses now, if it uses one.
-fn direct(connection: &Connection) -> Option<std::net::SocketAddr> {
+fn direct(connection: &Connection) -> Option<SocketAddr> {
     let paths = connection.paths();
     match paths.iter().find(|path| path.is_selected())?.remote_addr() {
         TransportAddr::Ip(address) => Some(*address),
