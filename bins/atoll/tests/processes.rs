@@ -40,6 +40,8 @@ mod reach;
 mod relay;
 #[path = "processes/store.rs"]
 mod store;
+#[path = "processes/restarts.rs"]
+mod restarts;
 #[path = "processes/story.rs"]
 mod story;
 #[path = "processes/volumes.rs"]
