@@ -38,10 +38,10 @@ mod pods;
 mod reach;
 #[path = "processes/relay.rs"]
 mod relay;
-#[path = "processes/store.rs"]
-mod store;
 #[path = "processes/restarts.rs"]
 mod restarts;
+#[path = "processes/store.rs"]
+mod store;
 #[path = "processes/story.rs"]
 mod story;
 #[path = "processes/volumes.rs"]
