@@ -1,11 +1,13 @@
 //! TCP conversations over the planetary network while the nodes that carry them end and start again: in order and by kill -9, at either end and in the middle. Takes root,
 //! iproute2, util-linux, iputils-ping and nftables.
 
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use atoll_lab::{Internet, Site};
 
-use crate::lab_node::{LabNode, Talk, echoes, eventually};
+use crate::lab_node::{ECHO, LabNode, Talk, echoes, eventually};
 
 /// Some hundred packets.
 const SOME: usize = 256 << 10;
@@ -40,4 +42,29 @@ fn conversations_outlive_the_nodes_that_carry_them() {
     }
     out.end();
     back.end();
+}
+
+/// Who only listens says nothing by which its node could know that it is listening; what it waits for is let in all the same.
+#[test]
+fn who_only_listens_hears_on_after_a_restart() {
+    let internet = Internet::new(&[Site::public("a"), Site::public("b")]).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let start = |site: &str| LabNode::start(internet.machine(site), folder.path(), &[]);
+    let (mut a, b) = (start("a"), start("b"));
+    a.joins(&b);
+    eventually("ping", || a.pings(&b));
+    let listener = b.netns.inside(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, ECHO))).unwrap();
+    let mut hears = a.netns.inside(|| TcpStream::connect(SocketAddr::from((b.address(), ECHO)))).unwrap();
+    let (mut says, _) = listener.accept().unwrap();
+    hears.set_read_timeout(Some(STANDSTILL)).unwrap();
+    let mut heard = [0; 5];
+    for orderly in [true, false] {
+        says.write_all(b"first").unwrap();
+        hears.read_exact(&mut heard).unwrap();
+        a.ends(orderly);
+        a = start("a");
+        says.write_all(b"again").unwrap();
+        hears.read_exact(&mut heard).unwrap();
+        assert_eq!(&heard, b"again", "orderly: {orderly}");
+    }
 }

@@ -25,6 +25,8 @@
 
 mod judge;
 
+pub(crate) use judge::EPHEMERAL_FIRST;
+
 use std::collections::HashMap;
 use std::net::Ipv6Addr;
 use std::time::Instant;
@@ -39,6 +41,7 @@ use crate::packet::Malformed;
 use crate::routes::Table;
 use crate::rule::{Direction, Policy, RULES_MAX, Rule};
 use crate::spans::{Line, Spans, Topic};
+use crate::standing::Standing;
 use judge::{Decision, Effect};
 
 /// A clock that was set by this much or more changes when rules end. Less is what clocks differ by anyway.
@@ -174,6 +177,7 @@ pub struct Filter {
     pub(crate) routes: Table,
     underlay_ports: Vec<u16>,
     flows: Flows,
+    standing: Standing,
 }
 
 impl Filter {
@@ -193,6 +197,7 @@ impl Filter {
             routes: Table::default(),
             underlay_ports: Vec::new(),
             flows: Flows::default(),
+            standing: Standing::default(),
         }
     }
 
@@ -283,6 +288,11 @@ impl Filter {
         });
     }
 
+    /// These conversations stand from before.
+    pub(crate) fn set_standing(&mut self, standing: Standing) {
+        self.standing = standing;
+    }
+
     /// Names the UDP ports of the connections that carry packets.
     pub fn set_underlay_ports(&mut self, ports: Vec<u16>) {
         self.underlay_ports = ports;
@@ -297,6 +307,7 @@ impl Filter {
     /// Forgets what is over; to be called now and then.
     pub fn sweep(&mut self, now: Instant) {
         self.flows.sweep(now);
+        self.standing.sweep(now);
         for peer in self.peers.iter_mut().flatten() {
             peer.arriving.sweep(now);
             peer.leaving.sweep(now);
@@ -330,7 +341,12 @@ impl Filter {
             Effect::Nothing => {}
             Effect::GoesOn(found, flags) => self.flows.goes_on(now, found, by, flags),
             Effect::StillTries(found) => self.flows.still_tries(now, found),
-            Effect::Begins(key, opener) => self.flows.begin(now, key, opener),
+            Effect::Begins(key, opener) => {
+                self.flows.begin(now, key, opener);
+                if let Some(peer) = &self.peers[key.peer() as usize] {
+                    self.standing.take(key.ours(), peer.address, key.theirs());
+                }
+            }
         }
         let Some((peer, fragment)) = decision.fragment.filter(|_| decision.verdict.is_ok()) else { return };
         let Some(peer) = &mut self.peers[peer as usize] else { return };

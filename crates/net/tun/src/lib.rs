@@ -34,6 +34,7 @@ mod packet;
 mod routes;
 mod rule;
 mod spans;
+mod standing;
 mod tun;
 
 pub use ask::{Asked, allows, allows_by_name};

@@ -25,6 +25,7 @@ use crate::handed::{Handed, SEGMENTS_MAX, look};
 use crate::packet::{HEADER_BYTES, Packet};
 use crate::routes::{Place, Prefix, PrefixError};
 use crate::rule::{Direction, Policy, Rule};
+use crate::standing::Standing;
 
 /// The largest thing that the kernel hands over at once: many segments of one connection, behind one header.
 const READ_BYTES: usize = VIRTIO_NET_HDR_LEN + 65_535;
@@ -168,6 +169,7 @@ impl Tun {
         let device = Device::raise(&config).await?;
         let mut filter = Filter::new(config.address, policy);
         filter.set_clock(Clock::now());
+        filter.set_standing(Standing::look(config.address.ip()));
         let filter = Mutex::new(filter);
         let unguarded = device.guard.as_ref().err().cloned();
         let shared = Shared {

@@ -15,7 +15,7 @@ use crate::spans::Topic;
 
 /// Where the ports begin that programs get which do not ask for one (Linux: `net.ipv4.ip_local_port_range`). Of a connection that is found under way, as after a
 /// restart of the node, the side with such a port is who opened it.
-const EPHEMERAL_FIRST: u16 = 32_768;
+pub(crate) const EPHEMERAL_FIRST: u16 = 32_768;
 
 /// What a packet brings about.
 #[derive(Debug, Clone, Copy)]
@@ -183,6 +183,11 @@ impl Filter {
         }
         let rule = topic(&packet.payload).and_then(|topic| peer.inward.find(now, topic));
         let Some(rule) = rule else {
+            if let (None, Some((key, flags))) = (found, said)
+                && self.stands(now, peer, key, flags)
+            {
+                return Ok(Decision::passes(Cause::Answer, Effect::Begins(key, Opener::Us)));
+            }
             let ended = found.is_some_and(|(.., flags)| !opens(flags));
             return Err(if ended { Reason::Revoked } else { Reason::Unsolicited });
         };
@@ -192,6 +197,14 @@ impl Filter {
             _ => Effect::Nothing,
         };
         Ok(Decision::passes(Cause::Rule(rule as usize), effect))
+    }
+
+    /// Whether this is of a conversation that we began before this filter was there, and might begin now.
+    fn stands(&self, now: Instant, peer: &Peer, key: Key, flags: Option<TcpFlags>) -> bool {
+        key.protocol() == Protocol::Tcp
+            && flags.is_some_and(|flags| !flags.opens && !flags.resets)
+            && self.standing.has(key.ours(), peer.address, key.theirs())
+            && self.permitted_key(now, peer, key).is_some()
     }
 
     /// An error that a peer sent about the packet that is quoted.

@@ -273,3 +273,44 @@ proptest! {
         prop_assert!(filter(&[]).inbound(Instant::now(), node(from), &bytes).is_err());
     }
 }
+
+/// After a restart of the node, while programs' sockets live on.
+#[test]
+fn what_stands_from_before_is_answered_once_more() {
+    let now = Instant::now();
+    let (out, back) = (out(), out().back());
+    let standing = || {
+        let hex = |address: Ipv6Addr| {
+            let words = address.octets();
+            let words = words.chunks(4).map(|word| u32::from_ne_bytes(word.try_into().unwrap()));
+            words.map(|word| format!("{word:08X}")).collect::<String>()
+        };
+        let list = format!("head\n 0: {}:9C40 {}:0050 01 rest\n", hex(address(1)), hex(address(2)));
+        crate::standing::Standing::read(address(1), &list, now)
+    };
+    for (what, packet, expected) in [
+        ("what it says", back.tcp(80, 40_000, ACK), Ok(())),
+        ("another port", back.tcp(80, 40_001, ACK), Err(Reason::Unsolicited)),
+        ("a beginning", back.tcp(80, 40_000, SYN), Err(Reason::Unsolicited)),
+        ("a reset", back.tcp(80, 40_000, RST), Err(Reason::Unsolicited)),
+        ("no TCP", back.udp(80, 40_000), Err(Reason::Unsolicited)),
+    ] {
+        let mut filter = filter(&[]);
+        filter.set_standing(standing());
+        assert_eq!(filter.inbound(now, node(2), &packet), expected, "{what}");
+        assert_eq!(filter.flows(), usize::from(expected.is_ok()), "{what}");
+    }
+    // It ends as all do, and does not stand again.
+    let mut filter = filter(&[]);
+    filter.set_standing(standing());
+    filter.inbound(now, node(2), &back.tcp(80, 40_000, ACK)).unwrap();
+    filter.outbound(now, &out.tcp(40_000, 80, RST)).unwrap();
+    let later = now + Duration::from_secs(600);
+    filter.sweep(later);
+    assert_eq!(filter.inbound(later, node(2), &back.tcp(80, 40_000, ACK)), Err(Reason::Unsolicited));
+    // Where only what is listed goes out, it has to be listed.
+    let mut filter = Filter::new(node(1).planetary_address(), Policy { out: crate::Out::Listed, ..Policy::default() });
+    filter.set_peers([PeerEntry { node: node(2), owner: None }]);
+    filter.set_standing(standing());
+    assert_eq!(filter.inbound(now, node(2), &back.tcp(80, 40_000, ACK)), Err(Reason::Unsolicited));
+}
