@@ -219,6 +219,16 @@ impl Lab {
         ip(&["-n", &self.hub, "link", "set", &host.cable, "nomaster"])
     }
 
+    /// Has the bridge send everything to everybody, as a hub or radio does: whoever listens hears what is meant for others.
+    ///
+    /// # Errors
+    ///
+    /// [`LabError::Step`].
+    pub fn let_all_hear_all(&self) -> Result<(), LabError> {
+        // With no time to remember them it learns no addresses.
+        ip(&["-n", &self.hub, "link", "set", "bridge", "type", "bridge", "ageing_time", "0"])
+    }
+
     /// Ends a [`cut`](Self::cut).
     ///
     /// # Errors
