@@ -40,6 +40,8 @@ mod nat;
 mod network;
 #[path = "processes/node.rs"]
 mod node;
+#[path = "processes/partition.rs"]
+mod partition;
 #[path = "processes/pods.rs"]
 mod pods;
 #[path = "processes/reach.rs"]

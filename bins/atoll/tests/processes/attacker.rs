@@ -36,9 +36,6 @@ const ETHERTYPE_IPV4: [u8; 2] = [8, 0];
 /// UDP in an IPv4 header.
 const UDP: u8 = 17;
 
-/// Where groups begin (RFC 5771).
-pub(crate) const MULTICAST: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 0);
-
 /// A UDP datagram that somebody else sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Datagram {

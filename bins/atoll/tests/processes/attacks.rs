@@ -50,11 +50,6 @@ impl World {
         Self { one, two, attacker, lab, folder }
     }
 
-    /// Starts a node on another host.
-    pub(crate) fn start(&self, number: usize, settings: &[&str]) -> LabNode {
-        LabNode::start(self.lab.host(number).netns(), self.folder.path(), settings)
-    }
-
     /// What passed from one host's to another's port since then, in order.
     fn passed(&self, since: usize, from: &Host, to: &Host, port: u16) -> Vec<Datagram> {
         let like = |it: &Datagram| *it.from.ip() == from.ipv4() && *it.to.ip() == to.ipv4() && it.to.port() == port;
@@ -268,7 +263,8 @@ fn quic_datagrams_that_are_sent_again() {
     world.say(&program, "recorded");
     let to_two = |it: &Datagram| *it.from.ip() == lab.host(0).ipv4() && *it.to.ip() == lab.host(1).ipv4();
     let recorded = attacker.heard_since(since, to_two);
-    assert!(recorded.len() >= MESSAGES, "{} datagrams for {MESSAGES} messages", recorded.len());
+    // Some are of two messages.
+    assert!(recorded.len() >= MESSAGES / 2, "{} datagrams for {MESSAGES} messages", recorded.len());
     let (came, taken) = (received(two), datagrams_taken(&two.netns));
     // As they were, and from somewhere else.
     let own = SocketAddrV4::new(lab.outside().ipv4(), 4000);
@@ -329,7 +325,7 @@ fn made_up_senders_draw_no_answers() {
     assert_eq!(attacker.heard_since(since, to_nobody), [], "the fast path answers who is not authenticated");
 
     // The first message of a handshake is answered, as it must be, with no more than three times its bytes (RFC 9000, section 8.1).
-    let port = quic_port(two);
+    let port = two.listens(lab.host(1).ipv4(), "quic").port();
     let node: NodeId = two.id().parse().unwrap();
     for handshake in attacker.handshakes(node, 8) {
         let since = attacker.now();
@@ -349,12 +345,4 @@ fn made_up_senders_draw_no_answers() {
     let factor = drawn as f64 / sent as f64;
     eprintln!("attacks: {drawn} bytes went to a made-up sender of {sent}: {factor:.2} times as many");
     assert!(factor <= 3.0, "{drawn} bytes for {sent}");
-}
-
-/// The port for connections over IPv4 that a node names.
-pub(crate) fn quic_port(node: &LabNode) -> u16 {
-    let ticket = node.json(&["status"]);
-    let addresses = ticket["addresses"].as_array().unwrap_or_else(|| panic!("{ticket}"));
-    let v4 = addresses.iter().filter_map(|address| address.as_str()?.parse::<SocketAddrV4>().ok());
-    v4.map(|address| address.port()).next().unwrap()
 }

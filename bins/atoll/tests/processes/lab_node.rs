@@ -2,7 +2,7 @@
 
 use std::fs::OpenOptions;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -71,6 +71,14 @@ impl LabNode {
     /// Who it is.
     pub(crate) fn id(&self) -> &str {
         self.status["node"].as_str().unwrap()
+    }
+
+    /// Where it says that it listens at this address: for `quic` or for a `lane`.
+    pub(crate) fn listens(&self, at: Ipv4Addr, what: &str) -> SocketAddrV4 {
+        let status = self.json(&["status"]);
+        let said = status["addresses"].as_array().unwrap().iter().filter_map(|address| address.as_str());
+        let of_kind = said.filter_map(|address| address.strip_prefix(what)?.trim().parse().ok());
+        of_kind.into_iter().find(|address: &SocketAddrV4| *address.ip() == at).unwrap_or_else(|| panic!("{status}"))
     }
 
     /// `atoll net status`.

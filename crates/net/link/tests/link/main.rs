@@ -4,6 +4,7 @@
 mod fast;
 mod find;
 mod join;
+mod liar;
 mod packets;
 mod relay;
 mod streams;
