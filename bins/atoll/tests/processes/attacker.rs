@@ -175,21 +175,22 @@ fn hardware_address(host: &Host) -> [u8; 6] {
 }
 
 /// The connection's name that a handshake's first datagrams carry, if this is one of them (RFC 9000, section 17.2.2).
-pub(crate) fn begins_handshake(payload: &[u8]) -> Option<&[u8]> {
+fn begins_handshake(payload: &[u8]) -> Option<&[u8]> {
     let [first, _, _, _, _, length, rest @ ..] = payload else { return None };
     // A long header, of a packet of the first kind.
     (first & 0xf0 == 0xc0).then(|| rest.get(..usize::from(*length)))?
 }
 
 /// Datagrams of a first message: the hybrid key share does not fit one.
-pub(crate) const FIRST_DATAGRAMS: usize = 2;
+const FIRST_DATAGRAMS: usize = 2;
 
 /// Begun at once while they are drawn.
-const AT_ONCE: usize = 32;
+const AT_ONCE: usize = 16;
 
 async fn draw_handshakes(with: NodeId, count: usize) -> Vec<Vec<Vec<u8>>> {
     let sink = UdpSocket::bind("127.0.0.1:0").unwrap();
     sink.set_nonblocking(true).unwrap();
+    sockopt::set_socket_recv_buffer_size_force(&sink, KERNEL_BYTES).unwrap();
     let endpoint = Endpoint::builder(presets::Empty)
         .crypto_provider(Arc::new(aws_lc_rs::default_provider()))
         .relay_mode(RelayMode::Disabled)

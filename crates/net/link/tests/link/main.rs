@@ -4,7 +4,6 @@
 mod fast;
 mod find;
 mod join;
-mod liar;
 mod packets;
 mod relay;
 mod streams;

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use crate::support::{ECHO, Node, PATIENCE, on_loopback};
 
-pub(crate) const GENEROUS: RelayBudget = RelayBudget { rate: 64 << 20, rate_per_user: 64 << 20 };
+const GENEROUS: RelayBudget = RelayBudget { rate: 64 << 20, rate_per_user: 64 << 20 };
 
 fn listening_on(addresses: &[&str], relay: Option<RelayBudget>) -> LinkConfig {
     let bind: Vec<_> = addresses.iter().map(|address| address.parse().unwrap()).collect();
@@ -24,17 +24,17 @@ fn listening_on(addresses: &[&str], relay: Option<RelayBudget>) -> LinkConfig {
     }
 }
 
-pub(crate) fn relaying(relay: Option<RelayBudget>) -> LinkConfig {
+fn relaying(relay: Option<RelayBudget>) -> LinkConfig {
     listening_on(&["127.0.0.1:0", "[::1]:0"], relay)
 }
 
-pub(crate) async fn know_each_other(one: &Node, other: &Node) {
+async fn know_each_other(one: &Node, other: &Node) {
     one.handle.introduce(other.handle.own_record()).await.unwrap();
     other.handle.introduce(one.handle.own_record()).await.unwrap();
 }
 
 /// The two, connected with every one of `relays` and with nobody else.
-pub(crate) async fn islands(relays: &[&Node]) -> (Node, Node) {
+async fn islands(relays: &[&Node]) -> (Node, Node) {
     let one = Node::start_with(listening_on(&["127.0.0.1:0"], None)).await;
     let other = Node::start_with(listening_on(&["[::1]:0"], None)).await;
     for relay in relays {
@@ -48,7 +48,7 @@ pub(crate) async fn islands(relays: &[&Node]) -> (Node, Node) {
     (one, other)
 }
 
-pub(crate) fn path(from: &Node, to: &Node) -> Option<Path> {
+fn path(from: &Node, to: &Node) -> Option<Path> {
     from.handle.peer(&to.id())?.connected.map(|connected| connected.path)
 }
 
