@@ -4,6 +4,10 @@
 
 #[path = "processes/apps.rs"]
 mod apps;
+#[path = "processes/attacker.rs"]
+mod attacker;
+#[path = "processes/attacks.rs"]
+mod attacks;
 #[path = "processes/bus.rs"]
 mod bus;
 #[path = "processes/cloud.rs"]
@@ -16,6 +20,10 @@ mod demo;
 mod faults;
 #[path = "processes/filesystems.rs"]
 mod filesystems;
+#[path = "processes/floods.rs"]
+mod floods;
+#[path = "processes/forgeries.rs"]
+mod forgeries;
 #[path = "processes/help.rs"]
 mod help;
 #[path = "processes/kill.rs"]
@@ -32,6 +40,8 @@ mod nat;
 mod network;
 #[path = "processes/node.rs"]
 mod node;
+#[path = "processes/partition.rs"]
+mod partition;
 #[path = "processes/pods.rs"]
 mod pods;
 #[path = "processes/reach.rs"]

@@ -219,7 +219,29 @@ impl Lab {
         ip(&["-n", &self.hub, "link", "set", &host.cable, "nomaster"])
     }
 
-    /// Ends a [`cut`](Self::cut).
+    /// Puts hosts onto a bridge of their own: they reach each other and nobody else, and no link goes down. [`restore`](Self::restore) takes one back.
+    ///
+    /// # Errors
+    ///
+    /// [`LabError::Step`]; also if there is such a bridge already.
+    pub fn split(&self, hosts: &[&Host]) -> Result<(), LabError> {
+        let hub = |arguments: &[&str]| ip(&[&["-n", &self.hub], arguments].concat());
+        hub(&["link", "add", "apart", "type", "bridge", "forward_delay", "0", "mcast_snooping", "0"])?;
+        hub(&["link", "set", "apart", "up"])?;
+        hosts.iter().try_for_each(|host| hub(&["link", "set", &host.cable, "master", "apart"]))
+    }
+
+    /// Has the bridge send everything to everybody, as a hub or radio does: whoever listens hears what is meant for others.
+    ///
+    /// # Errors
+    ///
+    /// [`LabError::Step`].
+    pub fn let_all_hear_all(&self) -> Result<(), LabError> {
+        // With no time to remember them it learns no addresses.
+        ip(&["-n", &self.hub, "link", "set", "bridge", "type", "bridge", "ageing_time", "0"])
+    }
+
+    /// Ends a [`cut`](Self::cut) or a [`split`](Self::split) for a host.
     ///
     /// # Errors
     ///

@@ -43,7 +43,9 @@ fn sealed_packets() {
         let mut changed = bytes.to_vec();
         if bytes != genuine {
             let error = opener.borrow_mut().open(Instant::now(), &mut changed).unwrap_err();
-            assert!(!matches!(error, OpenError::Replayed), "nothing was opened yet");
+            // No sealer comes to the last counter, and no window takes it.
+            let last = Header::read(bytes).is_some_and(|header| header.counter == u64::MAX);
+            assert!(last || !matches!(error, OpenError::Replayed), "nothing was opened yet");
         }
     });
     let (mut opener, mut once) = (opener.into_inner(), genuine.clone());

@@ -2,7 +2,7 @@
 
 use std::fs::OpenOptions;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -25,6 +25,7 @@ pub(crate) const ECHO: u16 = 8080;
 pub(crate) struct LabNode {
     pub(crate) netns: Netns,
     data_dir: PathBuf,
+    settings: Vec<String>,
     child: Child,
     status: Value,
 }
@@ -34,20 +35,16 @@ impl LabNode {
     pub(crate) fn start(netns: &Netns, folder: &Path, settings: &[&str]) -> Self {
         let data_dir = folder.join(netns.name());
         std::fs::create_dir_all(&data_dir).unwrap();
-        let log = OpenOptions::new().create(true).append(true).open(data_dir.join("log")).unwrap();
-        let mut command = netns.command(program());
-        command.env_remove("ATOLL_DATA_DIR").arg("--data-dir").arg(&data_dir).args(["--output", "json", "up"]);
-        command.args(["--until-stdin-closes", "--set", "storage.capacity=64M"]);
-        command.args(["--set", &format!("network.allow=peers icmp,peers tcp/{ECHO}")]);
-        for setting in settings {
-            command.args(["--set", setting]);
-        }
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let said = std::fs::read_to_string(data_dir.join("log")).unwrap();
-        let status = serde_json::from_str(&line).unwrap_or_else(|_| panic!("the node did not come up: {line}{said}"));
-        Self { netns: netns.clone(), data_dir, child, status }
+        let settings: Vec<String> = settings.iter().map(|setting| (*setting).to_owned()).collect();
+        let (child, status) = launch(netns, &data_dir, &settings);
+        Self { netns: netns.clone(), data_dir, settings, child, status }
+    }
+
+    /// Kills it and starts it again.
+    pub(crate) fn restart(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        (self.child, self.status) = launch(&self.netns, &self.data_dir, &self.settings);
     }
 
     pub(crate) fn atoll(&self, arguments: &[&str]) -> String {
@@ -69,6 +66,29 @@ impl LabNode {
     pub(crate) fn joins(&self, other: &Self) {
         let ticket = other.atoll(&["invite"]);
         self.atoll(&["join", ticket.trim()]);
+    }
+
+    /// Who it is.
+    pub(crate) fn id(&self) -> &str {
+        self.status["node"].as_str().unwrap()
+    }
+
+    /// Where it says that it listens at this address: for `quic` or for a `lane`.
+    pub(crate) fn listens(&self, at: Ipv4Addr, what: &str) -> SocketAddrV4 {
+        let status = self.json(&["status"]);
+        let said = status["addresses"].as_array().unwrap().iter().filter_map(|address| address.as_str());
+        let of_kind = said.filter_map(|address| address.strip_prefix(what)?.trim().parse().ok());
+        of_kind.into_iter().find(|address: &SocketAddrV4| *address.ip() == at).unwrap_or_else(|| panic!("{status}"))
+    }
+
+    /// `atoll net status`.
+    pub(crate) fn net(&self) -> Value {
+        self.json(&["net", "status"])
+    }
+
+    /// The process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Whether a stream to a peer was answered lately.
@@ -98,6 +118,24 @@ impl LabNode {
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.data_dir.join("log")).unwrap()
     }
+}
+
+/// Starts a node and waits until it says who it is.
+fn launch(netns: &Netns, data_dir: &Path, settings: &[String]) -> (Child, Value) {
+    let log = OpenOptions::new().create(true).append(true).open(data_dir.join("log")).unwrap();
+    let mut command = netns.command(program());
+    command.env_remove("ATOLL_DATA_DIR").arg("--data-dir").arg(data_dir).args(["--output", "json", "up"]);
+    command.args(["--until-stdin-closes", "--set", "storage.capacity=64M"]);
+    command.args(["--set", &format!("network.allow=peers icmp,peers tcp/{ECHO}")]);
+    for setting in settings {
+        command.args(["--set", setting]);
+    }
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let said = std::fs::read_to_string(data_dir.join("log")).unwrap();
+    let status = serde_json::from_str(&line).unwrap_or_else(|_| panic!("the node did not come up: {line}{said}"));
+    (child, status)
 }
 
 impl Drop for LabNode {

@@ -10,15 +10,15 @@ use std::time::Duration;
 
 use atoll_ids::NodeId;
 use atoll_lane::{Accepted, Acceptor, LaneStream};
-use iroh::endpoint::{Connection, Incoming, RecvStream, SendStream};
+use iroh::endpoint::{Connection, Incoming, IncomingAddr, RecvStream, SendStream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use crate::book::{Count, CountGuard};
 use crate::dial::{ACCEPTED, OPENING};
+use crate::doors::{Network, Place};
 use crate::error::{BindError, Refusal};
 use crate::join::JOIN;
 use crate::node::Node;
@@ -70,14 +70,24 @@ impl Node {
     /// Takes in QUIC connections until the link stops.
     pub(crate) async fn accept_connections(self: Arc<Self>) {
         while let Some(Some(incoming)) = self.stop.run_until_cancelled(self.endpoint.accept()).await {
-            match self.handshakes.clone().try_acquire_owned() {
-                Ok(place) => self.spawn(self.clone().welcome(incoming, place)),
-                Err(_) => incoming.refuse(),
+            let network = match incoming.remote_addr() {
+                IncomingAddr::Ip(address) => Network::from(address.ip()),
+                _ => Network::Relayed,
+            };
+            // What comes by a relay has no address that could be made up.
+            if self.doors.are_busy() && network != Network::Relayed && !incoming.remote_addr_validated() {
+                // It may always be asked to if it did not show it yet.
+                let _: Result<(), _> = incoming.retry();
+                continue;
+            }
+            match self.doors.enter(network, || self.book.is_home(network)) {
+                Some(place) => self.spawn(self.clone().welcome(incoming, place)),
+                None => incoming.refuse(),
             }
         }
     }
 
-    async fn welcome(self: Arc<Self>, incoming: Incoming, place: OwnedSemaphorePermit) {
+    async fn welcome(self: Arc<Self>, incoming: Incoming, place: Place) {
         let handshake = async { incoming.accept().map_err(|e| e.to_string())?.await.map_err(|e| e.to_string()) };
         let connection = match timeout(HANDSHAKE_TIMEOUT, handshake).await {
             Ok(Ok(connection)) => connection,
@@ -180,11 +190,14 @@ impl Node {
     pub(crate) async fn accept_lanes(self: Arc<Self>, listener: TcpListener, acceptor: Acceptor) {
         while let Some(accepted) = self.stop.run_until_cancelled(listener.accept()).await {
             match accepted {
-                Ok((tcp, _)) => match self.handshakes.clone().try_acquire_owned() {
-                    Ok(place) => self.spawn(self.clone().welcome_lane(tcp, acceptor.clone(), place)),
-                    // Closing is the answer: the peer uses QUIC.
-                    Err(_) => drop(tcp),
-                },
+                Ok((tcp, from)) => {
+                    let network = Network::from(from.ip());
+                    match self.lane_doors.enter(network, || self.book.is_home(network)) {
+                        Some(place) => self.spawn(self.clone().welcome_lane(tcp, acceptor.clone(), place)),
+                        // Closing is the answer: the peer uses QUIC.
+                        None => drop(tcp),
+                    }
+                }
                 Err(error) => {
                     warn!(%error, "cannot accept a lane");
                     tokio::time::sleep(NO_SOCKETS_PAUSE).await;
@@ -193,7 +206,7 @@ impl Node {
         }
     }
 
-    async fn welcome_lane(self: Arc<Self>, tcp: TcpStream, acceptor: Acceptor, place: OwnedSemaphorePermit) {
+    async fn welcome_lane(self: Arc<Self>, tcp: TcpStream, acceptor: Acceptor, place: Place) {
         let Accepted { mut stream, peer, protocol } = match acceptor.accept(tcp).await {
             Ok(accepted) => accepted,
             Err(error) => return debug!(%error, "a lane's handshake failed"),

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::address::{AddressRecord, open_record};
+use crate::doors::Network;
 use crate::peers::{FixedPeer, Path, Peer, PeerStore, PeerStoreError, StoredPeer};
 use crate::quic::path_of;
 
@@ -143,6 +144,14 @@ impl Book {
 
     pub(crate) fn knows(&self, node: &NodeId) -> bool {
         self.lock().contains_key(node)
+    }
+
+    /// Whether a peer says that it is in this network, or the configuration says so.
+    pub(crate) fn is_home(&self, network: Network) -> bool {
+        let entries = self.lock();
+        let mut places =
+            entries.values().flat_map(|entry| entry.fixed.iter().chain(&entry.record.quic).chain(&entry.record.lane));
+        network == Network::Relayed || places.any(|place| Network::from(place.ip()) == network)
     }
 
     pub(crate) fn nodes(&self) -> Vec<NodeId> {

@@ -22,6 +22,7 @@ mod accept;
 mod address;
 mod book;
 mod dial;
+mod doors;
 mod error;
 mod fast;
 mod frames;

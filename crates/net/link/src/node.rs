@@ -17,6 +17,7 @@ use tracing::debug;
 use crate::address::{ADDRESSES_MAX, AddressRecord, is_dialable};
 use crate::book::{Book, now_ms};
 use crate::dial::Connections;
+use crate::doors::Doors;
 use crate::fast::FastPaths;
 use crate::invite::Invites;
 use crate::lan::Neighbours;
@@ -25,10 +26,6 @@ use crate::meter::Meters;
 use crate::packets::PacketPaths;
 use crate::stream::StreamHandler;
 use crate::via::Via;
-
-/// Handshakes of strangers in progress at once, QUIC and TCP together. Each costs about a millisecond of CPU and tens of KiB;
-/// beyond this newcomers are turned away before they cost anything.
-const HANDSHAKES_MAX: usize = 64;
 
 /// Nodes joining at once.
 const JOINS_MAX: usize = 16;
@@ -61,7 +58,9 @@ pub(crate) struct Node {
     pub(crate) protocols: BTreeMap<&'static str, Arc<dyn StreamHandler>>,
     /// Drawn at each start.
     pub(crate) instance: u64,
-    pub(crate) handshakes: Arc<Semaphore>,
+    /// For handshakes over QUIC, and for those of lanes: who has used up one has not used up the other.
+    pub(crate) doors: Arc<Doors>,
+    pub(crate) lane_doors: Arc<Doors>,
     pub(crate) joins: Arc<Semaphore>,
     /// Streams being served: what a shutdown waits for.
     pub(crate) streams: TaskTracker,
@@ -114,7 +113,8 @@ impl Node {
             lan: Neighbours::default(),
             protocols,
             instance: u64::from_le_bytes(instance),
-            handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
+            doors: Arc::default(),
+            lane_doors: Arc::default(),
             joins: Arc::new(Semaphore::new(JOINS_MAX)),
             streams: TaskTracker::new(),
             tasks: TaskTracker::new(),

@@ -53,7 +53,9 @@ fn parse_over(text: &str) -> Result<Over, String> {
         return Ok(Over::Network(network.trunc()));
     }
     let name = text.trim_start_matches('.').to_ascii_lowercase();
-    if is_host_name(&name) {
+    // Behind a dot, but still no domain.
+    let is_address = name.parse::<IpAddr>().is_ok();
+    if is_host_name(&name) && !is_address {
         Ok(Over::Domain(name))
     } else {
         Err(format!("{text:?} is neither a network nor a domain"))
@@ -180,7 +182,8 @@ mod tests {
         for text in [node(1).to_string(), format!("10.0.0.0/8={}", node(2)), format!("corp.example={}", node(2))] {
             assert_eq!(text.parse::<Route>().unwrap().to_string(), text);
         }
-        for text in ["", "x", "a b=c", &format!("/8={}", node(1)), "10.0.0.0/8="] {
+        let behind_a_dot = format!(".10.0.0.1={}", node(1));
+        for text in ["", "x", "a b=c", &format!("/8={}", node(1)), "10.0.0.0/8=", &behind_a_dot] {
             assert!(text.parse::<Route>().is_err(), "{text:?}");
         }
     }

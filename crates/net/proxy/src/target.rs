@@ -1,6 +1,6 @@
 //! What a program asks for, read from the text it names it by.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 
 use atoll_ids::{NodeId, PlanetaryAddress};
@@ -52,6 +52,10 @@ impl FromStr for Target {
             return Ok(Self::of_ip(ip));
         }
         let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
+        // The dot says that a name is complete. What stands before it may be an address all the same, and browsers take it for one.
+        if let Ok(ip) = name.parse::<Ipv4Addr>() {
+            return Ok(Self::of_ip(ip.into()));
+        }
         if let Ok(node) = name.strip_suffix(SUFFIX).unwrap_or(&name).parse() {
             return Ok(Self::Node(node));
         }
@@ -97,6 +101,10 @@ mod tests {
         check("::ffff:127.0.0.1", Some(Target::Address([127, 0, 0, 1].into())));
         check("[2001:db8::1]", Some(Target::Address("2001:db8::1".parse().unwrap())));
         check("Example.COM", Some(Target::Outside("example.com".into())));
+        check("10.0.10.0.", Some(Target::Address([10, 0, 10, 0].into())));
+        check("[127.0.0.1].", None);
+        check("127.0.0.1..", None);
+        check("::1.", None);
         check("127.1", Some(Target::Outside("127.1".into())));
         check("", None);
         check("a b", None);

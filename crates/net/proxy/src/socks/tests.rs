@@ -44,6 +44,7 @@ fn requests() {
     check(&named("attic.atoll", 22), "attic.atoll", 22);
     // Some programs write addresses as names.
     check(&named("127.0.0.1", 22), "127.0.0.1", 22);
+    check(&named("12.7.0.0.", 22), "12.7.0.0", 22);
 }
 
 #[test]
