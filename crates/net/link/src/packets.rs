@@ -10,7 +10,7 @@
 
 use std::any::Any;
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -155,6 +155,24 @@ impl PacketPaths {
         for (_, connection) in lock(&self.dialled_by_peers).extract_if(.., |(node, _)| node == peer) {
             connection.close(code.into(), reason.as_bytes());
         }
+    }
+
+    /// The nodes with which a connection for packets is open or being made.
+    pub(crate) fn open_with(&self) -> BTreeSet<NodeId> {
+        let mut open: BTreeSet<NodeId> = lock(&self.dialled_by_peers).iter().map(|(node, _)| *node).collect();
+        open.extend(lock(&self.out).iter().filter(|(_, out)| !matches!(out, Out::Resting { .. })).map(|(node, _)| *node));
+        open
+    }
+
+    /// How many connections for packets a node has open to us.
+    pub(crate) fn dialled_by(&self, peer: &NodeId) -> usize {
+        lock(&self.dialled_by_peers).iter().filter(|(node, _)| node == peer).count()
+    }
+
+    /// Closes what is open with a node, and keeps nothing of it.
+    pub(crate) fn forget(&self, node: &NodeId) {
+        self.close(node, code::DONE, "not in use");
+        lock(&self.out).remove(node);
     }
 
     /// Whether it is long enough ago that everything was begun anew with a peer for its packets' sake.
@@ -376,7 +394,7 @@ impl Node {
             Some(Out::Resting { until }) if Instant::now() < *until => return Err(PacketRefusal::Resting),
             _ => {}
         }
-        if !self.book.knows(&to) {
+        if !self.book.knows(&to) && !self.acquaintances.knows(&to) {
             out.remove(&to);
             return Err(PacketRefusal::Unknown);
         }
@@ -406,10 +424,13 @@ impl Node {
 
     /// Dials, hands on what waited, and closes the connection when it is not used any more.
     async fn open_packets(self: Arc<Self>, to: NodeId) {
-        let dialled = match self.book.record(&to) {
+        let dialled = match self.whereabouts(&to) {
             Some(record) => {
                 let options = ConnectOptions::new().with_transport_config(packet_transport());
-                self.dial_with(to, &record, PACKET, options).await
+                match self.dial_with(to, &record, PACKET, options).await {
+                    Ok(connection) => self.show_ourselves(to, connection).await,
+                    failed => failed,
+                }
             }
             None => Err(DialError::Failed("forgotten".to_owned())),
         };
@@ -417,6 +438,7 @@ impl Node {
             Ok(connection) => connection,
             Err(error) => {
                 debug!(peer = %to.short(), %error, "no connection for packets");
+                self.led_nowhere(&to);
                 // The two are connected, and yet this way leads nowhere: it is one that iroh keeps to from before. It lets go of it at a moment at which nothing
                 // is open to the peer, so there has to be one.
                 if matches!(error, DialError::Failed(_))
@@ -488,7 +510,7 @@ impl Node {
     }
 
     /// Takes in the packets of a peer until it closes the connection.
-    pub(crate) async fn receive_packets(self: Arc<Self>, peer: NodeId, connection: Connection, _admission: CountGuard) {
+    pub(crate) async fn receive_packets(self: Arc<Self>, peer: NodeId, connection: Connection, _admission: Option<CountGuard>) {
         lock(&self.packets.dialled_by_peers).push((peer, connection.clone()));
         tokio::select! {
             () = self.receive_datagrams(peer, &connection) => {}

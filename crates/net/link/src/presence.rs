@@ -120,6 +120,7 @@ impl Node {
         let Some(keeper) = self.book.keeper(&peer) else { return };
         let Some(present) = self.book.present(peer, connection.clone()) else { return };
         info!(peer = %peer.short(), "connected");
+        self.hear_of_nodes(peer, &connection);
         loop {
             tokio::select! {
                 () = self.stop.cancelled() => {
