@@ -39,8 +39,8 @@ mod testing;
 
 pub use find::{Config, Counts, Find, Input, Miss, Output};
 pub use key::Key;
-pub use network::Network;
 pub use message::{
     Answer, Ask, CONTACTS_MAX, Contact, MESSAGE_BYTES_MAX, Message, MessageError, RUMOUR_HOPS_MAX, Tell, decode_message,
 };
+pub use network::Network;
 pub use record::{Opened, Record, Whereabouts};

@@ -25,8 +25,8 @@ use tracing::{debug, info};
 use crate::address::{AddressRecord, is_dialable, open_record};
 use crate::dial::DialError;
 use crate::node::Node;
-use crate::quic::{code, path_of};
 use crate::peers::Path;
+use crate::quic::{code, path_of};
 
 /// Acquaintances at once: what a busy machine speaks to in some minutes, at a few KiB each.
 const ACQUAINTANCES_MAX: usize = 256;

@@ -57,6 +57,10 @@ const REMEMBERED_MAX: usize = 1024;
 const NOBODY_PAUSE: Duration = Duration::from_millis(50);
 const NOBODY_TRIES: u32 = 40;
 
+/// A node that has just started has not yet brought its record to anybody, and one that has just joined asks only whom it knows: so it is asked again, twice.
+const NO_RECORD_PAUSE: Duration = Duration::from_millis(300);
+const NO_RECORD_TRIES: u32 = 2;
+
 /// The clock on the wall is believed when it is this much ahead: the machine slept, or somebody set it.
 const CLOCK_AHEAD: Duration = Duration::from_secs(5);
 
@@ -368,15 +372,21 @@ impl Node {
     /// Looks for the node at an address, for as long as a program that sends there waits.
     async fn look_up_soon(&self, key: Key) -> Result<AddressRecord, FindError> {
         let newer_than = lock(&self.finding.nowhere).find(&key).unwrap_or(0);
-        let mut tries = 0;
+        let (mut nobody, mut no_record) = (0, 0);
         loop {
-            match self.look_up(key, newer_than).await {
-                Err(FindError::Missed(Miss::NobodyAnswered)) if tries < NOBODY_TRIES && !self.book.nodes().is_empty() => {
-                    tries += 1;
-                    sleep(NOBODY_PAUSE).await;
+            let outcome = self.look_up(key, newer_than).await;
+            let (tries, max, pause) = match &outcome {
+                Err(FindError::Missed(Miss::NobodyAnswered)) if !self.book.nodes().is_empty() => {
+                    (&mut nobody, NOBODY_TRIES, NOBODY_PAUSE)
                 }
-                outcome => return outcome.map(|(record, _)| record),
+                Err(FindError::Missed(Miss::NoRecord)) => (&mut no_record, NO_RECORD_TRIES, NO_RECORD_PAUSE),
+                _ => return outcome.map(|(record, _)| record),
+            };
+            if *tries == max {
+                return outcome.map(|(record, _)| record);
             }
+            *tries += 1;
+            sleep(pause).await;
         }
     }
 }

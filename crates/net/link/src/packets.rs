@@ -160,7 +160,9 @@ impl PacketPaths {
     /// The nodes with which a connection for packets is open or being made.
     pub(crate) fn open_with(&self) -> BTreeSet<NodeId> {
         let mut open: BTreeSet<NodeId> = lock(&self.dialled_by_peers).iter().map(|(node, _)| *node).collect();
-        open.extend(lock(&self.out).iter().filter(|(_, out)| !matches!(out, Out::Resting { .. })).map(|(node, _)| *node));
+        open.extend(
+            lock(&self.out).iter().filter(|(_, out)| !matches!(out, Out::Resting { .. })).map(|(node, _)| *node),
+        );
         open
     }
 
@@ -510,7 +512,12 @@ impl Node {
     }
 
     /// Takes in the packets of a peer until it closes the connection.
-    pub(crate) async fn receive_packets(self: Arc<Self>, peer: NodeId, connection: Connection, _admission: Option<CountGuard>) {
+    pub(crate) async fn receive_packets(
+        self: Arc<Self>,
+        peer: NodeId,
+        connection: Connection,
+        _admission: Option<CountGuard>,
+    ) {
         lock(&self.packets.dialled_by_peers).push((peer, connection.clone()));
         tokio::select! {
             () = self.receive_datagrams(peer, &connection) => {}

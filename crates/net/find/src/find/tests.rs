@@ -108,7 +108,8 @@ fn a_record_is_found_only_if_it_is_the_one_that_was_looked_for() {
     fn check(record: Plain, expected: bool) {
         let mut core = joined(2);
         let wanted = contact(5).node;
-        let (to, ask) = asks(&core.step(later(100), Input::Find { key: Key::of(&wanted), newer_than: sequence(10) })).remove(0);
+        let (to, ask) =
+            asks(&core.step(later(100), Input::Find { key: Key::of(&wanted), newer_than: sequence(10) })).remove(0);
         assert_eq!((ask.key, ask.newer_than), (Key::of(&wanted), Some(sequence(10))));
         let answer = Answer { id: ask.id, record: Some(record), contacts: Vec::new() };
         let out = receive(&mut core, 150, to, Message::Answer(answer));

@@ -7,6 +7,7 @@ use crate::key::Key;
 use crate::lookup::Purpose;
 use crate::message::{Ask, CONTACTS_MAX, Contact, RUMOUR_HOPS_MAX, Tell};
 use crate::record::{Record, millis};
+use crate::table::NEAR;
 
 /// How often a node signs its record anew and brings it to those who keep it, at least and at most. In between: a third of the time that the nearest have
 /// been there (the median of them). Half of the keepers are then there the next time, and a network at rest is almost silent.
@@ -32,6 +33,9 @@ const HURRY_SILENT_MS: u64 = 60_000;
 /// Pause between asking two newcomers whether they answer: a burst of them must not become a burst of ours.
 const SPARE_MS: u64 = 1000;
 
+/// The same while there are fewer contacts than count as near: in a young network everybody is wanted.
+const SPARE_MS_FEW: u64 = 100;
+
 /// Pause after the first attempt to join that nobody answered; doubled up to the second.
 const JOIN_MS_MIN: u64 = 1000;
 const JOIN_MS_MAX: u64 = 60_000;
@@ -42,6 +46,9 @@ const FILL_MS: u64 = 2000;
 
 /// How long newcomers among the nearest are waited for before they get our record: they come in groups.
 const SPREAD_MS: u64 = 10_000;
+
+/// The same while there are fewer contacts than count as near.
+const SPREAD_MS_FEW: u64 = 1000;
 
 /// One in so many refreshes is of the part around ourselves.
 const OWN_REFRESH: u64 = 4;
@@ -176,7 +183,8 @@ impl<R: Record> Find<R> {
             }
         }
         if self.table.take_nearer() {
-            self.upkeep.spread_ms.get_or_insert(now_ms + SPREAD_MS);
+            let pause = if self.table.len() < NEAR { SPREAD_MS_FEW } else { SPREAD_MS };
+            self.upkeep.spread_ms.get_or_insert(now_ms + pause);
         }
         if self.upkeep.spread_ms.is_some_and(|spread_ms| now_ms >= spread_ms) {
             self.spread(now_ms, out);
@@ -229,7 +237,7 @@ impl<R: Record> Find<R> {
             && self.table.has_spares()
             && let Some(spare) = self.table.next_spare()
         {
-            self.upkeep.spare_ms = now_ms + SPARE_MS;
+            self.upkeep.spare_ms = now_ms + if self.table.len() < NEAR { SPARE_MS_FEW } else { SPARE_MS };
             self.check(now_ms, spare, 0, out);
         }
     }

@@ -184,8 +184,7 @@ impl Node {
     }
 
     async fn dial_line(self: Arc<Self>, to: Contact) {
-        let record =
-            AddressRecord { node: to.node, sequence: 0, quic: vec![to.at], lane: Vec::new(), relay: None };
+        let record = AddressRecord { node: to.node, sequence: 0, quic: vec![to.at], lane: Vec::new(), relay: None };
         let record = self.book.record(&to.node).unwrap_or(record);
         let dialled = self.dial(to.node, &record, FIND).await;
         let lines = &self.finding.lines;
