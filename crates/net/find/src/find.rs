@@ -143,6 +143,8 @@ struct Pending {
     until_ms: u64,
     /// Lookup and path that wait for it, if any do.
     lookup: Option<(u32, usize)>,
+    /// Whether it brings our record.
+    keeps: bool,
 }
 
 /// The core of finding nodes; see the top of this crate.
@@ -292,7 +294,8 @@ impl<R: Record> Find<R> {
 
     fn ask(&mut self, now_ms: u64, to: Contact, lookup: Option<(u32, usize)>, ask: Ask<R>, out: &mut Vec<Output<R>>) {
         let id = self.new_id();
-        self.pending.insert(id, Pending { to, until_ms: now_ms + ANSWER_MS_MAX, lookup });
+        let keeps = ask.keep.is_some();
+        self.pending.insert(id, Pending { to, until_ms: now_ms + ANSWER_MS_MAX, lookup, keeps });
         out.push(Output::Send { to, message: Message::Ask(Ask { id, serves: self.serves, ..ask }) });
     }
 

@@ -259,6 +259,11 @@ impl<R: Record> Find<R> {
             if self.table.failed(&pending.to.node) {
                 self.upkeep.hurry = HURRY;
             }
+            if pending.keeps {
+                // Whoever is among the nearest now gets it: it again, while it counts as being there.
+                self.kept_by.retain(|node| *node != pending.to.node);
+                self.upkeep.spread_ms = Some(0);
+            }
             if let Some((lookup, path)) = pending.lookup
                 && let Some(lookup) = self.lookups.get_mut(&lookup)
             {

@@ -17,7 +17,7 @@ use atoll_find::{Contact, MESSAGE_BYTES_MAX, Message, Network, decode_message};
 use atoll_ids::NodeId;
 use atoll_keys::Signed;
 use bytes::Bytes;
-use iroh::endpoint::{Connection, RecvStream, SendStream};
+use iroh::endpoint::{Connection, RecvStream, SendStream, Side};
 use tokio::time::{sleep, timeout};
 use tracing::debug;
 
@@ -139,7 +139,7 @@ impl Node {
         let lines = &self.finding.lines;
         lines.sent.fetch_add(1, Ordering::Relaxed);
         lines.sent_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        if let Some(connection) = self.book.present_on(&to.node).last()
+        if let Some(connection) = self.greeting_line(&to.node)
             && connection.send_datagram(bytes.clone()).is_ok()
         {
             return;
@@ -163,6 +163,14 @@ impl Node {
         state.dialling.insert(to.node, vec![bytes]);
         drop(state);
         self.spawn(self.clone().dial_line(to));
+    }
+
+    /// The connection on which we greet a peer; of two, the one that stays.
+    fn greeting_line(&self, peer: &NodeId) -> Option<Connection> {
+        let mut present = self.book.present_on(peer);
+        let stays = |connection: &Connection| (connection.side() == Side::Client) == (self.id < *peer);
+        let at = present.iter().position(stays).or(present.len().checked_sub(1))?;
+        Some(present.swap_remove(at))
     }
 
     fn say(self: &Arc<Self>, line: &Arc<Line>, bytes: Bytes) {
