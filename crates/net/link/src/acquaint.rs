@@ -111,7 +111,7 @@ pub trait Society: Send + Sync + 'static {
     /// A node is an acquaintance from now on, or has shown more of itself.
     fn met(&self, who: &Acquaintance);
 
-    /// A node is none any more.
+    /// A node is none any more; it may be a peer by now.
     fn parted(&self, node: &NodeId);
 }
 
@@ -234,10 +234,9 @@ impl Acquaintances {
         Ok(gone)
     }
 
-    /// Drops one; nobody is told if it is a peer now.
-    fn drop(&self, node: &NodeId, is_peer: bool) {
+    fn drop(&self, node: &NodeId) {
         let mut table = self.lock();
-        if table.remove(node).is_some() && !is_peer {
+        if table.remove(node).is_some() {
             self.society.parted(node);
         }
     }
@@ -282,14 +281,14 @@ impl Node {
 
     /// Forgets an acquaintance and closes what is open with it.
     fn part_with(&self, node: &NodeId) {
-        self.acquaintances.drop(node, self.book.knows(node));
+        self.acquaintances.drop(node);
         self.leave_alone(node);
     }
 
     /// Forgets who was not in use for a while, or is a peer by now.
     pub(crate) fn forget_acquaintances(&self) {
         let peers = self.acquaintances.all().into_iter().map(|who| who.node).filter(|node| self.book.knows(node));
-        peers.for_each(|node| self.acquaintances.drop(&node, true));
+        peers.for_each(|node| self.acquaintances.drop(&node));
         for node in self.acquaintances.idle(&self.packets.open_with()) {
             debug!(node = %node.short(), "an acquaintance is forgotten");
             self.part_with(&node);
@@ -301,7 +300,7 @@ impl Node {
         let Some(record) = self.acquaintances.record(node).filter(|_| !self.book.knows(node)) else { return };
         if self.packets.dialled_by(node) == 0 {
             self.finding.led_nowhere(node, record.sequence);
-            self.acquaintances.drop(node, false);
+            self.acquaintances.drop(node);
             self.meters.forget(node);
         }
     }

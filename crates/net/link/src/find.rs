@@ -7,6 +7,7 @@
 //! Strangers may ask and be asked: the core limits what each network may. Every queue between is bounded, and what does not fit is lost, which the core takes for silence.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -114,6 +115,8 @@ pub struct FindCounts {
     pub connections: usize,
     /// Acquaintances at the moment.
     pub acquaintances: usize,
+    /// Nodes looked for since the start.
+    pub looked_up: u64,
     /// Messages sent since the start.
     pub sent: u64,
     /// Their bytes, without what carries them.
@@ -156,6 +159,7 @@ pub(crate) struct Finding {
     arriving: Mutex<Option<mpsc::Receiver<Command>>>,
     counts: Mutex<Option<(Counts, bool)>>,
     lines: Lines,
+    looked_up: AtomicU64,
     missed: Mutex<InVain>,
     nowhere: Mutex<InVain>,
 }
@@ -168,6 +172,7 @@ impl Default for Finding {
             arriving: Mutex::new(Some(arriving)),
             counts: Mutex::default(),
             lines: Lines::default(),
+            looked_up: AtomicU64::new(0),
             missed: Mutex::default(),
             nowhere: Mutex::default(),
         }
@@ -355,6 +360,7 @@ impl Node {
         if !self.config.find {
             return Err(FindError::Off);
         }
+        self.finding.looked_up.fetch_add(1, Ordering::Relaxed);
         let (answer, answered) = oneshot::channel();
         let command = Command::Find { key, newer_than, answer };
         self.finding.commands.send(command).await.map_err(|_| FindError::Closed)?;
@@ -453,6 +459,7 @@ impl LinkHandle {
             joined,
             connections,
             acquaintances,
+            looked_up: finding.looked_up.load(Ordering::Relaxed),
             sent,
             sent_bytes,
             dialled,

@@ -49,6 +49,7 @@ pub use acquaint::{
     Acquaintance, CREDENTIALS_BYTES_MAX, Introduction, IntroductionError, Society, decode_introduction,
 };
 pub use address::{ADDRESSES_MAX, AddressRecord, RecordError, is_dialable, open_record};
+pub use atoll_find::Miss;
 pub use error::{BindError, InviteError, JoinError, OpenError, Refusal};
 pub use fast::FastCounts;
 pub use find::{FindCounts, FindError, Found};

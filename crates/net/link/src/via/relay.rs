@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use atoll_ids::NodeId;
-use atoll_relay::{Bucket, Frame, Input, Next, Parcel, Refusal};
+use atoll_relay::{Bucket, Cargo, Frame, Input, Next, Parcel, Refusal};
 use bytes::Bytes;
 use iroh::endpoint::Connection;
 use tokio::time::{sleep, timeout};
@@ -121,11 +121,11 @@ impl Node {
             return;
         }
         match Parcel::decode(payload) {
-            Ok(Parcel::Whole(datagram)) => self.take_datagram(relay, from, datagram),
-            Ok(Parcel::Half { number, second, bytes }) => {
+            Ok(Parcel::Whole { cargo, bytes }) => self.take_datagram(relay, from, cargo, bytes),
+            Ok(Parcel::Half { cargo, number, second, bytes }) => {
                 let whole = lock(&self.via.halves).entry(from).or_default().join(number, second, bytes);
                 if let Some(datagram) = whole {
-                    self.take_datagram(relay, from, datagram);
+                    self.take_datagram(relay, from, cargo, datagram);
                 }
             }
             Ok(Parcel::Probe(number)) => {
@@ -138,8 +138,12 @@ impl Node {
         }
     }
 
-    fn take_datagram(self: &Arc<Self>, relay: NodeId, from: NodeId, datagram: Bytes) {
+    fn take_datagram(self: &Arc<Self>, relay: NodeId, from: NodeId, cargo: Cargo, datagram: Bytes) {
         self.choose(Input::Heard { target: from, relay });
+        if cargo == Cargo::Sealed {
+            self.via.received.fetch_add(1, Ordering::Relaxed);
+            return self.take_sealed(from, &datagram);
+        }
         if self.via.arrived.try_send((from, datagram)).is_ok() {
             self.via.received.fetch_add(1, Ordering::Relaxed);
         }
