@@ -16,6 +16,8 @@ mod demo;
 mod faults;
 #[path = "processes/filesystems.rs"]
 mod filesystems;
+#[path = "processes/find.rs"]
+mod find;
 #[path = "processes/help.rs"]
 mod help;
 #[path = "processes/kill.rs"]

@@ -68,7 +68,7 @@ pub(crate) fn to_show(ownership: Signed<Ownership>) -> Vec<u8> {
 }
 
 /// Whose a node is, by what it [shows](to_show); `None` if that proves nothing.
-pub fn shown_owner(credentials: &[u8], node: NodeId) -> Option<OwnerId> {
+pub(crate) fn shown_owner(credentials: &[u8], node: NodeId) -> Option<OwnerId> {
     let credentials: Credentials = decode(credentials).ok()?;
     proven_owner(&credentials.ownership, node).ok()
 }

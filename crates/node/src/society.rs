@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use atoll_ids::{NodeId, OwnerId, PlanetaryAddress};
-use atoll_link::{Acquaintance, FindError, LinkHandle, Society};
+use atoll_link::{Acquaintance, FindError, LinkHandle, Miss, Society};
 use atoll_tun::{INTERFACE_MTU, PacketLink, PeerEntry, TunHandle};
 use bytes::Bytes;
 
@@ -21,6 +21,9 @@ const WAITING_MAX: usize = 16;
 
 /// How long an address at which nobody was found is answered with "no route" without looking again.
 const MISSED_FOR: Duration = Duration::from_secs(3);
+
+/// The same where nobody could be asked, or too much was asked: that may change at any moment, as when the node joins.
+const UNANSWERED_FOR: Duration = Duration::from_millis(200);
 
 #[derive(Default)]
 struct Known {
@@ -133,7 +136,9 @@ impl Seeker {
             Err(FindError::Closed) => {}
             Err(error) => {
                 tracing::debug!(%address, %error, "nobody to send a packet to");
-                self.sought().insert(address, Sought::Missed(Instant::now() + MISSED_FOR));
+                let is_known = matches!(error, FindError::Missed(Miss::NoRecord) | FindError::Lately);
+                let pause = if is_known { MISSED_FOR } else { UNANSWERED_FOR };
+                self.sought().insert(address, Sought::Missed(Instant::now() + pause));
             }
         }
     }

@@ -50,6 +50,10 @@ impl LabNode {
         Self { netns: netns.clone(), data_dir, child, status }
     }
 
+    pub(crate) fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
     pub(crate) fn atoll(&self, arguments: &[&str]) -> String {
         run(&self.data_dir, arguments, b"")
     }

@@ -432,7 +432,7 @@ impl LinkHandle {
                 if node.get_to_know(record) { Ok(id) } else { Err(FindError::Crowded) }
             }
             Err(error) => {
-                if let FindError::Missed(_) = error {
+                if error == FindError::Missed(Miss::NoRecord) {
                     lock(&node.finding.missed).note(key, 0, MISSED_FOR);
                 }
                 Err(error)
