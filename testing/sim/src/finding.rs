@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use atoll_find::{Config, Contact, Find, Input, Key, Message, Output};
-use atoll_ids::NodeId;
 use atoll_wire::encode;
 
 use crate::queue::Queue;
