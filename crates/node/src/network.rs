@@ -450,6 +450,10 @@ impl PacketLink for Carrier {
         self.packets.send_cut(to, cut)
     }
 
+    fn narrow(&self, to: &NodeId) -> Option<usize> {
+        self.packets.narrow(to)
+    }
+
     fn receive_into<'a>(&'a self, inbox: &'a mut Inbox) -> BoxFuture<'a, bool> {
         Box::pin(self.packets.receive_into(inbox))
     }
