@@ -137,6 +137,9 @@ impl Entry {
     }
 }
 
+/// Gives the network of an address, narrow or wide.
+type Width = fn(SocketAddr) -> Network;
+
 /// Why somebody does not become an acquaintance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("there are as many acquaintances as there may be")]
@@ -212,7 +215,7 @@ impl Acquaintances {
             return Ok(Vec::new());
         }
         let mut gone = Vec::new();
-        let limits: [(usize, Option<fn(SocketAddr) -> Network>); 3] =
+        let limits: [(usize, Option<Width>); 3] =
             [(PER_NARROW_MAX, Some(Network::narrow)), (PER_WIDE_MAX, Some(Network::wide)), (ACQUAINTANCES_MAX, None)];
         for (max, network) in limits {
             let of = |entry: &Entry| network.is_none_or(|network| entry.is_of(network, at));

@@ -295,7 +295,7 @@ impl Packets {
         Self { node }
     }
 
-    /// Sends a packet to a peer, best effort; never waits. Where there is no connection yet it waits for one.
+    /// Sends an IP packet of up to [`PACKET_BYTES_MAX`] bytes to a peer, best effort; never waits. Where there is no connection yet it waits for one.
     ///
     /// # Errors
     ///

@@ -1,3 +1,4 @@
+//! The table of acquaintances and its limits.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::collections::BTreeSet;
