@@ -359,6 +359,11 @@ pub(crate) enum NetCommand {
         /// The peer's id
         node: NodeId,
     },
+    /// Look up among nodes where a node is, peer or not
+    Find {
+        /// The node's id or planetary address; or a peer's name
+        node: String,
+    },
     /// List the names of nodes, and say how programs come to ask this node for them
     Names,
     /// Show what a name or a planetary address stands for

@@ -24,6 +24,8 @@ mod filesystems;
 mod floods;
 #[path = "processes/forgeries.rs"]
 mod forgeries;
+#[path = "processes/find.rs"]
+mod find;
 #[path = "processes/help.rs"]
 mod help;
 #[path = "processes/kill.rs"]

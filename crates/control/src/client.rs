@@ -26,8 +26,8 @@ use tokio::net::UnixStream;
 
 use crate::{
     API_VERSION, ApiError, BucketInfo, BucketRequest, ConfigEntry, Event, GetRequest, HealRequest, InviteRequest,
-    Invited, JoinRequest, Listing, NetPaths, NetStatus, NodeStatus, ObjectInfo, PeerStatus, PutRequest, RemoveRequest,
-    SOCKET_NAME, Usage,
+    Invited, JoinRequest, Listing, NetFound, NetPaths, NetStatus, NodeStatus, ObjectInfo, PeerStatus, PutRequest,
+    RemoveRequest, SOCKET_NAME, Usage,
 };
 
 /// No answer but a stream is larger than this: a page of a listing is about 1,000 objects of under 8 KiB each.
@@ -105,6 +105,14 @@ impl Client {
     /// See [`ClientError`].
     pub async fn net_path(&self, node: &NodeId) -> Result<NetPaths, ClientError> {
         self.json(Method::GET, &format!("/net/path/{node}"), &[], None::<&()>).await
+    }
+
+    /// Looks up where a node is that has this id, address or name.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn net_find(&self, who: &str) -> Result<NetFound, ClientError> {
+        self.json(Method::GET, "/net/find", &[("who", who)], None::<&()>).await
     }
 
     /// The effective configuration of the running node.

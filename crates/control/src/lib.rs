@@ -38,7 +38,8 @@ pub use error::{ApiError, Kind};
 pub use fs::{AwayNode, FsMountRequest, FsMounted, FsRemoved, FsRequest, FsStatus, HealingStatus, VolumeStatus};
 pub use names::{NameRequest, NameStatus, NamedNode, NamesStatus, OwnerName, ResolvedName};
 pub use net::{
-    DroppedPackets, FastStatus, InterfaceStatus, NeighbourStatus, NetPath, NetPaths, NetPeer, NetRoute, NetStatus,
+    DroppedPackets, FastStatus, InterfaceStatus, NeighbourStatus, NetFound, NetPath, NetPaths, NetPeer, NetRoute,
+    NetStatus,
 };
 pub use node::{ConfigEntry, InviteRequest, Invited, JoinRequest, NodeStatus, PeerStatus, RoleStatus, StorageStatus};
 pub use proxy::{ProxyCounts, ProxyRequest, ProxyStatus};

@@ -20,6 +20,29 @@ pub struct NetStatus {
     pub neighbours: Vec<NeighbourStatus>,
 }
 
+/// `GET /v1/net/find`: where a node says it is, looked up among nodes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NetFound {
+    /// The node.
+    pub node: NodeId,
+    /// Its planetary address.
+    pub address: String,
+    /// What it is called here, if it is.
+    pub name: Option<String>,
+    /// Where it can be reached, as its record says.
+    pub addresses: Vec<String>,
+    /// The relay through which it can be reached.
+    pub relay: Option<String>,
+    /// The record's sequence; a higher one replaces it.
+    pub sequence: u64,
+    /// How long ago it was signed.
+    pub age_seconds: f64,
+    /// In how many steps it was found; 0 if it was here.
+    pub steps: u8,
+    /// How long that took.
+    pub took_ms: f64,
+}
+
 /// The planetary interface.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InterfaceStatus {

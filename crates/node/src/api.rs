@@ -82,6 +82,7 @@ fn router(parts: Arc<Parts>) -> Router {
         .route("/net/proxy", get(proxy::status).put(proxy::set))
         .route("/net/connect", post(proxy::connect))
         .merge(bus::routes())
+        .route("/net/find", get(net::find))
         .route("/net/path/{node}", get(net::path))
         .route("/config", get(node::config))
         .route("/shutdown", post(node::shutdown))

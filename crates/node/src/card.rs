@@ -51,6 +51,37 @@ impl Statement for Ownership {
     const DOMAIN: &'static str = "atoll/ownership";
 }
 
+/// What a node shows of itself to one that does not know it.
+#[derive(Serialize, Deserialize)]
+struct Credentials {
+    ownership: Signed<Ownership>,
+}
+
+impl Versioned for Credentials {
+    const VERSION: u16 = 1;
+    const NAME: &'static str = "credentials";
+}
+
+/// What a node shows of itself to one that does not know it: whose it is.
+pub(crate) fn to_show(ownership: Signed<Ownership>) -> Vec<u8> {
+    encode(&Credentials { ownership })
+}
+
+/// Whose a node is, by what it [shows](to_show); `None` if that proves nothing.
+pub(crate) fn shown_owner(credentials: &[u8], node: NodeId) -> Option<OwnerId> {
+    let credentials: Credentials = decode(credentials).ok()?;
+    proven_owner(&credentials.ownership, node).ok()
+}
+
+/// The owner, if it signed for this node.
+fn proven_owner(ownership: &Signed<Ownership>, node: NodeId) -> Result<OwnerId, CardError> {
+    let (ownership, signer) = ownership.verify().map_err(|_| CardError::NotOwned)?;
+    if ownership.node != node || ownership.owner.as_bytes() != &signer {
+        return Err(CardError::NotOwned);
+    }
+    Ok(ownership.owner)
+}
+
 /// What a node says about itself.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Card {
@@ -150,10 +181,7 @@ pub enum CardError {
 /// [`CardError`].
 pub fn check(bytes: &[u8], node: NodeId) -> Result<Checked, CardError> {
     let card: Card = decode(bytes)?;
-    let (ownership, signer) = card.ownership.verify().map_err(|_| CardError::NotOwned)?;
-    if ownership.node != node || ownership.owner.as_bytes() != &signer {
-        return Err(CardError::NotOwned);
-    }
+    let owner = proven_owner(&card.ownership, node)?;
     let printable = |name: String| name.chars().filter(|c| !c.is_control()).take(NAME_CHARS_MAX).collect::<String>();
     Ok(Checked {
         name: card.name.map(printable).filter(|name| !name.is_empty()),
@@ -162,7 +190,7 @@ pub fn check(bytes: &[u8], node: NodeId) -> Result<Checked, CardError> {
             used: ByteCount(storage.used_bytes),
             shards: storage.shards,
         }),
-        domain: Domain::new(Some(ownership.owner), &card.site, &card.country)?,
+        domain: Domain::new(Some(owner), &card.site, &card.country)?,
         gateway: card.gateway.filter(|domain| is_domain(domain)),
     })
 }
@@ -248,6 +276,19 @@ mod tests {
         check("a b", false);
         check("\u{1b}[2J", false);
         check(&"a".repeat(254), false);
+    }
+
+    #[test]
+    fn what_is_shown_proves_the_owner_of_one_node() {
+        let (owner, thief, node) = (OwnerKey::generate(), OwnerKey::generate(), NodeKey::generate().id());
+        let shown = to_show(Card::own(&owner, node));
+        assert!(shown.len() <= atoll_link::CREDENTIALS_BYTES_MAX, "{} bytes", shown.len());
+        assert_eq!(shown_owner(&shown, node), Some(owner.id()));
+        assert_eq!(shown_owner(&shown, NodeKey::generate().id()), None);
+        let forged = Signed::sign(&Ownership { owner: owner.id(), node }, &thief);
+        for bytes in [&to_show(forged)[..], &shown[1..], b""] {
+            assert_eq!(shown_owner(bytes, node), None);
+        }
     }
 
     #[test]

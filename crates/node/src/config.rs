@@ -103,6 +103,7 @@ pub(crate) const KEYS: &[Key] = &[
     crate::network::CHECK,
     crate::network::PEERS,
     crate::network::LAN,
+    crate::network::FIND,
     crate::names::DNS,
     crate::names::DNS_BIND,
     crate::names::RESOLV_CONF,

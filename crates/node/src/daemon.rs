@@ -177,11 +177,12 @@ impl Node {
         let shards = segments.clone().map(|segments| ShardServer::new(segments, config.admission(&rooms)));
         let shard_stats = shards.as_ref().map(ShardServer::stats);
         let stop = CancellationToken::new();
-        let make_card = card_maker(&config, &segments, Card::own(&owner_key, node));
+        let ownership = Card::own(&owner_key, node);
+        let make_card = card_maker(&config, &segments, ownership.clone());
         let dials = DialServer::new(config.proxy.exit.clone(), Limits::default(), stop.clone());
         let served = Served { make_card, shards, doors: doors.clone(), dials: dials.clone(), bus };
         let network = raise_network(&config, node, &kv).await?;
-        let link = bind_link(&config, &network, &node_key, &kv, &served, &stop).await?;
+        let link = bind_link(&config, (&network, card::to_show(ownership)), &node_key, &kv, &served, &stop).await?;
         let handle = link.handle();
         let local = segments.clone().map(|segments| (segments, domain));
         let peers = PeerTable::new(node, owner_key.clone(), handle.clone(), local);
@@ -439,7 +440,7 @@ async fn raise_network(config: &Config, node: NodeId, kv: &Arc<dyn KeyValue>) ->
 
 async fn bind_link(
     config: &Config,
-    network: &Network,
+    (network, credentials): (&Network, Vec<u8>),
     node_key: &Arc<NodeKey>,
     kv: &Arc<dyn KeyValue>,
     served: &Served,
@@ -450,10 +451,12 @@ async fn bind_link(
         bind: ports::prefer(&config.bind, remembered.quic),
         lane_bind: ports::prefer(&config.lane, remembered.lane),
         relays: config.relays.clone(),
+        credentials,
         ..LinkConfig::default()
     });
     let build = |link_config: LinkConfig| {
         let mut builder = Link::builder(node_key.clone(), link_config, KvPeers::new(kv.clone()))
+            .society(network.society())
             .protocol(card::PROTOCOL, Arc::new(CardHandler::new(served.make_card.clone())))
             .protocol(check::PROTOCOL, Arc::new(CheckHandler::new(network.handle())))
             .protocol(atoll_proxy::PROTOCOL, Arc::new(served.dials.clone()))

@@ -27,6 +27,7 @@ mod peer_table;
 mod peers;
 mod ports;
 mod proxy;
+mod society;
 mod sockets;
 mod storage;
 mod transfer;

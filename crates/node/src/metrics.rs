@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use atoll_control::ProxyCounts;
+use atoll_link::FindCounts;
 use atoll_shard::ShardServerStats;
 use atoll_telemetry::{MetricError, Metrics};
 use axum::Router;
@@ -46,6 +47,13 @@ pub const NAMES: &[(&str, &str)] = &[
     ("atoll_dial_open", "Connections that peers have open to and through this node"),
     ("atoll_dial_denied_total", "Requests of theirs that did not come to a connection"),
     ("atoll_dial_bytes_total", "Bytes carried for them, both ways"),
+    ("atoll_find_records", "Records of where nodes are that this node keeps for others"),
+    ("atoll_find_contacts", "Nodes that answered and are kept in mind for lookups"),
+    ("atoll_find_acquaintances", "Nodes that are no peers and with which packets are exchanged"),
+    ("atoll_find_lookups_total", "Nodes looked for on behalf of programs and people here"),
+    ("atoll_find_sent_messages_total", "Messages about where nodes are that were sent"),
+    ("atoll_find_sent_bytes_total", "Their bytes, without what carries them"),
+    ("atoll_find_dialled_total", "Connections made for them"),
     ("atoll_relay_carried_bytes_total", "Bytes carried between peers that cannot reach each other"),
     ("atoll_relay_carried_packets_total", "Packets carried between them"),
     ("atoll_relay_refused_packets_total", "Packets not carried, for whatever reason"),
@@ -93,6 +101,7 @@ fn value(parts: &Parts, name: &str) -> f64 {
     let storage = || parts.segments.as_ref().map(crate::storage::status);
     let stats = || parts.shard_stats.as_deref().map(ShardServerStats::snapshot);
     let relay = || parts.link.relay_counts();
+    let find = |of: fn(FindCounts) -> u64| parts.link.find_counts().map_or(0, of);
     let value = match name {
         "atoll_peers" => parts.peers.status().len() as u64,
         "atoll_peers_reachable" => parts.peers.status().iter().filter(|peer| peer.reachable).count() as u64,
@@ -123,6 +132,13 @@ fn value(parts: &Parts, name: &str) -> f64 {
         "atoll_bus_arrived_total" => parts.bus.handle.counts().arrived,
         "atoll_bus_expired_total" => parts.bus.handle.counts().expired,
         "atoll_bus_turned_away_total" => parts.bus.handle.counts().turned_away,
+        "atoll_find_records" => find(|counts| counts.records as u64),
+        "atoll_find_contacts" => find(|counts| counts.contacts as u64),
+        "atoll_find_acquaintances" => find(|counts| counts.acquaintances as u64),
+        "atoll_find_lookups_total" => find(|counts| counts.looked_up),
+        "atoll_find_sent_messages_total" => find(|counts| counts.sent),
+        "atoll_find_sent_bytes_total" => find(|counts| counts.sent_bytes),
+        "atoll_find_dialled_total" => find(|counts| counts.dialled),
         "atoll_relay_carried_bytes_total" => relay().for_others.carried_bytes,
         "atoll_relay_carried_packets_total" => relay().for_others.carried,
         "atoll_relay_refused_packets_total" => relay().for_others.refused,

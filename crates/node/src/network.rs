@@ -10,9 +10,10 @@ use std::str::FromStr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use atoll_control::PeerStatus;
 use atoll_fast::{Burst, Cut, Inbox};
-use atoll_ids::{ByteCount, NodeId, OwnerId};
-use atoll_link::{FixedPeer, LinkConfig, LinkHandle, Packets, RelayBudget};
+use atoll_ids::{ByteCount, NodeId, OwnerId, PlanetaryAddress};
+use atoll_link::{FixedPeer, LinkConfig, LinkHandle, Packets, RelayBudget, Society};
 use atoll_settings::{Key, Kind, Settings, SettingsError};
 use atoll_tun::{
     Asked, Direction, Explanation, GROUPS_MAX, Group, Out, PacketLink, PeerEntry, Policy, Probe, RULES_MAX, Routes,
@@ -26,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use crate::grants::{GrantError, Grants, Origin};
 use crate::names::NamesConfig;
 use crate::peer_table::PeerTable;
+use crate::society::{Circle, Seeker};
 
 /// The interface's name unless another is configured.
 const DEFAULT_NAME: &str = "atoll0";
@@ -47,7 +49,7 @@ pub(crate) const ALLOW: Key = Key {
     name: "network.allow",
     kind: Kind::List(&Kind::Text),
     default: Some("peers icmp"),
-    doc: "what peers may begin over the interface: `peers icmp`, `owner:ID tcp/443`, `node:ID udp/5000-6000 until 2026-12-31T00:00Z # note`, `group:NAME`; with `to` before it, what this node may begin (network.out)",
+    doc: "what others may begin over the interface: `peers icmp`, `anyone tcp/80` (strangers, too), `owner:ID tcp/443`, `node:ID udp/5000-6000 until 2026-12-31T00:00Z # note`, `group:NAME`; with `to` before it, what this node may begin (network.out)",
     flag: None,
 };
 
@@ -93,6 +95,15 @@ pub(crate) const LAN: Key = Key {
     kind: Kind::Choice(&["on", "off"]),
     default: Some("on"),
     doc: "tell the local network by multicast (UDP port 5770) where this node is, and listen for peers there",
+    flag: None,
+};
+
+/// See [`INTERFACE`].
+pub(crate) const FIND: Key = Key {
+    name: "network.find",
+    kind: Kind::Choice(&["on", "off"]),
+    default: Some("on"),
+    doc: "find nodes that are no peers, be found by them, and exchange packets as network.allow says; off: speak with peers only",
     flag: None,
 };
 
@@ -153,6 +164,7 @@ pub(crate) struct NetworkConfig {
     answers: bool,
     peers: Vec<FixedPeer>,
     lan: bool,
+    find: bool,
     /// What the node says of names.
     pub(crate) names: NamesConfig,
     /// `None` is off.
@@ -179,6 +191,7 @@ impl NetworkConfig {
             answers: settings.get::<String>("network.check") == "on",
             peers: list(settings, "network.peers")?,
             lan: lan == "on" && !on_loopback,
+            find: settings.get::<String>("network.find") == "on",
             names: NamesConfig::from_settings(settings)?,
             fast_port: (fast == "on").then(|| settings.get("network.fast_port")),
             relay: relay(settings)?,
@@ -238,6 +251,7 @@ pub(crate) struct Network {
     tun: Result<Tun, String>,
     config: NetworkConfig,
     grants: Grants,
+    circle: Arc<Circle>,
     ended: Arc<OnceLock<String>>,
 }
 
@@ -269,13 +283,19 @@ impl Network {
             (Err(why_not), Ok(_)) => tracing::warn!(why_not, "no planetary interface; everything else works"),
             _ => {}
         }
-        Self { tun, config: config.clone(), grants, ended: Arc::default() }
+        let circle = Arc::new(Circle::new(tun.as_ref().ok().map(Tun::handle)));
+        Self { tun, config: config.clone(), grants, circle, ended: Arc::default() }
     }
 
     /// What the link has to know.
     pub(crate) fn configure(&self, link: LinkConfig) -> LinkConfig {
-        let NetworkConfig { peers, lan, fast_port, relay, .. } = self.config.clone();
-        LinkConfig { peers, lan, relay, fast_port, packets: self.tun.is_ok(), ..link }
+        let NetworkConfig { peers, lan, find, fast_port, relay, .. } = self.config.clone();
+        LinkConfig { peers, lan, find, relay, fast_port, packets: self.tun.is_ok(), ..link }
+    }
+
+    /// Who has to know of acquaintances.
+    pub(crate) fn society(&self) -> Arc<dyn Society> {
+        self.circle.clone()
     }
 
     /// Something to look at it with.
@@ -289,11 +309,13 @@ impl Network {
     pub(crate) async fn run(self, handle: NetworkHandle, link: LinkHandle, peers: PeerTable, stop: CancellationToken) {
         let (Ok(tun), Ok(filter)) = (self.tun, &handle.tun) else { return };
         // Tables first: the first packet is judged by them.
-        tell(filter, &link, &peers);
+        let circle = &self.circle;
+        tell((circle, filter), &link, &peers);
+        let seeker = self.config.find.then(|| Seeker::new(link.clone(), filter.clone()));
         tokio::select! {
             () = stop.cancelled() => {}
-            () = keep_telling(filter, &link, &peers) => {}
-            ended = tun.run(Arc::new(Carrier(link.packets()))) => {
+            () = keep_telling((circle, filter), &link, &peers) => {}
+            ended = tun.run(Arc::new(Carrier { packets: link.packets(), seeker })) => {
                 if let Err(error) = ended {
                     tracing::error!(%error, "the planetary interface ended; restart the node to have it again");
                     let _: Result<(), String> = handle.ended.set(error.to_string());
@@ -304,7 +326,7 @@ impl Network {
 }
 
 /// Keeps the filter's tables to who is known and whose it is.
-async fn keep_telling(filter: &TunHandle, link: &LinkHandle, peers: &PeerTable) {
+async fn keep_telling(filter: (&Circle, &TunHandle), link: &LinkHandle, peers: &PeerTable) {
     let (mut changes, mut answers) = (link.changes(), peers.answers());
     loop {
         let changed = tokio::select! {
@@ -319,8 +341,9 @@ async fn keep_telling(filter: &TunHandle, link: &LinkHandle, peers: &PeerTable) 
     }
 }
 
-fn tell(filter: &TunHandle, link: &LinkHandle, peers: &PeerTable) {
-    filter.set_peers(peers.status().into_iter().map(|peer| PeerEntry { node: peer.node, owner: peer.owner }));
+fn tell((circle, filter): (&Circle, &TunHandle), link: &LinkHandle, peers: &PeerTable) {
+    let entry = |peer: PeerStatus| PeerEntry { node: peer.node, owner: peer.owner };
+    circle.set_peers(peers.status().into_iter().map(entry).collect());
     let quic = link.addresses();
     let ports = quic.quic.iter().map(SocketAddr::port).chain(link.packets().fast_ports());
     filter.set_underlay_ports(ports.collect());
@@ -397,32 +420,41 @@ impl NetworkHandle {
 }
 
 /// The link as the interface needs it.
-struct Carrier(Packets);
+#[derive(Clone)]
+struct Carrier {
+    packets: Packets,
+    /// `None` where network.find is off.
+    seeker: Option<Arc<Seeker>>,
+}
 
 impl PacketLink for Carrier {
     fn send(&self, to: NodeId, packets: &[Bytes]) {
-        if let Err(error) = self.0.send_many(to, packets) {
+        if let Err(error) = self.packets.send_many(to, packets) {
             tracing::trace!(peer = %to.short(), %error, "packets are not sent");
         }
     }
 
+    fn seek(&self, address: PlanetaryAddress, packet: &[u8]) -> bool {
+        self.seeker.as_ref().is_some_and(|seeker| seeker.seek(self, address, packet))
+    }
+
     fn receive<'a>(&'a self, batch: &'a mut Vec<(NodeId, Bytes)>) -> BoxFuture<'a, bool> {
-        Box::pin(self.0.receive(batch))
+        Box::pin(self.packets.receive(batch))
     }
 
     fn send_burst<'a>(&'a self, to: NodeId, burst: Burst<'a>) -> Option<BoxFuture<'a, ()>> {
-        self.0.send_burst(to, burst)
+        self.packets.send_burst(to, burst)
     }
 
     fn send_cut<'a>(&'a self, to: NodeId, cut: Cut<'a>) -> Option<BoxFuture<'a, ()>> {
-        self.0.send_cut(to, cut)
+        self.packets.send_cut(to, cut)
     }
 
     fn narrow(&self, to: &NodeId) -> Option<usize> {
-        self.0.narrow(to)
+        self.packets.narrow(to)
     }
 
     fn receive_into<'a>(&'a self, inbox: &'a mut Inbox) -> BoxFuture<'a, bool> {
-        Box::pin(self.0.receive_into(inbox))
+        Box::pin(self.packets.receive_into(inbox))
     }
 }

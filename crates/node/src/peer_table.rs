@@ -1,6 +1,6 @@
 //! What this node knows of its peers at the moment: their cards, whether they answer, and the homes for shards they are.
 //!
-//! A prober asks every peer for its card at an interval, and at once when a peer is new. The engine sees the table as [`Homes`].
+//! A prober asks every peer for its card: at once when it is new, comes or goes, now and then while the link is connected with it, and often otherwise. The engine sees the table as [`Homes`].
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -25,6 +25,10 @@ use crate::storage::{LocalHome, status as storage_status};
 /// A node that died is noticed by the engine at once where it matters; this is for the status and for placement.
 const PROBE_EVERY: Duration = Duration::from_secs(5);
 
+/// The same while the link is connected with the peer and it answered: the link notices its death within five seconds and says so. A question and its answer take some hundred
+/// bytes, and most peers have nothing new to say.
+const PROBE_CONNECTED_EVERY: Duration = Duration::from_secs(30);
+
 /// An answer that takes longer counts as none.
 const PROBE_WITHIN: Duration = Duration::from_secs(3);
 
@@ -41,16 +45,24 @@ const GRANT_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
 /// See [`GRANT_LIFETIME`].
 const GRANT_RENEWED_EVERY: Duration = Duration::from_secs(24 * 3600);
 
-/// What is known of one peer.
-struct Known {
+/// What decides when a peer is asked.
+#[derive(Debug, Clone, Copy, Default)]
+struct Asking {
     /// Whether it was ever asked, with or without an answer.
     asked: bool,
     /// Whether it is being asked now.
     asking: bool,
-    card: Option<Checked>,
+    /// Whether the link was connected with it when it was asked last.
+    connected: bool,
     reachable: bool,
-    round_trip: Option<Duration>,
     last_seen: Option<Instant>,
+}
+
+/// What is known of one peer.
+struct Known {
+    asking: Asking,
+    card: Option<Checked>,
+    round_trip: Option<Duration>,
     home: Arc<ShardClient>,
     granted: Instant,
 }
@@ -81,6 +93,22 @@ impl Dial for LinkDial {
             let stream = opened.map_err(|error| DialError::Unreachable(error.to_string()))?;
             Ok(Box::new(stream) as BoxStream)
         })
+    }
+}
+
+impl Asking {
+    /// Whether it is to be asked now; with `only_new`, if something happened.
+    fn is_due(&self, now: Instant, connected: bool, only_new: bool) -> bool {
+        if self.asking {
+            return false;
+        }
+        if !self.asked || self.connected != connected {
+            return true;
+        }
+        let quiet_for = if connected && self.reachable { PROBE_CONNECTED_EVERY } else { PROBE_EVERY };
+        // Half an interval early rather than late.
+        let is_over = self.last_seen.is_none_or(|at| now.duration_since(at) + PROBE_EVERY / 2 >= quiet_for);
+        !only_new && is_over
     }
 }
 
@@ -115,11 +143,22 @@ impl PeerTable {
 
     /// Drops who was forgotten, and gives those whom to ask: nobody twice at the same time.
     fn to_ask(&self, only_new: bool) -> Vec<NodeId> {
-        let peers: Vec<NodeId> = self.shared.link.peers().into_iter().map(|peer| peer.id).collect();
+        let peers = self.shared.link.peers();
+        let peers: HashMap<NodeId, bool> = peers.into_iter().map(|peer| (peer.id, peer.connected.is_some())).collect();
         let mut known = self.shared.write();
-        known.retain(|node, _| peers.contains(node));
-        let asked = |node: &NodeId| known.get(node).is_some_and(|known| known.asking || only_new && known.asked);
-        peers.into_iter().filter(|node| !asked(node)).collect()
+        known.retain(|node, _| peers.contains_key(node));
+        let mut due = Vec::new();
+        for (node, connected) in peers {
+            match known.get_mut(&node) {
+                Some(known) if !known.asking.is_due(Instant::now(), connected, only_new) => {}
+                Some(known) => {
+                    known.asking.connected = connected;
+                    due.push(node);
+                }
+                None => due.push(node),
+            }
+        }
+        due
     }
 
     /// Asks every peer now and waits for the answers.
@@ -136,7 +175,7 @@ impl PeerTable {
             let peers = self.shared.link.peers();
             let all_asked = {
                 let known = self.shared.read();
-                peers.iter().all(|peer| known.get(&peer.id).is_some_and(|known| known.asked))
+                peers.iter().all(|peer| known.get(&peer.id).is_some_and(|known| known.asking.asked))
             };
             if all_asked || answers.changed().await.is_err() {
                 return;
@@ -146,7 +185,7 @@ impl PeerTable {
 
     /// Asks one peer now.
     pub(crate) async fn probe(&self, peer: NodeId) {
-        self.shared.write().entry(peer).or_insert_with(|| self.shared.unknown(peer)).asking = true;
+        self.shared.write().entry(peer).or_insert_with(|| self.shared.unknown(peer)).asking.asking = true;
         let asked = timeout(PROBE_WITHIN, self.ask(peer));
         let asked = asked.await.unwrap_or_else(|_| Err(format!("no answer in {} s", PROBE_WITHIN.as_secs())));
         self.note(peer, asked);
@@ -176,7 +215,7 @@ impl PeerTable {
     fn note(&self, peer: NodeId, asked: Result<(Checked, Duration), String>) {
         let mut known = self.shared.write();
         let entry = known.entry(peer).or_insert_with(|| self.shared.unknown(peer));
-        (entry.asked, entry.asking) = (true, false);
+        (entry.asking.asked, entry.asking.asking) = (true, false);
         if entry.granted.elapsed() > GRANT_RENEWED_EVERY {
             entry.home.renew(self.shared.grant());
             entry.granted = Instant::now();
@@ -184,15 +223,15 @@ impl PeerTable {
         match asked {
             Ok((checked, round_trip)) => {
                 entry.card = Some(checked);
-                entry.reachable = true;
+                entry.asking.reachable = true;
                 entry.round_trip = Some(round_trip);
-                entry.last_seen = Some(Instant::now());
+                entry.asking.last_seen = Some(Instant::now());
             }
             Err(why) => {
-                if entry.reachable {
+                if entry.asking.reachable {
                     tracing::info!(peer = %peer.short(), why, "peer does not answer");
                 }
-                entry.reachable = false;
+                entry.asking.reachable = false;
                 entry.round_trip = None;
             }
         }
@@ -224,9 +263,9 @@ impl PeerTable {
                     node: peer.id,
                     name: card.and_then(|card| card.name.clone()),
                     owner: card.and_then(|card| card.domain.owner),
-                    reachable: known.is_some_and(|known| known.reachable),
+                    reachable: known.is_some_and(|known| known.asking.reachable),
                     rtt_ms: known.and_then(|known| known.round_trip).map(|rtt| rtt.as_secs_f64() * 1e3),
-                    last_seen_seconds: known.and_then(|known| known.last_seen).map(|at| at.elapsed().as_secs()),
+                    last_seen_seconds: known.and_then(|known| known.asking.last_seen).map(|at| at.elapsed().as_secs()),
                     storage: card.and_then(|card| card.storage),
                     gateway: card.and_then(|card| card.gateway.clone()),
                     addresses: crate::addresses(&record.quic, &record.lane),
@@ -250,12 +289,9 @@ impl Shared {
     fn unknown(&self, peer: NodeId) -> Known {
         let dial = Arc::new(LinkDial(self.link.clone()));
         Known {
-            asked: false,
-            asking: false,
+            asking: Asking::default(),
             card: None,
-            reachable: false,
             round_trip: None,
-            last_seen: None,
             home: Arc::new(ShardClient::new(peer, dial, self.grant())),
             granted: Instant::now(),
         }
@@ -285,7 +321,12 @@ impl Homes for PeerTable {
         let remote = known.iter().filter_map(|(node, known)| {
             let card = known.card.as_ref()?;
             let storage = card.storage?;
-            Some(HomeInfo { node: *node, weight: storage.capacity.0, domain: card.domain.clone(), up: known.reachable })
+            Some(HomeInfo {
+                node: *node,
+                weight: storage.capacity.0,
+                domain: card.domain.clone(),
+                up: known.asking.reachable,
+            })
         });
         local.chain(remote).collect()
     }
@@ -295,5 +336,33 @@ impl Homes for PeerTable {
             return Some(local.clone());
         }
         self.shared.read().get(&node).map(|known| known.home.clone() as Arc<dyn ShardHome>)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_is_asked_when_something_happened_and_rarely_while_it_is_there() {
+        let start = Instant::now();
+        let fine = Asking { asked: true, asking: false, connected: true, reachable: true, last_seen: Some(start) };
+        let check = |asking: Asking, connected: bool, only_new: bool, after: u64, expect: bool| {
+            let due = asking.is_due(start + Duration::from_secs(after), connected, only_new);
+            assert_eq!(due, expect, "{asking:?}, connected: {connected}, only new: {only_new}, after {after} s");
+        };
+        // New, being asked, gone, back.
+        check(Asking::default(), false, true, 0, true);
+        check(Asking { asking: true, ..fine }, false, false, 60, false);
+        check(fine, false, true, 0, true);
+        check(Asking { connected: false, ..fine }, true, true, 0, true);
+        // There, and there still.
+        check(fine, true, false, 5, false);
+        check(fine, true, true, 60, false);
+        check(fine, true, false, 30, true);
+        // Not there, or it does not answer.
+        check(Asking { connected: false, ..fine }, false, false, 5, true);
+        check(Asking { reachable: false, ..fine }, true, false, 5, true);
+        check(Asking { reachable: false, last_seen: None, ..fine }, true, false, 0, true);
     }
 }

@@ -79,7 +79,7 @@ fn messages() {
 #[test]
 fn what_a_node_makes_of_messages() {
     let now = Duration::from_millis(NOW_MS);
-    let mut core: Find<Record> = Find::new(contact(9).node, Config { serves: true, seed: 1 });
+    let mut core: Find<Record> = Find::new(contact(9).node, Config { serves: true, seed: 1, sparing: true });
     core.step(now, Input::Peer { contact: contact(1), connected: true });
     core.step(now, Input::Begin(contact(1)));
     fuzz!(5_000, valid(), |bytes: &[u8]| {

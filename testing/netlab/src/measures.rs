@@ -72,7 +72,7 @@ impl Measure {
 }
 
 /// The names of the figures of networks that were joined, by their number of nodes.
-pub(crate) fn crowd_figures(figures: &Figures) -> Vec<(usize, [String; 4])> {
+pub(crate) fn crowd_figures(figures: &Figures) -> Vec<(usize, [String; 7])> {
     let numbers =
         figures.names().into_iter().filter_map(|name| name.strip_prefix("join.")?.split_once('.')?.0.parse().ok());
     let numbers: BTreeSet<usize> = numbers.collect();

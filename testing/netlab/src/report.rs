@@ -118,14 +118,17 @@ fn tables(figures: &Figures) -> Vec<Table> {
             column("Gbit/s, both", "restarts.rate", Source::Itself),
         ],
     ));
-    for (nodes, [contact, other, idle, memory]) in crowd_figures(figures) {
+    for (nodes, [contact, other, met, met_slowest, idle, idle_median, memory]) in crowd_figures(figures) {
         tables.push(table(
             &format!("A node joins; {nodes} nodes then"),
             vec![
                 column("first answer of whom it was told of, s", &contact, Source::Itself),
                 column("of another, s", &other, Source::Itself),
+                column("once joined, of any other, s (median)", &met, Source::Itself),
+                column("the slowest of these, s", &met_slowest, Source::Itself),
                 column("Atoll is × this (the first)", &contact, Source::Atoll),
                 column("idle: bytes/s sent per node", &idle, Source::Itself),
+                column("median of the nodes", &idle_median, Source::Itself),
                 column("memory per node, MiB", &memory, Source::Itself),
             ],
         ));

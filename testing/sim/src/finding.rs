@@ -3,8 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use atoll_find::{Config, Contact, Find, Input, Message, Output};
-use atoll_ids::NodeId;
+use atoll_find::{Config, Contact, Find, Input, Key, Message, Output};
 use atoll_wire::encode;
 
 use crate::queue::Queue;
@@ -122,7 +121,7 @@ pub struct FindReport {
 #[derive(Default)]
 struct Watched {
     /// Lookups that are measured, by who looks for whom.
-    open: HashMap<(u32, NodeId), u64>,
+    open: HashMap<(u32, Key), u64>,
     ms: Vec<f64>,
     steps: Vec<f64>,
     missed: usize,
@@ -171,7 +170,7 @@ impl FindWorld {
         let index = self.nodes.len() as u32;
         let place = (self.random.unit() as f32, self.random.unit() as f32);
         let me = tag::contact(index, 0);
-        let config = Config { serves: true, seed: self.random.next() };
+        let config = Config { serves: true, seed: self.random.next(), sparing: false };
         let core = Find::new(me.node, config);
         let node = Node { core, me, place, alive: false, generation: 0, wake_us: u64::MAX, since_us: u64::MAX };
         self.nodes.push(node);
@@ -259,7 +258,7 @@ impl FindWorld {
 
     /// A new node in the place of one that left.
     fn replace(&mut self, node: u32) {
-        let config = Config { serves: true, seed: self.random.next() };
+        let config = Config { serves: true, seed: self.random.next(), sparing: false };
         let it = &mut self.nodes[node as usize];
         let generation = it.generation + 1;
         let me = tag::contact(node, generation);
@@ -305,12 +304,12 @@ impl FindWorld {
                     self.step(node, Input::Own { record, moved: false });
                 }
                 Output::Found { node: found, steps, .. } => {
-                    if let Some(began_us) = self.watched.open.remove(&(node, found)) {
+                    if let Some(began_us) = self.watched.open.remove(&(node, Key::of(&found))) {
                         self.watched.ms.push((self.now_us - began_us) as f64 / 1000.0);
                         self.watched.steps.push(f64::from(steps));
                     }
                 }
-                Output::NotFound { node: missed, .. } => {
+                Output::NotFound { key: missed, .. } => {
                     self.watched.missed += usize::from(self.watched.open.remove(&(node, missed)).is_some());
                 }
             }
@@ -402,9 +401,9 @@ impl FindWorld {
         let mut begun = 0;
         for (from, of) in pairs {
             let node = self.nodes[*of as usize].me.node;
-            let fresh = self.watched.open.insert((*from, node), self.now_us).is_none();
+            let fresh = self.watched.open.insert((*from, Key::of(&node)), self.now_us).is_none();
             begun += usize::from(fresh);
-            self.step(*from, Input::Find { node, newer_than: 0 });
+            self.step(*from, Input::Find { key: Key::of(&node), newer_than: 0 });
             self.run(gap);
         }
         let last = Duration::from_secs(30);

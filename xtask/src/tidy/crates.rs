@@ -14,7 +14,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("crates/net/lane", &["crates/base"]),
     ("crates/net/fast", &["crates/base"]),
     ("crates/net/relay", &["crates/base"]),
-    ("crates/net/link", &["crates/base", "crates/net/fast", "crates/net/lane", "crates/net/relay"]),
+    ("crates/net/link", &["crates/base", "crates/net/fast", "crates/net/find", "crates/net/lane", "crates/net/relay"]),
     ("crates/net/tun", &["crates/base", "crates/net/fast"]),
     ("crates/net/route", &["crates/base"]),
     ("crates/net/names", &["crates/base"]),

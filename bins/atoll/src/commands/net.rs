@@ -3,7 +3,7 @@
 mod names;
 mod top;
 
-use atoll_control::{NeighbourStatus, NetPath, NetPaths, NetPeer, NetStatus};
+use atoll_control::{NeighbourStatus, NetFound, NetPath, NetPaths, NetPeer, NetStatus};
 
 use super::{Context, proxy, rules};
 use crate::args::NetCommand;
@@ -24,8 +24,26 @@ pub(super) async fn run(context: &Context, command: &NetCommand) -> anyhow::Resu
         NetCommand::Proxy(asked) => proxy::show(context, asked).await,
         NetCommand::Connect(asked) => proxy::connect(context, asked).await,
         NetCommand::Bus(command) => super::bus::run(context, command).await,
+        NetCommand::Find { node } => print(context.output, &context.client().net_find(node).await?, found_text),
         NetCommand::Path { node } => print(context.output, &context.client().net_path(node).await?, paths_text),
     }
+}
+
+fn found_text(found: &NetFound) -> String {
+    let addresses =
+        if found.addresses.is_empty() { "none that can be dialled".into() } else { found.addresses.join(" ") };
+    let steps = match found.steps {
+        0 => "it was known here".to_owned(),
+        1 => "1 step".to_owned(),
+        steps => format!("{steps} steps"),
+    };
+    let mut lines = vec![("node", found.node.to_string()), ("address", found.address.clone())];
+    lines.extend(found.name.clone().map(|name| ("name", name)));
+    lines.push(("reached at", addresses));
+    lines.extend(found.relay.clone().map(|relay| ("relay", relay)));
+    lines.push(("record", format!("{}, signed {:.0} s ago", found.sequence, found.age_seconds)));
+    lines.push(("found in", format!("{steps}, {:.1} ms", found.took_ms)));
+    lines.iter().map(|(name, value)| format!("{name:<10} {value}\n")).collect()
 }
 
 fn paths_text(paths: &NetPaths) -> String {

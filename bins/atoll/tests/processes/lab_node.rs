@@ -47,6 +47,10 @@ impl LabNode {
         (self.child, self.status) = launch(&self.netns, &self.data_dir, &self.settings);
     }
 
+    pub(crate) fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
     pub(crate) fn atoll(&self, arguments: &[&str]) -> String {
         run(&self.data_dir, arguments, b"")
     }

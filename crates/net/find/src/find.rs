@@ -63,8 +63,8 @@ pub enum Input<R> {
     },
     /// Somebody wants to know where a node is.
     Find {
-        /// Who.
-        node: NodeId,
+        /// Who: of the node itself, or of its planetary address.
+        key: Key,
         /// Only a record with a higher sequence is of use: that of the one that leads nowhere, or 0.
         newer_than: u64,
     },
@@ -101,7 +101,7 @@ pub enum Output<R> {
     /// A node that was looked for is not found.
     NotFound {
         /// Who.
-        node: NodeId,
+        key: Key,
         /// Why not.
         why: Miss,
     },
@@ -133,6 +133,8 @@ pub struct Config {
     pub serves: bool,
     /// Seed of choices that need not be secret (but better are: they say which networks share a budget).
     pub seed: u64,
+    /// Whether most messages need a connection first, which costs more than ten times what they do: what is done to keep up is then done less often.
+    pub sparing: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -141,6 +143,8 @@ struct Pending {
     until_ms: u64,
     /// Lookup and path that wait for it, if any do.
     lookup: Option<(u32, usize)>,
+    /// Whether it brings our record.
+    keeps: bool,
 }
 
 /// The core of finding nodes; see the top of this crate.
@@ -149,6 +153,7 @@ pub struct Find<R> {
     me: NodeId,
     key: Key,
     serves: bool,
+    sparing: bool,
     own: Option<(Opened, R)>,
     table: Table,
     store: Store<R>,
@@ -186,6 +191,7 @@ impl<R: Record> Find<R> {
             me,
             key,
             serves: config.serves,
+            sparing: config.sparing,
             own: None,
             table: Table::new(key),
             store: Store::new(key),
@@ -221,7 +227,7 @@ impl<R: Record> Find<R> {
             Input::Own { record, moved } => self.own_changed(now_ms, record, moved, &mut out),
             Input::Begin(contact) => self.begin(now_ms, contact),
             Input::Peer { contact, connected } => self.peer(now_ms, contact, connected),
-            Input::Find { node, newer_than } => self.find(now_ms, node, newer_than, &mut out),
+            Input::Find { key, newer_than } => self.find(now_ms, key, newer_than, &mut out),
             Input::Received { from, message } => self.received(now_ms, from, message, &mut out),
             Input::Unreachable(node) => {
                 let gone = |pending: &Pending| pending.to.node == node;
@@ -253,23 +259,21 @@ impl<R: Record> Find<R> {
         }
     }
 
-    fn find(&mut self, now_ms: u64, node: NodeId, newer_than: u64, out: &mut Vec<Output<R>>) {
-        let target = Key::of(&node);
+    fn find(&mut self, now_ms: u64, target: Key, newer_than: u64, out: &mut Vec<Output<R>>) {
         let here = self.store.get(now_ms, target).filter(|(opened, _)| opened.sequence > newer_than);
-        if let Some((_, record)) = here {
-            out.push(Output::Found { node, record: record.clone(), steps: 0 });
+        if let Some((opened, record)) = here {
+            out.push(Output::Found { node: opened.node, record: record.clone(), steps: 0 });
             return;
         }
-        let purpose = Purpose::Find(node);
-        if let Some(lookup) = self.lookups.values_mut().find(|lookup| lookup.purpose == purpose) {
+        if let Some(lookup) = self.lookups.values_mut().find(|lookup| lookup.seeks(target)) {
             lookup.newer_than = lookup.newer_than.max(newer_than);
             return;
         }
         if self.lookups.len() >= LOOKUPS_MAX {
-            out.push(Output::NotFound { node, why: Miss::Busy });
+            out.push(Output::NotFound { key: target, why: Miss::Busy });
             return;
         }
-        self.look_up(purpose, target, newer_than);
+        self.look_up(Purpose::Find, target, newer_than);
     }
 
     /// Begins a lookup; `look_after` asks its questions.
@@ -290,7 +294,8 @@ impl<R: Record> Find<R> {
 
     fn ask(&mut self, now_ms: u64, to: Contact, lookup: Option<(u32, usize)>, ask: Ask<R>, out: &mut Vec<Output<R>>) {
         let id = self.new_id();
-        self.pending.insert(id, Pending { to, until_ms: now_ms + ANSWER_MS_MAX, lookup });
+        let keeps = ask.keep.is_some();
+        self.pending.insert(id, Pending { to, until_ms: now_ms + ANSWER_MS_MAX, lookup, keeps });
         out.push(Output::Send { to, message: Message::Ask(Ask { id, serves: self.serves, ..ask }) });
     }
 
@@ -342,12 +347,13 @@ impl<R: Record> Find<R> {
         };
         let Some(lookup) = self.lookups.get_mut(&id) else { return };
         let steps = lookup.answered(path, &from.node, contacts);
-        if let (Purpose::Find(node), Some(record)) = (lookup.purpose, answer.record)
+        if let (Purpose::Find, Some(record)) = (lookup.purpose, answer.record)
             && let Some(opened) = record.open()
-            && (opened.node == node && opened.sequence > lookup.newer_than && opened.is_current(now_ms))
+            && Key::of(&opened.node) == lookup.target
+            && (opened.sequence > lookup.newer_than && opened.is_current(now_ms))
         {
             self.lookups.remove(&id);
-            out.push(Output::Found { node, record, steps });
+            out.push(Output::Found { node: opened.node, record, steps });
         }
     }
 
@@ -377,9 +383,9 @@ impl<R: Record> Find<R> {
         if self.store.put(now_ms, record, opened, &from.node, from.at) != Put::News {
             return false;
         }
-        let (node, purpose) = (opened.node, Purpose::Find(opened.node));
+        let (node, key) = (opened.node, Key::of(&opened.node));
         let before = self.lookups.len();
-        self.lookups.retain(|_, lookup| lookup.purpose != purpose || lookup.newer_than >= opened.sequence);
+        self.lookups.retain(|_, lookup| !lookup.seeks(key) || lookup.newer_than >= opened.sequence);
         if self.lookups.len() < before || self.peers.contains_key(&node) {
             out.push(Output::Found { node, record: record.clone(), steps: 0 });
         }

@@ -1,13 +1,11 @@
 //! Where in the space of lookups a node stands: a [`Key`], and how far two are apart.
 
-use atoll_ids::NodeId;
+use atoll_ids::{NodeId, PlanetaryAddress};
 use serde::{Deserialize, Serialize};
 
-/// Separates this use of BLAKE3 from every other; part of the protocol for ever.
-const CONTEXT: &str = "atoll 2026-11 find key v1";
-
-/// A point of the space: the first 128 bits of a hash of a NodeId. Hashed, so that where a node stands says nothing but that, and points are spread
-/// evenly. Whoever tries many keys can still come near a point that they chose; what that gains them is limited by networks (`network.rs`).
+/// A point of the space: the 120 bits of hash in a planetary address, and behind them its first byte, which all have in common. So who knows a node and who knows no
+/// more than its address look in the same place, and points are spread evenly. Whoever tries many keys can still come near a point that they chose; what that
+/// gains them is limited by networks (`network.rs`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(from = "[u8; 16]", into = "[u8; 16]")]
 pub struct Key(u128);
@@ -18,10 +16,14 @@ impl Key {
 
     /// The key of a node: where its record is kept, and what it stands next to.
     pub fn of(node: &NodeId) -> Self {
-        let hash = blake3::derive_key(CONTEXT, node.as_bytes());
-        let mut first = [0; 16];
-        first.copy_from_slice(&hash[..16]);
-        Self::from(first)
+        Self::at(node.planetary_address())
+    }
+
+    /// The key of the node that has this address.
+    pub fn at(address: PlanetaryAddress) -> Self {
+        let mut octets = address.ip().octets();
+        octets.rotate_left(1);
+        Self::from(octets)
     }
 
     /// Kademlia's metric: smaller is nearer, and two keys have the same distance to a third only if they are the same.
@@ -65,8 +67,9 @@ mod tests {
     /// Part of the protocol: these may never change.
     #[test]
     fn golden_key() {
-        let hash = blake3::derive_key("atoll 2026-11 find key v1", &[7; 32]);
-        assert_eq!(<[u8; 16]>::from(Key::of(&NodeId::from_bytes([7; 32]))), hash[..16]);
+        let hash = blake3::derive_key("atoll 2026-11 planetary address v1", &[7; 32]);
+        let expected = [&hash[..15], &[6]].concat();
+        assert_eq!(<[u8; 16]>::from(Key::of(&NodeId::from_bytes([7; 32])))[..], expected);
     }
 
     proptest! {

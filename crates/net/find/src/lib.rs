@@ -42,4 +42,5 @@ pub use key::Key;
 pub use message::{
     Answer, Ask, CONTACTS_MAX, Contact, MESSAGE_BYTES_MAX, Message, MessageError, RUMOUR_HOPS_MAX, Tell, decode_message,
 };
+pub use network::Network;
 pub use record::{Opened, Record, Whereabouts};

@@ -40,7 +40,7 @@ pub(crate) enum Purpose {
     /// To get to know some of a part of the space.
     Refresh,
     /// To find the record of a node.
-    Find(NodeId),
+    Find,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +84,11 @@ impl Lookup {
             lookup.consider(number % PATHS, seed, 1);
         }
         lookup
+    }
+
+    /// Whether it is for the record of whoever has this key.
+    pub(crate) fn seeks(&self, key: Key) -> bool {
+        self.purpose == Purpose::Find && self.target == key
     }
 
     fn consider(&mut self, path: usize, contact: Contact, step: u8) {

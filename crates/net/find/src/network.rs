@@ -10,16 +10,16 @@ use crate::message::Contact;
 
 /// A network, or a single place in a private one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Network(u128, u8);
+pub struct Network(u128, u8);
 
 impl Network {
     /// What one customer of a provider usually has: an IPv6 /64, an IPv4 address.
-    pub(crate) fn narrow(at: SocketAddr) -> Self {
+    pub fn narrow(at: SocketAddr) -> Self {
         Self::of(at, 64, 32)
     }
 
     /// What is cheaply had at once: an IPv6 /48, an IPv4 /24.
-    pub(crate) fn wide(at: SocketAddr) -> Self {
+    pub fn wide(at: SocketAddr) -> Self {
         Self::of(at, 48, 24)
     }
 

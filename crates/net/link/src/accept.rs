@@ -1,7 +1,7 @@
 //! What others open to us: connections, lanes, and the streams on them.
 //!
-//! A stranger gets as far as the handshake (limited in number and time) and from there only to `atoll/join/1`. Everything else is for
-//! known peers; the check is made for each connection and again for each stream, so a forgotten peer opens nothing on what it has left.
+//! A stranger gets as far as the handshake (limited in number and time) and from there only to `atoll/join/1`, and where finding is on to `atoll/find/1` and, once it
+//! has introduced itself, to `atoll/packet/1`. Everything else is for known peers; the check is made for each connection and again for each stream, so a forgotten peer opens nothing on what it has left.
 
 use std::io;
 use std::net::SocketAddr;
@@ -20,6 +20,7 @@ use crate::book::{Count, CountGuard};
 use crate::dial::{ACCEPTED, OPENING};
 use crate::doors::{Network, Place};
 use crate::error::{BindError, Refusal};
+use crate::find::FIND;
 use crate::join::JOIN;
 use crate::node::Node;
 use crate::packets::PACKET;
@@ -106,6 +107,12 @@ impl Node {
                 Err(_) => close(code::BUSY, "too many nodes are joining"),
             };
         }
+        if connection.alpn() == FIND.as_bytes() {
+            return self.serve_finding(peer, connection).await;
+        }
+        if !self.book.knows(&peer) && self.config.find && connection.alpn() == PACKET.as_bytes() {
+            return self.meet(peer, connection).await;
+        }
         if !self.book.knows(&peer) {
             return close(code::UNKNOWN, "this node is not known here: join with a ticket");
         }
@@ -120,7 +127,7 @@ impl Node {
             return self.presence(peer, connection, own, Some(admission)).await;
         }
         if connection.alpn() == PACKET.as_bytes() {
-            return self.receive_packets(peer, connection, admission).await;
+            return self.receive_packets(peer, connection, Some(admission)).await;
         }
         if connection.alpn() == RELAY.as_bytes() {
             return self.receive_frames(peer, connection, admission).await;

@@ -5,6 +5,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use atoll_find::Whereabouts;
 use atoll_ids::{NodeId, PlanetaryAddress};
 use atoll_keys::{Signed, Statement, VerifyError};
 use atoll_wire::Versioned;
@@ -41,7 +42,32 @@ impl Statement for AddressRecord {
     const DOMAIN: &'static str = "atoll/address-record";
 }
 
+impl Whereabouts for AddressRecord {
+    fn node(&self) -> NodeId {
+        self.node
+    }
+
+    fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    fn is_within_limits(&self) -> bool {
+        self.too_much().is_none()
+    }
+}
+
 impl AddressRecord {
+    /// What there is more of than there may be.
+    fn too_much(&self) -> Option<RecordError> {
+        let limits = [
+            ("QUIC addresses", self.quic.len(), ADDRESSES_MAX),
+            ("lane addresses", self.lane.len(), ADDRESSES_MAX),
+            ("bytes of relay URL", self.relay.as_ref().map_or(0, String::len), RELAY_BYTES_MAX),
+        ];
+        let over = limits.into_iter().find(|(_, found, max)| found > max);
+        over.map(|(what, found, max)| RecordError::TooMuch { what, found, max })
+    }
+
     /// Whether both say the same about where the node is.
     pub(crate) fn same_places(&self, other: &Self) -> bool {
         (&self.quic, &self.lane, &self.relay) == (&other.quic, &other.lane, &other.relay)
@@ -82,14 +108,8 @@ pub fn open_record(signed: &Signed<AddressRecord>) -> Result<AddressRecord, Reco
     if record.node.as_bytes() != &signer {
         return Err(RecordError::Foreign { node: record.node });
     }
-    for (what, found, max) in [
-        ("QUIC addresses", record.quic.len(), ADDRESSES_MAX),
-        ("lane addresses", record.lane.len(), ADDRESSES_MAX),
-        ("bytes of relay URL", record.relay.as_ref().map_or(0, String::len), RELAY_BYTES_MAX),
-    ] {
-        if found > max {
-            return Err(RecordError::TooMuch { what, found, max });
-        }
+    if let Some(error) = record.too_much() {
+        return Err(error);
     }
     record.quic.retain(is_dialable);
     record.lane.retain(is_dialable);

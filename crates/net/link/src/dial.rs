@@ -22,7 +22,7 @@ use crate::address::{AddressRecord, is_dialable};
 use crate::book::Count;
 use crate::error::{OpenError, Refusal};
 use crate::node::Node;
-use crate::quic::{code, is_direct};
+use crate::quic::{code, is_direct, transport};
 use crate::stream::{BoxStream, CountedLane, QuicStream, Traffic};
 use crate::via::RELAY;
 use crate::via::transport::address as via_address;
@@ -233,7 +233,8 @@ impl Node {
         record: &AddressRecord,
         protocol: &str,
     ) -> Result<Connection, DialError> {
-        self.dial_with(peer, record, protocol, ConnectOptions::new()).await
+        let options = ConnectOptions::new().with_transport_config(transport(true).build());
+        self.dial_with(peer, record, protocol, options).await
     }
 
     /// The same with options for the connection.

@@ -1,7 +1,7 @@
 //! Nodes on the same local network hear where the others are: signed address records by multicast.
 //!
-//! Every few seconds, and whenever its addresses change, a node sends its record in one UDP packet to port 5770 of 239.255.57.70 and of
-//! `ff12::6174:6f6c:6c` on every interface. What is heard are *addresses*: a known peer that moved is found again, even when both moved. A stranger stays
+//! Now and then, and whenever its addresses change, a node sends its record in one UDP packet to port 5770 of 239.255.57.70 and of
+//! `ff12::6174:6f6c:6c` on every interface: less and less often while nobody comes or goes. What is heard are *addresses*: a known peer that moved is found again, even when both moved. A stranger stays
 //! one: it is only shown ([`Neighbour`]), as a person may want to invite it. Records are signed and ordered by sequence, so a forged or an old one
 //! changes nothing; multicast that does not get through, or a port that is taken, costs nothing but this way of finding.
 //!
@@ -19,7 +19,7 @@ use atoll_wire::{DecodeError, Versioned};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, ipproto, socket_with, sockopt};
 use serde::{Deserialize, Serialize};
 use tokio::net::UdpSocket;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::sleep_until;
 use tracing::debug;
 
 use crate::address::{AddressRecord, RecordError, open_record};
@@ -40,8 +40,11 @@ const MAGIC: &[u8] = b"atoll-lan";
 /// The longest announcement that is looked at: a record with every address and a relay takes below 1,700 bytes.
 pub const ANNOUNCEMENT_BYTES_MAX: usize = 4096;
 
-/// How often a node announces itself: a hundred nodes make ten small packets per second.
-const EVERY: Duration = Duration::from_secs(10);
+/// The pause between two announcements after something happened: this node moved, a node came or a peer went. From one to the next it doubles.
+const PAUSE_LEAST: Duration = Duration::from_secs(10);
+
+/// The longest pause. An announcement takes some 400 bytes in each family: 7 bytes per second.
+const PAUSE_MOST: Duration = Duration::from_secs(120);
 
 /// How soon a node answers one that it had not heard before, and no sooner after the last announcement.
 const ANSWER_AFTER: Duration = Duration::from_secs(1);
@@ -53,7 +56,7 @@ const CHECKS_PER_SECOND: u32 = 200;
 const STRANGERS_MAX: usize = 64;
 
 /// A stranger that was not heard for this long is gone: three announcements are lost together rarely.
-const GONE_AFTER: Duration = Duration::from_secs(35);
+const GONE_AFTER: Duration = Duration::from_secs(3 * PAUSE_MOST.as_secs() + 5);
 
 /// What is sent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,14 +121,16 @@ pub(crate) struct Neighbours {
 }
 
 impl Neighbours {
-    /// True if it was not heard lately.
+    /// True if it was not heard lately, and is remembered now.
     fn note(&self, record: AddressRecord) -> bool {
         let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         heard.retain(|_, (_, at)| at.elapsed() < GONE_AFTER);
         let new = !heard.contains_key(&record.node);
-        if !new || heard.len() < STRANGERS_MAX {
-            heard.insert(record.node, (record, Instant::now()));
+        if new && heard.len() >= STRANGERS_MAX {
+            // It would seem new each time, and everybody would answer everybody all the time.
+            return false;
         }
+        heard.insert(record.node, (record, Instant::now()));
         new
     }
 
@@ -153,6 +158,30 @@ impl Budget {
             (self.left, self.since) = (CHECKS_PER_SECOND, now);
         }
         self.left.checked_sub(1).map(|left| self.left = left).is_some()
+    }
+}
+
+/// When the next announcement is due.
+struct Pace {
+    next: Instant,
+    pause: Duration,
+}
+
+impl Pace {
+    fn new(now: Instant) -> Self {
+        Self { next: now, pause: PAUSE_LEAST }
+    }
+
+    fn announced(&mut self, now: Instant) {
+        self.next = now + self.pause;
+        self.pause = (self.pause * 2).min(PAUSE_MOST);
+    }
+
+    /// Something changed: others are to hear of us within `soon`.
+    fn hurry(&mut self, now: Instant, soon: Duration) {
+        self.pause = PAUSE_LEAST;
+        // Not put off by each that comes.
+        self.next = self.next.min(now + soon);
     }
 }
 
@@ -271,29 +300,35 @@ impl Node {
     /// Announces this node and listens to others until the link stops.
     pub(crate) async fn meet_neighbours(self: Arc<Self>) {
         let mut sockets = Sockets::open();
-        let mut own = self.own.subscribe();
-        let mut ticks = interval(EVERY);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut own, mut changes) = (self.own.subscribe(), self.book.changes());
+        let mut pace = Pace::new(Instant::now());
         let mut buffers = (Box::new([0; ANNOUNCEMENT_BYTES_MAX + 1]), Box::new([0; ANNOUNCEMENT_BYTES_MAX + 1]));
         let mut budget = Budget { left: CHECKS_PER_SECOND, since: Instant::now() };
-        let mut answering = false;
         loop {
             let received = tokio::select! {
                 () = self.stop.cancelled() => return,
-                _ = ticks.tick() => None,
-                changed = own.changed() => if changed.is_err() { return } else { None },
+                () = sleep_until(pace.next.into()) => None,
+                changed = own.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    pace.hurry(Instant::now(), Duration::ZERO);
+                    continue;
+                }
+                Ok(()) = changes.changed() => {
+                    pace.hurry(Instant::now(), PAUSE_LEAST);
+                    continue;
+                }
                 received = sockets.receive(&mut buffers.0, &mut *buffers.1) => Some(received),
             };
             match received {
                 None => {
                     self.announce(&mut sockets).await;
-                    answering = false;
+                    pace.announced(Instant::now());
                 }
                 Some(Ok(bytes)) if budget.take(Instant::now()) => {
-                    // Not again while an answer is due: a crowd of newcomers must not put it off for ever.
-                    if self.hear_of(&bytes).await && !answering {
-                        ticks.reset_after(ANSWER_AFTER);
-                        answering = true;
+                    if self.hear_of(&bytes).await {
+                        pace.hurry(Instant::now(), ANSWER_AFTER);
                     }
                 }
                 Some(Ok(_)) => {}
@@ -371,12 +406,38 @@ mod tests {
     }
 
     #[test]
-    fn a_crowd_does_not_fill_the_memory() {
+    fn a_crowd_fills_neither_the_memory_nor_the_network() {
         let neighbours = Neighbours::default();
-        for _ in 0..2 * STRANGERS_MAX {
-            neighbours.note(record(&NodeKey::generate()));
+        for number in 0..2 * STRANGERS_MAX {
+            let record = record(&NodeKey::generate());
+            assert_eq!(neighbours.note(record.clone()), number < STRANGERS_MAX, "{number}");
+            assert!(!neighbours.note(record), "{number} is not answered again");
         }
         assert_eq!(neighbours.list().len(), STRANGERS_MAX);
+    }
+
+    #[test]
+    fn announcements_become_rare_until_something_happens() {
+        let start = Instant::now();
+        let at = |seconds: u64| start + Duration::from_secs(seconds);
+        let mut pace = Pace::new(start);
+        let mut times = Vec::new();
+        while pace.next < at(600) {
+            times.push((pace.next - start).as_secs());
+            pace.announced(pace.next);
+        }
+        assert_eq!(times, [0, 10, 30, 70, 150, 270, 390, 510]);
+        // Somebody new, and another before the answer is due.
+        pace.hurry(at(520), ANSWER_AFTER);
+        pace.hurry(at(520) + ANSWER_AFTER / 2, ANSWER_AFTER);
+        assert_eq!(pace.next, at(521));
+        pace.announced(at(521));
+        assert_eq!(pace.next, at(531));
+        // One that was announced just now waits, and a change of our own does not.
+        pace.hurry(at(521), ANSWER_AFTER);
+        assert_eq!(pace.next, at(522));
+        pace.hurry(at(521), Duration::ZERO);
+        assert_eq!(pace.next, at(521));
     }
 
     #[test]

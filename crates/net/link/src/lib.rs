@@ -8,7 +8,8 @@
 //! # What it promises
 //!
 //! - Every stream is authenticated at both ends by NodeId, under hybrid (X25519 with ML-KEM-768) key exchange, whatever carries it.
-//! - Only known peers get past the handshake; strangers can do nothing but show an invitation.
+//! - Only known peers get past the handshake. Strangers can do nothing but show an invitation and, where finding is on, ask and answer where nodes are, and
+//!   introduce themselves to exchange packets ([`Acquaintance`]).
 //! - No server of anyone's is contacted unless the configuration names it. Planetary addresses are neither dialled nor advertised by it.
 //! - Handshakes, connections, streams, frames and buffers are limited; a reader that stalls stalls its writer.
 //! - A stream that ends without `shutdown` is an error at the other end, never a short success.
@@ -19,12 +20,14 @@
 //! cannot be reached stays known and is looked for again, at growing intervals.
 
 mod accept;
+mod acquaint;
 mod address;
 mod book;
 mod dial;
 mod doors;
 mod error;
 mod fast;
+mod find;
 mod frames;
 mod introduce;
 mod invite;
@@ -43,9 +46,14 @@ mod via;
 
 pub use atoll_relay::Budget as RelayBudget;
 
+pub use acquaint::{
+    Acquaintance, CREDENTIALS_BYTES_MAX, Introduction, IntroductionError, Society, decode_introduction,
+};
 pub use address::{ADDRESSES_MAX, AddressRecord, RecordError, is_dialable, open_record};
+pub use atoll_find::Miss;
 pub use error::{BindError, InviteError, JoinError, OpenError, Refusal};
 pub use fast::FastCounts;
+pub use find::{FindCounts, FindError, Found};
 pub use frames::{FRAME_BYTES_MAX, Hello, JoinAnswer, JoinHello, decode_hello, decode_join_answer, decode_join_hello};
 pub use introduce::IntroduceError;
 pub use invite::JoinRefusal;

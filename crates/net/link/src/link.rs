@@ -14,10 +14,12 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::accept::listen;
+use crate::acquaint::Society;
 use crate::address::AddressRecord;
 use crate::book::Book;
 use crate::dial::NONE;
 use crate::error::{BindError, InviteError, JoinError, OpenError};
+use crate::find::FIND;
 use crate::join::JOIN;
 use crate::lan::Neighbour;
 use crate::meter::Carried;
@@ -60,6 +62,10 @@ pub struct LinkConfig {
     /// The UDP port at which sealed packets are taken in beside the connections, on the first address of each family in `bind`; 0 takes a free one. `None` is no fast
     /// path: packets stay in connections.
     pub fast_port: Option<u16>,
+    /// Whether to find nodes that are no peers, help others find, and exchange packets with nodes met in this way.
+    pub find: bool,
+    /// What this node shows of itself to such nodes besides its record, like whose it is; at most [`CREDENTIALS_BYTES_MAX`](crate::CREDENTIALS_BYTES_MAX) bytes.
+    pub credentials: Vec<u8>,
     /// What this node carries between peers that cannot reach each other; `None` is nothing. It is reached through others either way.
     pub relay: Option<Budget>,
     /// How long a QUIC connection may take to be made.
@@ -86,6 +92,8 @@ impl Default for LinkConfig {
             lan: false,
             packets: false,
             fast_port: Some(0),
+            find: false,
+            credentials: Vec::new(),
             relay: None,
             dial_timeout: Duration::from_secs(5),
             lane_timeout: Duration::from_secs(1),
@@ -101,6 +109,7 @@ pub struct Builder {
     config: LinkConfig,
     store: Arc<dyn PeerStore>,
     protocols: Vec<(&'static str, Arc<dyn StreamHandler>)>,
+    society: Arc<dyn Society>,
 }
 
 impl std::fmt::Debug for Builder {
@@ -117,6 +126,13 @@ impl Builder {
         self
     }
 
+    /// Tells somebody who is met and parted with.
+    #[must_use]
+    pub fn society(mut self, society: Arc<dyn Society>) -> Self {
+        self.society = society;
+        self
+    }
+
     /// Starts listening, and looking for the peers that the store knows.
     ///
     /// # Errors
@@ -127,7 +143,8 @@ impl Builder {
         let names: Vec<&str> = protocols.keys().copied().collect();
         // Servers choose by their own order: `NONE` comes last.
         let packet = self.config.packets.then_some(PACKET);
-        let known = names.iter().copied().chain(packet).chain([JOIN, HELLO, RELAY, NONE]);
+        let find = self.config.find.then_some(FIND);
+        let known = names.iter().copied().chain(packet).chain(find).chain([JOIN, HELLO, RELAY, NONE]);
         let alpns = known.map(|name| name.as_bytes().to_vec()).collect();
         let book = Book::open(self.store).await.map_err(BindError::Store)?;
         let fixed: Vec<FixedPeer> =
@@ -143,7 +160,8 @@ impl Builder {
         let endpoint = crate::quic::bind(&self.key, &self.config, alpns, via).await?;
         wait_for_interfaces(&endpoint).await;
         let via = Via::new(self.key.id(), self.config.relay, arrived, outgoing, unsent);
-        let parts = Parts { key: self.key, config: self.config, endpoint, lanes, book, via, protocols };
+        let society = self.society;
+        let parts = Parts { key: self.key, config: self.config, endpoint, lanes, book, via, protocols, society };
         let node = Node::new(parts);
         node.relay_on(leaving);
         node.spawn(node.clone().accept_connections());
@@ -153,6 +171,9 @@ impl Builder {
         }
         for peer in node.book.nodes() {
             node.look_after(peer);
+        }
+        if node.config.find {
+            node.spawn(node.clone().find_nodes());
         }
         if node.config.lan {
             node.spawn(node.clone().meet_neighbours());
@@ -170,7 +191,7 @@ fn check_protocols(
         if !(1..=255).contains(&name.len()) {
             return refuse("a name has 1 to 255 bytes");
         }
-        if [JOIN, HELLO, NONE, PACKET, RELAY].contains(&name) {
+        if [JOIN, HELLO, NONE, PACKET, RELAY, FIND].contains(&name) {
             return refuse("the link speaks it itself");
         }
         if protocols.insert(name, handler).is_some() {
@@ -213,7 +234,7 @@ impl std::fmt::Debug for Link {
 impl Link {
     /// Begins a link for the node that has `key`, whose peers `store` keeps.
     pub fn builder(key: Arc<NodeKey>, config: LinkConfig, store: Arc<dyn PeerStore>) -> Builder {
-        Builder { key, config, store, protocols: Vec::new() }
+        Builder { key, config, store, protocols: Vec::new(), society: Arc::new(()) }
     }
 
     /// A handle to use the link with.

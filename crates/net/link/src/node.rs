@@ -14,11 +14,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
+use crate::acquaint::{Acquaintances, Society};
 use crate::address::{ADDRESSES_MAX, AddressRecord, is_dialable};
 use crate::book::{Book, now_ms};
 use crate::dial::Connections;
 use crate::doors::Doors;
 use crate::fast::FastPaths;
+use crate::find::Finding;
 use crate::invite::Invites;
 use crate::lan::Neighbours;
 use crate::link::LinkConfig;
@@ -54,6 +56,8 @@ pub(crate) struct Node {
     pub(crate) meters: Meters,
     pub(crate) fast: FastPaths,
     pub(crate) via: Via,
+    pub(crate) finding: Finding,
+    pub(crate) acquaintances: Acquaintances,
     pub(crate) lan: Neighbours,
     pub(crate) protocols: BTreeMap<&'static str, Arc<dyn StreamHandler>>,
     /// Drawn at each start.
@@ -81,11 +85,12 @@ pub(crate) struct Parts {
     pub(crate) book: Arc<Book>,
     pub(crate) via: Via,
     pub(crate) protocols: BTreeMap<&'static str, Arc<dyn StreamHandler>>,
+    pub(crate) society: Arc<dyn Society>,
 }
 
 impl Node {
     pub(crate) fn new(parts: Parts) -> Arc<Self> {
-        let Parts { key, config, endpoint, lanes, book, via, protocols } = parts;
+        let Parts { key, config, endpoint, lanes, book, via, protocols, society } = parts;
         let fast = match config.fast_port.filter(|_| config.packets) {
             Some(port) => FastPaths::bind(&config.bind, port, via.relays()),
             None => FastPaths::none(via.relays()),
@@ -110,6 +115,8 @@ impl Node {
             meters: Meters::default(),
             fast,
             via,
+            finding: Finding::default(),
+            acquaintances: Acquaintances::new(society),
             lan: Neighbours::default(),
             protocols,
             instance: u64::from_le_bytes(instance),

@@ -10,7 +10,7 @@
 
 use std::any::Any;
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -182,6 +182,26 @@ impl PacketPaths {
         for (_, connection) in lock(&self.dialled_by_peers).extract_if(.., |(node, _)| node == peer) {
             connection.close(code.into(), reason.as_bytes());
         }
+    }
+
+    /// The nodes with which a connection for packets is open or being made.
+    pub(crate) fn open_with(&self) -> BTreeSet<NodeId> {
+        let mut open: BTreeSet<NodeId> = lock(&self.dialled_by_peers).iter().map(|(node, _)| *node).collect();
+        open.extend(
+            lock(&self.out).iter().filter(|(_, out)| !matches!(out, Out::Resting { .. })).map(|(node, _)| *node),
+        );
+        open
+    }
+
+    /// How many connections for packets a node has open to us.
+    pub(crate) fn dialled_by(&self, peer: &NodeId) -> usize {
+        lock(&self.dialled_by_peers).iter().filter(|(node, _)| node == peer).count()
+    }
+
+    /// Closes what is open with a node, and keeps nothing of it.
+    pub(crate) fn forget(&self, node: &NodeId) {
+        self.close(node, code::DONE, "not in use");
+        lock(&self.out).remove(node);
     }
 
     /// Whether it is long enough ago that everything was begun anew with a peer for its packets' sake.
@@ -460,7 +480,7 @@ impl Node {
             Some(Out::Resting { until }) if Instant::now() < *until => return Err(PacketRefusal::Resting),
             _ => {}
         }
-        if !self.book.knows(&to) {
+        if !self.book.knows(&to) && !self.acquaintances.knows(&to) {
             out.remove(&to);
             return Err(PacketRefusal::Unknown);
         }
@@ -542,9 +562,10 @@ impl Node {
     }
 
     async fn dial_for_packets(self: &Arc<Self>, to: NodeId) -> Result<Connection, DialError> {
-        let record = self.book.record(&to).ok_or_else(|| DialError::Failed("forgotten".to_owned()))?;
+        let record = self.whereabouts(&to).ok_or_else(|| DialError::Failed("forgotten".to_owned()))?;
         let options = ConnectOptions::new().with_transport_config(packet_transport());
-        self.dial_with(to, &record, PACKET, options).await
+        let connection = self.dial_with(to, &record, PACKET, options).await?;
+        self.show_ourselves(to, connection).await
     }
 
     /// Notes the connection and hands on what waited for it. False if nobody wants it any more.
@@ -567,6 +588,7 @@ impl Node {
     /// There is no connection: leaves the peer alone for a moment.
     fn let_rest(self: &Arc<Self>, to: NodeId, error: &DialError) {
         debug!(peer = %to.short(), %error, "no connection for packets");
+        self.led_nowhere(&to);
         // The two are connected, and yet this way leads nowhere: it is one that iroh keeps to from before. It lets go of it at a moment at which nothing
         // is open to the peer, so there has to be one.
         if matches!(error, DialError::Failed(_)) && self.book.is_present(&to) && self.packets.may_begin_anew(to) {
@@ -645,7 +667,12 @@ impl Node {
     }
 
     /// Takes in the packets of a peer until it closes the connection; if that is lost instead, as long as its fast path is heard.
-    pub(crate) async fn receive_packets(self: Arc<Self>, peer: NodeId, connection: Connection, admission: CountGuard) {
+    pub(crate) async fn receive_packets(
+        self: Arc<Self>,
+        peer: NodeId,
+        connection: Connection,
+        admission: Option<CountGuard>,
+    ) {
         lock(&self.packets.dialled_by_peers).push((peer, connection.clone()));
         let mut path = None;
         tokio::select! {

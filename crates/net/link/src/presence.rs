@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use atoll_ids::NodeId;
-use iroh::endpoint::{Connection, ConnectionError, RecvStream, SendStream};
+use iroh::endpoint::{Connection, ConnectionError, RecvStream, SendStream, Side};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::{debug, info};
@@ -32,6 +32,10 @@ const DOUBTFUL: Duration = Duration::from_millis(2500);
 
 /// A connection on which nothing came for this long is left, if the peer is heard from in another way. Two probes are missing.
 const SILENT: Duration = Duration::from_millis(4500);
+
+/// Two that dial each other at the same moment may both keep what they made. After this long a connection is known to be alive beside another, and one of them
+/// goes.
+const SETTLED: Duration = Duration::from_secs(20);
 
 /// How long nothing came.
 struct Silence {
@@ -146,7 +150,9 @@ impl Node {
         let Some(keeper) = self.book.keeper(&peer) else { return };
         let Some(present) = self.book.present(peer, connection.clone()) else { return };
         info!(peer = %peer.short(), "connected");
-        let mut silence = Silence::new(Instant::now());
+        self.hear_of_nodes(peer, &connection);
+        let began = Instant::now();
+        let mut silence = Silence::new(began);
         let mut looks = interval(KEEP_ALIVE);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -170,6 +176,10 @@ impl Node {
                 _ = looks.tick() => {
                     let silent = silence.listen(Instant::now(), connection.stats().udp_rx.datagrams);
                     self.mind_silence(peer, &connection, silent);
+                    if began.elapsed() >= SETTLED && self.is_surplus(peer, &connection) {
+                        connection.close(code::DUPLICATE.into(), b"another connection does the same");
+                        break;
+                    }
                 }
                 stream = connection.accept_bi() => match stream {
                     Ok((say, hear)) => self.spawn(self.clone().answer(peer, say, hear)),
@@ -189,6 +199,13 @@ impl Node {
         // When it was seen last is worth keeping.
         drop(present);
         self.book.write_or_warn(&peer).await;
+    }
+
+    /// Whether the peer made a connection that is to stay in place of this one. See [`Self::keep`].
+    fn is_surplus(&self, peer: NodeId, connection: &Connection) -> bool {
+        let is_ours = |connection: &Connection| connection.side() == Side::Client;
+        let stays = |other: &Connection| !is_ours(other) && other.close_reason().is_none();
+        self.id > peer && is_ours(connection) && self.book.present_on(&peer).iter().any(stays)
     }
 
     /// Nothing came along a connection for a while. If the peer is heard from otherwise, it is the way's fault, and there is a better one.

@@ -51,7 +51,7 @@ fn allowed(
 ) -> bool {
     policy.rules.iter().take(RULES_MAX).any(|rule| {
         let holds = rule.direction == Direction::In && rule.until.is_none_or(|until| now < until);
-        holds && covers(rule.what) && policy.concerns(&rule.who, node, owner)
+        holds && covers(rule.what) && policy.concerns(&rule.who, node, owner, true)
     })
 }
 

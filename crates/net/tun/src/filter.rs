@@ -47,7 +47,7 @@ use judge::{Decision, Effect};
 /// A clock that was set by this much or more changes when rules end. Less is what clocks differ by anyway.
 const CLOCK_MOVED_SECONDS: u64 = 1;
 
-/// A node that this one knows.
+/// A node with which packets are exchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PeerEntry {
     /// Who.
@@ -151,6 +151,8 @@ struct Peer {
     node: NodeId,
     address: Ipv6Addr,
     owner: Option<OwnerId>,
+    /// Whether it is more than an acquaintance.
+    is_peer: bool,
     /// The [`Filter::epoch`] that the spans are of.
     epoch: u64,
     inward: Spans,
@@ -233,21 +235,34 @@ impl Filter {
         &self.policy.rules
     }
 
-    /// Replaces the peers. Conversations with those that are none any more end.
+    /// Replaces the peers; there are no acquaintances then. See [`Self::set_society`].
     pub fn set_peers(&mut self, peers: impl IntoIterator<Item = PeerEntry>) {
+        self.set_society(peers, []);
+    }
+
+    /// Replaces everybody with whom packets are exchanged: peers, and acquaintances, whom a rule for `peers` does not concern. Who is both is a peer. Conversations with those that are
+    /// none of it any more end.
+    pub fn set_society(
+        &mut self,
+        peers: impl IntoIterator<Item = PeerEntry>,
+        acquaintances: impl IntoIterator<Item = PeerEntry>,
+    ) {
         (self.last_sender, self.last_receiver) = (None, None);
         let mut gone = std::mem::take(&mut self.by_node);
         let mut new = Vec::new();
-        for entry in peers.into_iter().take(PEERS_MAX) {
+        let peers = peers.into_iter().map(|entry| (entry, true));
+        let all = peers.chain(acquaintances.into_iter().map(|entry| (entry, false)));
+        for (entry, is_peer) in all.take(PEERS_MAX) {
             match gone.remove(&entry.node) {
                 // An address is a hash: not made anew for those that stay.
                 Some(index) => {
                     self.by_node.insert(entry.node, index);
-                    if let Some(peer) = self.peers[index as usize].as_mut().filter(|peer| peer.owner != entry.owner) {
-                        (peer.owner, peer.epoch) = (entry.owner, 0);
+                    let changed = |peer: &&mut Peer| (peer.owner, peer.is_peer) != (entry.owner, is_peer);
+                    if let Some(peer) = self.peers[index as usize].as_mut().filter(changed) {
+                        (peer.owner, peer.is_peer, peer.epoch) = (entry.owner, is_peer, 0);
                     }
                 }
-                None => new.push(entry),
+                None => new.push((entry, is_peer)),
             }
         }
         let mut free: Vec<PeerIndex> = Vec::new();
@@ -261,14 +276,14 @@ impl Filter {
             let empty = self.peers.iter().enumerate().filter(|(_, peer)| peer.is_none());
             free.extend(empty.map(|(index, _)| index as PeerIndex));
         }
-        for entry in new {
+        for (entry, is_peer) in new {
             if !self.by_node.contains_key(&entry.node) {
-                self.add_peer(entry, free.pop());
+                self.add_peer(entry, is_peer, free.pop());
             }
         }
     }
 
-    fn add_peer(&mut self, PeerEntry { node, owner }: PeerEntry, index: Option<PeerIndex>) {
+    fn add_peer(&mut self, PeerEntry { node, owner }: PeerEntry, is_peer: bool, index: Option<PeerIndex>) {
         let index = index.unwrap_or_else(|| {
             self.peers.push(None);
             (self.peers.len() - 1) as PeerIndex
@@ -280,6 +295,7 @@ impl Filter {
             node,
             address,
             owner,
+            is_peer,
             epoch: 0,
             inward: Spans::default(),
             outward: Spans::default(),
@@ -397,10 +413,11 @@ impl Filter {
         topic: Option<Topic>,
     ) -> Explanation {
         let by_rules = matches!(verdict, Err(Reason::Unsolicited | Reason::Revoked | Reason::NotListed));
-        let owner = self.by_node.get(&node).and_then(|index| self.peers[*index as usize].as_ref()?.owner);
+        let peer = self.by_node.get(&node).and_then(|index| self.peers[*index as usize].as_ref());
+        let (owner, is_peer) = peer.map_or((None, true), |peer| (peer.owner, peer.is_peer));
         let miss = |rule: &Rule| match topic {
             _ if rule.direction != direction => Miss::Direction,
-            _ if !self.policy.concerns(&rule.who, node, owner) => Miss::Who,
+            _ if !self.policy.concerns(&rule.who, node, owner, is_peer) => Miss::Who,
             Some(topic) if rule.what.covers(topic) && !self.end(rule).is_over(now) => Miss::Other,
             Some(topic) if rule.what.covers(topic) => Miss::Over,
             _ => Miss::What,
@@ -432,7 +449,7 @@ impl Filter {
                 End::At(until) => Some(until),
                 End::Never => None,
             };
-            if self.policy.concerns(&rule.who, peer.node, peer.owner) {
+            if self.policy.concerns(&rule.who, peer.node, peer.owner, peer.is_peer) {
                 let lines = if rule.direction == Direction::In { &mut inward } else { &mut outward };
                 lines.push(Line { rule: at as u32, what: rule.what, until });
             }

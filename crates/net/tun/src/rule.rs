@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! peers icmp
+//! anyone tcp/443
 //! owner:o… tcp/443
 //! node:n… udp/5000-6000 until 2026-12-31T00:00:00Z # the backup of the attic
 //! group:admins
@@ -35,12 +36,14 @@ pub const NOTE_CHARS_MAX: usize = 120;
 /// The longest name of a group, as that of a DNS label.
 const NAME_CHARS_MAX: usize = 63;
 
-/// Whom a rule is about. Strangers are nobody: their packets do not get as far as the filter.
+/// Whom a rule is about. Packets of nodes that the filter was not told of get nowhere, whatever rules say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Who {
-    /// Every node that this one knows.
+    /// Every peer of this node.
     Peers,
-    /// The known nodes of one owner.
+    /// Every node, acquaintances included.
+    Anyone,
+    /// The nodes of one owner, as far as they have proven it.
     Owner(OwnerId),
     /// One node.
     Node(NodeId),
@@ -146,10 +149,11 @@ impl From<Vec<Rule>> for Policy {
 }
 
 impl Policy {
-    /// Whether a rule is about this node, whose owner is known to be this one.
-    pub(crate) fn concerns(&self, who: &Who, node: NodeId, owner: Option<OwnerId>) -> bool {
+    /// Whether a rule is about this node, whose owner is known to be this one, and which may be a mere acquaintance.
+    pub(crate) fn concerns(&self, who: &Who, node: NodeId, owner: Option<OwnerId>, is_peer: bool) -> bool {
         match who {
-            Who::Peers => true,
+            Who::Peers => is_peer,
+            Who::Anyone => true,
             Who::Owner(named) => owner == Some(*named),
             Who::Node(named) => node == *named,
             Who::Group(name) => {
@@ -268,7 +272,8 @@ fn parse_who(text: &str) -> Result<Who, String> {
         Some(Member::Owner(owner)) => Ok(Who::Owner(owner)),
         Some(Member::Node(node)) => Ok(Who::Node(node)),
         None if text == "peers" => Ok(Who::Peers),
-        None => Err(format!("{text:?} is nobody; there are `peers`, `owner:ID`, `node:ID` and `group:NAME`")),
+        None if text == "anyone" => Ok(Who::Anyone),
+        None => Err(format!("{text:?} is nobody; there are `peers`, `anyone`, `owner:ID`, `node:ID` and `group:NAME`")),
     }
 }
 
@@ -376,6 +381,7 @@ impl fmt::Display for Who {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Peers => f.write_str("peers"),
+            Self::Anyone => f.write_str("anyone"),
             Self::Owner(owner) => write!(f, "owner:{owner}"),
             Self::Node(node) => write!(f, "node:{node}"),
             Self::Group(name) => write!(f, "group:{name}"),
@@ -417,6 +423,7 @@ mod tests {
         let (node, owner) = (NodeId::from_bytes([7; 32]), OwnerId::from_bytes([8; 32]));
         let texts = [
             "peers icmp".to_owned(),
+            "anyone tcp/443".to_owned(),
             "peers".to_owned(),
             format!("owner:{owner} tcp/443"),
             format!("node:{node} udp/5000-6000"),
@@ -485,7 +492,7 @@ mod tests {
     proptest! {
         /// Whatever is read can be written, and is read again as the same.
         #[test]
-        fn any_rule_survives_its_text(out: bool, who in 0u8..4, kind in 0u8..4, ports: (u16, u16), until in proptest::option::of(any::<i32>()), note in proptest::option::of("[ -~]{1,60}")) {
+        fn any_rule_survives_its_text(out: bool, who in 0u8..5, kind in 0u8..4, ports: (u16, u16), until in proptest::option::of(any::<i32>()), note in proptest::option::of("[ -~]{1,60}")) {
             let (first, last) = (ports.0.min(ports.1), ports.0.max(ports.1));
             let rule = Rule {
                 direction: if out { Direction::Out } else { Direction::In },
@@ -493,6 +500,7 @@ mod tests {
                     0 => Who::Peers,
                     1 => Who::Owner(OwnerId::from_bytes([9; 32])),
                     2 => Who::Node(NodeId::from_bytes([9; 32])),
+                    3 => Who::Anyone,
                     _ => Who::Group("some-group".to_owned()),
                 },
                 what: match kind {

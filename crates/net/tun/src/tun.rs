@@ -47,6 +47,12 @@ pub trait PacketLink: Send + Sync + 'static {
     /// Sends packets to a node, best effort; never waits.
     fn send(&self, to: NodeId, packets: &[Bytes]);
 
+    /// A packet is for the planetary address of somebody who is not known here. True if that node is being looked for: then the packet is the link's to keep and to
+    /// [hand back](TunHandle::send), and otherwise it is answered with "no route". Never waits.
+    fn seek(&self, _address: PlanetaryAddress, _packet: &[u8]) -> bool {
+        false
+    }
+
     /// Waits for packets and adds them to `batch`, each with the node that sent it, authenticated. False once there are no more.
     fn receive<'a>(&'a self, batch: &'a mut Vec<(NodeId, Bytes)>) -> BoxFuture<'a, bool>;
 
@@ -215,6 +221,29 @@ impl TunHandle {
         self.shared.filter().set_peers(peers);
     }
 
+    /// Replaces peers and acquaintances; see [`Filter::set_society`].
+    pub fn set_society(
+        &self,
+        peers: impl IntoIterator<Item = PeerEntry>,
+        acquaintances: impl IntoIterator<Item = PeerEntry>,
+    ) {
+        self.shared.filter().set_society(peers, acquaintances);
+    }
+
+    /// Sends packets that waited until their receiver was found, as far as they may go out now.
+    pub fn send(&self, link: &dyn PacketLink, packets: Vec<Bytes>) {
+        for packet in packets {
+            let judged = self.shared.filter().outbound(Instant::now(), &packet);
+            match judged {
+                Ok(to) => {
+                    self.shared.sent.fetch_add(1, Ordering::Relaxed);
+                    link.send(to, &[packet]);
+                }
+                Err(reason) => self.shared.drop_for(reason),
+            }
+        }
+    }
+
     /// Replaces the rules. Conversations that they do not allow any more end.
     pub fn set_policy(&self, policy: impl Into<Policy>) {
         let mut filter = self.shared.filter();
@@ -349,7 +378,8 @@ async fn outward(tun: Arc<AsyncDevice>, link: Arc<dyn PacketLink>, shared: Arc<S
 /// Sends a long packet where it goes: it is judged once, for it is of one conversation. Gives what is answered at once.
 async fn send_long(shared: &Shared, budget: &mut Answers, link: &dyn PacketLink, cut: Cut<'_>) -> Vec<Vec<u8>> {
     let mut answers = Vec::new();
-    let judged = judge_outward(shared, budget, Instant::now(), &mut shared.filter(), cut.packet(), &mut answers);
+    let judged =
+        judge_outward(shared, (&mut *budget, link), Instant::now(), &mut shared.filter(), cut.packet(), &mut answers);
     if let Some(to) = judged {
         shared.sent.fetch_add(cut.count() as u64, Ordering::Relaxed);
         answers.extend(too_large(shared, budget, link, &to, cut.packet(), cut.largest()));
@@ -372,7 +402,7 @@ async fn send_each(
     let places: Vec<Option<NodeId>> = {
         let (now, mut filter) = (Instant::now(), shared.filter());
         let packets = buffer.chunks(SLOT_BYTES).zip(sizes);
-        let mut judge = |packet| judge_outward(shared, budget, now, &mut filter, packet, &mut answers);
+        let mut judge = |packet| judge_outward(shared, (&mut *budget, link), now, &mut filter, packet, &mut answers);
         packets.map(|(slot, size)| judge(&slot[SEAL_HEADER_BYTES..][..*size])).collect()
     };
     shared.sent.fetch_add(places.iter().flatten().count() as u64, Ordering::Relaxed);
@@ -395,7 +425,7 @@ async fn send_each(
 /// Where a packet goes; what is answered at once is added to `answers`.
 fn judge_outward(
     shared: &Shared,
-    budget: &mut Answers,
+    (budget, link): (&mut Answers, &dyn PacketLink),
     now: Instant,
     filter: &mut Filter,
     packet: &[u8],
@@ -403,6 +433,7 @@ fn judge_outward(
 ) -> Option<NodeId> {
     match filter.outbound(now, packet) {
         Ok(node) => Some(node),
+        Err(Reason::Nowhere) if seek(link, packet) => None,
         Err(reason) => {
             shared.drop_for(reason);
             if reason == Reason::Nowhere && budget.take(now) {
@@ -411,6 +442,12 @@ fn judge_outward(
             None
         }
     }
+}
+
+/// Whether somebody is looked for whom a packet is for.
+fn seek(link: &dyn PacketLink, packet: &[u8]) -> bool {
+    let destination = crate::packet::parse(packet).map(|packet| PlanetaryAddress::from_ip(packet.destination));
+    matches!(destination, Ok(Ok(address)) if link.seek(address, packet))
 }
 
 /// What tells a sender that its packets are too large for the way, if they are (RFC 4443, section 3.2). They are sent all the same; smaller ones would be sent better.

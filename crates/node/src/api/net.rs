@@ -1,16 +1,20 @@
 //! Handlers about the planetary network.
 
-use atoll_control::{
-    ApiError, DroppedPackets, FastStatus, InterfaceStatus, Kind, NeighbourStatus, NetPath, NetPaths, NetPeer, NetRoute,
-    NetStatus,
-};
-use atoll_ids::NodeId;
-use atoll_link::{Candidate, Path as LinkPath};
-use atoll_tun::TunStatus;
-use axum::extract::{Path, State};
-use axum::response::Json;
+use std::net::Ipv6Addr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::{Answer, Shared};
+use atoll_control::{
+    ApiError, DroppedPackets, FastStatus, InterfaceStatus, Kind, NeighbourStatus, NetFound, NetPath, NetPaths, NetPeer,
+    NetRoute, NetStatus,
+};
+use atoll_ids::{NodeId, PlanetaryAddress};
+use atoll_link::{Candidate, FindError, Found, Miss, Path as LinkPath};
+use atoll_tun::TunStatus;
+use axum::extract::{Path, Query, State};
+use axum::response::Json;
+use serde::Deserialize;
+
+use super::{Answer, Refused, Shared, rules};
 use crate::daemon::Parts;
 
 pub(super) async fn status(State(parts): Shared) -> Json<NetStatus> {
@@ -27,6 +31,50 @@ pub(super) async fn status(State(parts): Shared) -> Json<NetStatus> {
         peers: peers(&parts),
         neighbours: neighbours.collect(),
     })
+}
+
+/// Who is looked for: a node's id or planetary address, or what a peer is called.
+#[derive(Deserialize)]
+pub(super) struct Sought {
+    who: String,
+}
+
+pub(super) async fn find(State(parts): Shared, Query(Sought { who }): Query<Sought>) -> Answer<NetFound> {
+    let address = match who.parse::<Ipv6Addr>() {
+        Ok(ip) => PlanetaryAddress::from_ip(ip)
+            .map_err(|error| Refused(ApiError::new(Kind::Input, format!("{who}: {error}"))))?,
+        Err(_) => rules::find(&parts, &who)?.planetary_address(),
+    };
+    let found = parts.link.find(address).await.map_err(|error| not_found(address, error))?;
+    let Found { record, steps, took } = found;
+    let signed = UNIX_EPOCH + Duration::from_millis(record.sequence);
+    let peer = parts.peers.status().into_iter().find(|peer| peer.node == record.node);
+    let own = parts.config.name.clone().filter(|_| record.node == parts.node);
+    Ok(Json(NetFound {
+        node: record.node,
+        address: address.to_string(),
+        name: peer.and_then(|peer| peer.name).or(own),
+        addresses: crate::addresses(&record.quic, &record.lane),
+        relay: record.relay,
+        sequence: record.sequence,
+        age_seconds: SystemTime::now().duration_since(signed).unwrap_or_default().as_secs_f64(),
+        steps,
+        took_ms: took.as_secs_f64() * 1e3,
+    }))
+}
+
+fn not_found(address: PlanetaryAddress, error: FindError) -> Refused {
+    let (kind, help) = match &error {
+        FindError::Off => (Kind::Conflict, "with it off a node speaks with its peers only; it takes a restart"),
+        FindError::Closed | FindError::Crowded | FindError::Lately | FindError::Missed(Miss::Busy) => {
+            (Kind::Unavailable, "try again in a few seconds")
+        }
+        FindError::Missed(Miss::NobodyAnswered) => {
+            (Kind::Unavailable, "join a node that finds others (`atoll join TICKET`), or wait for a peer to answer")
+        }
+        FindError::Missed(Miss::NoRecord) => (Kind::NotFound, "it is off, has network.find = off, or never was"),
+    };
+    Refused(ApiError::new(kind, format!("{address} is not found: {error}")).with_help(help))
 }
 
 pub(super) async fn path(State(parts): Shared, Path(node): Path<NodeId>) -> Answer<NetPaths> {

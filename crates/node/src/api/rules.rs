@@ -206,7 +206,7 @@ fn missing(miss: Miss) -> &'static str {
 }
 
 /// The node that somebody means: `me`, an id or the beginning of one, a planetary address, a name.
-fn find(parts: &Parts, text: &str) -> Result<NodeId, ApiError> {
+pub(super) fn find(parts: &Parts, text: &str) -> Result<NodeId, ApiError> {
     let own = PeerName { node: parts.node, name: parts.config.name.clone() };
     let peers: Vec<PeerName> = parts.peers.status().into_iter().map(PeerName::from).collect();
     meant(text, own, &peers)

@@ -15,8 +15,11 @@ use crate::tools::first_answer;
 /// How long the first answer may take.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(90);
 
+/// The same for a node that is up.
+const MET_WITHIN: Duration = Duration::from_secs(30);
+
 /// What is kept of a network of so many nodes.
-pub(super) const KINDS: [&str; 4] = ["contact", "other", "idle", "memory"];
+pub(super) const KINDS: [&str; 7] = ["contact", "other", "met", "met_slowest", "idle", "idle_median", "memory"];
 
 /// The name of a figure of a network of so many nodes.
 pub(super) fn figure(nodes: usize, kind: &str) -> String {
@@ -36,10 +39,13 @@ fn measure(options: &Options, nodes: usize, product: &dyn Product, sink: &mut Si
     let plan = Plan::new(Shape::Crowd(nodes))?;
     let mut network = product.prepare(&plan)?;
     let last = plan.last();
+    let mut met = Vec::new();
     for node in 0..last {
         network.before(node)?;
         network.start(node)?;
+        met.extend(meet(&plan, network.as_ref(), node));
     }
+    keep_met(nodes, met, sink);
     if last > 1 {
         let reached = first_answer(&plan.nodes[last - 1], network.address(0), REACHED_WITHIN);
         ensure!(reached.is_some(), "the network of {last} did not come up");
@@ -48,14 +54,45 @@ fn measure(options: &Options, nodes: usize, product: &dyn Product, sink: &mut Si
     std::thread::sleep(Duration::from_secs(options.settle.into()));
     let (before, began) = (sent_bytes(&plan)?, Instant::now());
     std::thread::sleep(Duration::from_secs(options.idle.into()));
+    let (after, seconds) = (sent_bytes(&plan)?, began.elapsed().as_secs_f64());
     #[expect(clippy::cast_precision_loss, reason = "rates for people")]
-    let (sent, all) = ((sent_bytes(&plan)? - before) as f64, nodes as f64);
-    sink.value(&figure(nodes, "idle"), sent / all / began.elapsed().as_secs_f64());
+    let rates: Vec<f64> = after.iter().zip(&before).map(|(after, before)| (after - before) as f64 / seconds).collect();
+    #[expect(clippy::cast_precision_loss, reason = "rates for people")]
+    let all = nodes as f64;
+    sink.value(&figure(nodes, "idle"), rates.iter().sum::<f64>() / all);
+    sink.value(&figure(nodes, "idle_median"), median(rates));
     match memory_mib(&plan) {
         Some(mib) => sink.value(&figure(nodes, "memory"), mib / all),
         None => sink.none(&figure(nodes, "memory"), "no process"),
     }
     Ok(())
+}
+
+/// How long a node that has just joined waits for the first answer of some other, in seconds; not of the one that it was told of. Infinite if it waits in vain.
+fn meet(plan: &Plan, network: &dyn Network, node: usize) -> Option<f64> {
+    // Any: spread over them by a multiplier without common factors.
+    let other = 1 + (node * 7919) % node.checked_sub(1).filter(|others| *others > 0)?;
+    let began = Instant::now();
+    let answered = first_answer(&plan.nodes[node], network.address(other), MET_WITHIN);
+    Some(answered.map_or(f64::INFINITY, |at| (at - began).as_secs_f64()))
+}
+
+fn keep_met(nodes: usize, met: Vec<f64>, sink: &mut Sink<'_>) {
+    let slowest = met.iter().copied().reduce(f64::max);
+    let middle = (!met.is_empty()).then(|| median(met));
+    for (kind, value) in [("met", middle), ("met_slowest", slowest)] {
+        match value {
+            Some(seconds) if seconds.is_finite() => sink.value(&figure(nodes, kind), seconds),
+            Some(_) => sink.none(&figure(nodes, kind), format!("not within {} s", MET_WITHIN.as_secs())),
+            None => sink.none(&figure(nodes, kind), "there is no other"),
+        }
+    }
+}
+
+/// The one in the middle; there is one.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_unstable_by(f64::total_cmp);
+    values[values.len() / 2]
 }
 
 /// Starts the last node; keeps how long its first pings took to be answered: by the node that it was told of, and by one that it was not.
@@ -85,12 +122,12 @@ fn join(plan: &Plan, network: &mut dyn Network, sink: &mut Sink<'_>) -> Result<(
     Ok(())
 }
 
-/// What all nodes have sent so far, in bytes with Ethernet headers: what the hub has received from them.
-fn sent_bytes(plan: &Plan) -> Result<u64> {
+/// What each node has sent so far, in bytes with Ethernet headers: what the hub has received from it.
+fn sent_bytes(plan: &Plan) -> Result<Vec<u64>> {
     let output = plan.hub().command("ip").args(["-json", "-statistics", "link", "show", "type", "veth"]).output()?;
     let links: Value = serde_json::from_slice(&output.stdout).context("`ip` said nothing of the cables")?;
     let received = links.as_array().into_iter().flatten().map(|link| link["stats64"]["rx"]["bytes"].as_u64());
-    received.map(|bytes| bytes.context("`ip` does not say what was received")).sum()
+    received.map(|bytes| bytes.context("`ip` does not say what was received")).collect()
 }
 
 /// The memory of all that runs on the nodes, in MiB, what is shared being divided among those who share it (`Pss` of proc(5)).

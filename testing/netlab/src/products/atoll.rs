@@ -80,7 +80,7 @@ impl Nodes<'_> {
         let mut command = self.plan.nodes[node].command(&self.product.program);
         command.env_remove("ATOLL_DATA_DIR").arg("--data-dir").arg(&folder).args(["--output", "json", "up"]);
         command.arg("--until-stdin-closes");
-        let needed = ["node.roles=network".to_owned(), format!("network.allow=peers icmp,peers tcp/{IPERF_PORT}")];
+        let needed = ["node.roles=network".to_owned(), format!("network.allow=anyone icmp,anyone tcp/{IPERF_PORT}")];
         for setting in needed.iter().chain(&self.product.settings) {
             command.args(["--set", setting]);
         }

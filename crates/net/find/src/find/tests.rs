@@ -28,7 +28,7 @@ fn contact(number: u32) -> Contact {
 }
 
 fn core(number: u32) -> Find<Plain> {
-    Find::new(contact(number).node, Config { serves: true, seed: u64::from(number) })
+    Find::new(contact(number).node, Config { serves: true, seed: u64::from(number), sparing: false })
 }
 
 /// The questions that were sent, each with its addressee.
@@ -108,7 +108,8 @@ fn a_record_is_found_only_if_it_is_the_one_that_was_looked_for() {
     fn check(record: Plain, expected: bool) {
         let mut core = joined(2);
         let wanted = contact(5).node;
-        let (to, ask) = asks(&core.step(later(100), Input::Find { node: wanted, newer_than: sequence(10) })).remove(0);
+        let (to, ask) =
+            asks(&core.step(later(100), Input::Find { key: Key::of(&wanted), newer_than: sequence(10) })).remove(0);
         assert_eq!((ask.key, ask.newer_than), (Key::of(&wanted), Some(sequence(10))));
         let answer = Answer { id: ask.id, record: Some(record), contacts: Vec::new() };
         let out = receive(&mut core, 150, to, Message::Answer(answer));
@@ -185,11 +186,11 @@ fn rumours_come_from_peers_and_end() {
 fn lookups_are_limited_and_an_unreachable_node_is_not_waited_for() {
     let mut core = joined(2);
     for number in 100..100 + LOOKUPS_MAX as u32 {
-        assert_eq!(asks(&core.step(NOW, Input::Find { node: contact(number).node, newer_than: 0 })).len(), 1);
+        assert_eq!(asks(&core.step(NOW, Input::Find { key: Key::of(&contact(number).node), newer_than: 0 })).len(), 1);
     }
     let node = contact(999).node;
-    let out = core.step(NOW, Input::Find { node, newer_than: 0 });
-    assert_eq!(out, [Output::NotFound { node, why: Miss::Busy }]);
+    let out = core.step(NOW, Input::Find { key: Key::of(&node), newer_than: 0 });
+    assert_eq!(out, [Output::NotFound { key: Key::of(&node), why: Miss::Busy }]);
     let out = core.step(later(1), Input::Unreachable(contact(1).node));
     let missed = out.iter().filter(|each| matches!(each, Output::NotFound { why: Miss::NobodyAnswered, .. }));
     assert_eq!(missed.count(), LOOKUPS_MAX);

@@ -7,15 +7,23 @@ use crate::key::Key;
 use crate::lookup::Purpose;
 use crate::message::{Ask, CONTACTS_MAX, Contact, RUMOUR_HOPS_MAX, Tell};
 use crate::record::{Record, millis};
+use crate::table::NEAR;
 
 /// How often a node signs its record anew and brings it to those who keep it, at least and at most. In between: a third of the time that the nearest have
 /// been there (the median of them). Half of the keepers are then there the next time, and a network at rest is almost silent.
 const PUBLISH_MIN: Duration = Duration::from_secs(10 * 60);
 const PUBLISH_MAX: Duration = Duration::from_secs(60 * 60);
 
+/// The least where messages need connections: a young network is then a third as busy, and keepers that left are missed for half an hour in which four of eight are
+/// enough.
+const PUBLISH_MIN_SPARING: Duration = Duration::from_secs(30 * 60);
+
 /// How many contacts are asked whether they are still there between two such times, besides those that are asked something anyway: each may cost setting up a
 /// connection, and a dead one that was not noticed costs a lookup less than half a second.
 const CHECKS_PER_PUBLISH: u64 = 12;
+
+/// The same where each does.
+const CHECKS_PER_PUBLISH_SPARING: u64 = 4;
 
 /// When a contact does not answer, others may be gone, too: so many are asked one after the other.
 const HURRY: u32 = 4;
@@ -24,6 +32,9 @@ const HURRY_SILENT_MS: u64 = 60_000;
 
 /// Pause between asking two newcomers whether they answer: a burst of them must not become a burst of ours.
 const SPARE_MS: u64 = 1000;
+
+/// The same while there are fewer contacts than count as near: in a young network everybody is wanted.
+const SPARE_MS_FEW: u64 = 100;
 
 /// Pause after the first attempt to join that nobody answered; doubled up to the second.
 const JOIN_MS_MIN: u64 = 1000;
@@ -35,6 +46,9 @@ const FILL_MS: u64 = 2000;
 
 /// How long newcomers among the nearest are waited for before they get our record: they come in groups.
 const SPREAD_MS: u64 = 10_000;
+
+/// The same while there are fewer contacts than count as near.
+const SPREAD_MS_FEW: u64 = 1000;
 
 /// One in so many refreshes is of the part around ourselves.
 const OWN_REFRESH: u64 = 4;
@@ -129,7 +143,12 @@ impl<R: Record> Find<R> {
         let mut ages: Vec<u64> = self.table.near().iter().map(|entry| now_ms.saturating_sub(entry.since_ms)).collect();
         ages.sort_unstable();
         let median = ages.get(ages.len() / 2).copied().unwrap_or(0);
-        self.random.around((median / 3).clamp(millis(PUBLISH_MIN), millis(PUBLISH_MAX)))
+        let least = if self.sparing { PUBLISH_MIN_SPARING } else { PUBLISH_MIN };
+        self.random.around((median / 3).clamp(millis(least), millis(PUBLISH_MAX)))
+    }
+
+    fn checks(&self) -> u64 {
+        if self.sparing { CHECKS_PER_PUBLISH_SPARING } else { CHECKS_PER_PUBLISH }
     }
 
     /// Everything that is due, after each step.
@@ -164,7 +183,8 @@ impl<R: Record> Find<R> {
             }
         }
         if self.table.take_nearer() {
-            self.upkeep.spread_ms.get_or_insert(now_ms + SPREAD_MS);
+            let pause = if self.table.len() < NEAR { SPREAD_MS_FEW } else { SPREAD_MS };
+            self.upkeep.spread_ms.get_or_insert(now_ms + pause);
         }
         if self.upkeep.spread_ms.is_some_and(|spread_ms| now_ms >= spread_ms) {
             self.spread(now_ms, out);
@@ -187,7 +207,7 @@ impl<R: Record> Find<R> {
             let pause = self.pause(now_ms);
             let in_hurry = self.upkeep.hurry > 0;
             self.upkeep.hurry = self.upkeep.hurry.saturating_sub(1);
-            self.upkeep.check_ms = now_ms + if in_hurry { HURRY_MS } else { pause / CHECKS_PER_PUBLISH };
+            self.upkeep.check_ms = now_ms + if in_hurry { HURRY_MS } else { pause / self.checks() };
             let silent_ms = if in_hurry { HURRY_SILENT_MS } else { pause };
             if let Some(stalest) = self.table.stalest(now_ms.saturating_sub(silent_ms)) {
                 self.check(now_ms, stalest, 0, out);
@@ -217,7 +237,7 @@ impl<R: Record> Find<R> {
             && self.table.has_spares()
             && let Some(spare) = self.table.next_spare()
         {
-            self.upkeep.spare_ms = now_ms + SPARE_MS;
+            self.upkeep.spare_ms = now_ms + if self.table.len() < NEAR { SPARE_MS_FEW } else { SPARE_MS };
             self.check(now_ms, spare, 0, out);
         }
     }
@@ -239,6 +259,11 @@ impl<R: Record> Find<R> {
             if self.table.failed(&pending.to.node) {
                 self.upkeep.hurry = HURRY;
             }
+            if pending.keeps {
+                // Whoever is among the nearest now gets it: it again, while it counts as being there.
+                self.kept_by.retain(|node| *node != pending.to.node);
+                self.upkeep.spread_ms = Some(0);
+            }
             if let Some((lookup, path)) = pending.lookup
                 && let Some(lookup) = self.lookups.get_mut(&lookup)
             {
@@ -254,7 +279,7 @@ impl<R: Record> Find<R> {
             let room = self.pending.len() < PENDING_MAX;
             let Some(lookup) = self.lookups.get_mut(&id).filter(|_| room) else { continue };
             let (key, newer_than) = (lookup.target, lookup.newer_than);
-            let wanted = matches!(lookup.purpose, Purpose::Find(_)).then_some(newer_than);
+            let wanted = (lookup.purpose == Purpose::Find).then_some(newer_than);
             let questions = lookup.next(now_ms);
             let done = questions.is_empty() && lookup.is_done();
             for (path, to) in questions {
@@ -271,9 +296,9 @@ impl<R: Record> Find<R> {
     fn ended(&mut self, now_ms: u64, lookup: &Lookup, out: &mut Vec<Output<R>>) {
         let answered = lookup.was_answered();
         match lookup.purpose {
-            Purpose::Find(node) => {
+            Purpose::Find => {
                 let why = if answered { Miss::NoRecord } else { Miss::NobodyAnswered };
-                out.push(Output::NotFound { node, why });
+                out.push(Output::NotFound { key: lookup.target, why });
             }
             Purpose::Join if answered => self.joined(now_ms, out),
             Purpose::Join => {
@@ -288,7 +313,7 @@ impl<R: Record> Find<R> {
     fn joined(&mut self, now_ms: u64, out: &mut Vec<Output<R>>) {
         self.upkeep = Upkeep { joined: true, fill: Some(0), ..Upkeep::default() };
         self.upkeep.refresh_ms = now_ms + self.random.around(FILL_MS);
-        self.upkeep.check_ms = now_ms + self.pause(now_ms) / CHECKS_PER_PUBLISH;
+        self.upkeep.check_ms = now_ms + self.pause(now_ms) / self.checks();
         self.publish(now_ms, out);
     }
 

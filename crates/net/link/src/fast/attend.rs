@@ -98,7 +98,7 @@ impl FastPath<'_> {
 
     /// Where the peer's record says that it is, at its port for packets.
     fn places(&self, node: &Node) -> Vec<SocketAddr> {
-        let record = node.book.record(&self.session.peer);
+        let record = node.whereabouts(&self.session.peer);
         let said = record.iter().flat_map(|record| &record.quic);
         let mut places: Vec<SocketAddr> =
             said.filter_map(|address| self.theirs.at(*address)).filter(is_dialable).collect();
@@ -114,7 +114,7 @@ impl FastPath<'_> {
             loop {
                 let heard = self.session.heard().map_or(began, |heard| heard.max(began));
                 let replaced = self.paths.has_newer(&self.session) && began.elapsed() > LINGER / 2;
-                if replaced || heard.elapsed() > LINGER || !node.book.knows(&self.session.peer) || !wanted() {
+                if replaced || heard.elapsed() > LINGER || node.whereabouts(&self.session.peer).is_none() || !wanted() {
                     return;
                 }
                 sleep(LOOK_EVERY).await;

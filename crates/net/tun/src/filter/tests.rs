@@ -39,6 +39,51 @@ fn out() -> Craft {
     Craft::between(address(1), address(2))
 }
 
+/// Node 1, who knows node 2 as a peer and has met node 3, of the owner, and node 4, of nobody.
+fn among_strangers(rules: &[&str]) -> Filter {
+    let mut filter = filter(rules);
+    let entry = |number, owner| PeerEntry { node: node(number), owner };
+    filter.set_society([entry(2, None)], [entry(3, Some(owner())), entry(4, None), entry(2, Some(owner()))]);
+    filter
+}
+
+#[test]
+fn an_acquaintance_gets_what_rules_grant_it_and_no_more() {
+    let now = Instant::now();
+    let check = |rule: &str, expect: [bool; 3]| {
+        let mut filter = among_strangers(&[rule]);
+        for (number, expect) in (2..).zip(expect) {
+            let ping = Craft::between(address(number), address(1)).echo_request(1);
+            assert_eq!(filter.inbound(now, node(number), &ping).is_ok(), expect, "{rule}: node {number}");
+        }
+    };
+    check("to peers icmp", [false; 3]);
+    check("peers icmp", [true, false, false]);
+    check("peers", [true, false, false]);
+    check("anyone icmp", [true; 3]);
+    check("anyone tcp", [false; 3]);
+    check(&format!("owner:{} icmp", owner()), [false, true, false]);
+    check(&format!("node:{} icmp", node(4)), [false, false, true]);
+}
+
+#[test]
+fn an_acquaintance_answers_and_becomes_a_peer_in_the_middle_of_it() {
+    let now = Instant::now();
+    let mut filter = among_strangers(&["peers tcp/22"]);
+    let (out, back) = (Craft::between(address(1), address(4)), Craft::between(address(4), address(1)));
+    assert_eq!(filter.outbound(now, &out.tcp(40_000, 80, SYN)), Ok(node(4)));
+    assert_eq!(filter.inbound(now, node(4), &back.tcp(80, 40_000, SYN | ACK)), Ok(()));
+    assert_eq!(filter.inbound(now, node(4), &back.tcp(40_000, 22, SYN)), Err(Reason::Unsolicited));
+    let entry = |number| PeerEntry { node: node(number), owner: None };
+    filter.set_society([entry(4)], []);
+    assert_eq!(filter.inbound(now, node(4), &back.tcp(80, 40_000, ACK)), Ok(()));
+    assert_eq!(filter.inbound(now, node(4), &back.tcp(40_000, 22, SYN)), Ok(()));
+    filter.set_society([], [entry(4)]);
+    assert_eq!(filter.inbound(now, node(4), &back.tcp(40_001, 22, SYN)), Err(Reason::Unsolicited));
+    filter.set_society([], []);
+    assert_eq!(filter.inbound(now, node(4), &back.tcp(80, 40_000, ACK)), Err(Reason::Stranger));
+}
+
 #[test]
 fn without_rules_only_answers_come_in() {
     let now = Instant::now();
