@@ -28,6 +28,8 @@ mod lab_node;
 mod names;
 #[path = "processes/nat.rs"]
 mod nat;
+#[path = "processes/nat_relay.rs"]
+mod nat_relay;
 #[path = "processes/network.rs"]
 mod network;
 #[path = "processes/node.rs"]

@@ -34,6 +34,9 @@ const BURST: Duration = Duration::from_millis(250);
 /// The least burst, in bytes: a few frames go even at a rate of a few KiB per second.
 const BURST_LEAST: u64 = 8 * (PAYLOAD_BYTES_MAX + HEADER_BYTES) as u64;
 
+/// What a stranger may send that is let through to who awaits it, in bytes per second: joining takes some 15 KiB, most of it at once.
+const GUEST_RATE: u64 = 16 << 10;
+
 /// What an owner lets a node carry for others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Budget {
@@ -63,6 +66,8 @@ pub struct Counts {
 #[derive(Debug)]
 struct User {
     bucket: Bucket,
+    /// Whether it is a stranger that is let through.
+    guest: bool,
     queue: VecDeque<(NodeId, Bytes)>,
     bytes: usize,
     credit: usize,
@@ -129,8 +134,34 @@ impl Forwarder {
     ///
     /// [`Refusal::Budget`] when as much waits as may; [`Refusal::Crowded`] for one user too many.
     pub fn offer(&mut self, now: Instant, from: NodeId, to: NodeId, payload: Bytes) -> Result<(), Refusal> {
+        self.offer_as(now, from, to, payload, false)
+    }
+
+    /// The same from a stranger that is let through, with less of a share.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::offer`].
+    pub fn offer_from_guest(
+        &mut self,
+        now: Instant,
+        from: NodeId,
+        to: NodeId,
+        payload: Bytes,
+    ) -> Result<(), Refusal> {
+        self.offer_as(now, from, to, payload, true)
+    }
+
+    fn offer_as(
+        &mut self,
+        now: Instant,
+        from: NodeId,
+        to: NodeId,
+        payload: Bytes,
+        guest: bool,
+    ) -> Result<(), Refusal> {
         let size = size(&payload);
-        let admitted = self.admit(now, from);
+        let admitted = self.admit(now, from, guest);
         let Some(user) = self.users.get_mut(&from).filter(|_| admitted) else { return self.refuse(Refusal::Crowded) };
         user.active = now;
         if user.bytes + size > USER_QUEUE_BYTES_MAX || self.waiting + size > QUEUE_BYTES_MAX {
@@ -157,8 +188,13 @@ impl Forwarder {
     }
 
     /// Whether there is room for a user, or it is there.
-    fn admit(&mut self, now: Instant, from: NodeId) -> bool {
-        if self.users.contains_key(&from) {
+    fn admit(&mut self, now: Instant, from: NodeId, guest: bool) -> bool {
+        let rate = self.budget.rate_per_user;
+        let rate = if guest { rate.min(GUEST_RATE) } else { rate };
+        if let Some(user) = self.users.get_mut(&from) {
+            if user.guest != guest {
+                (user.bucket, user.guest) = (bucket(rate), guest);
+            }
             return true;
         }
         if self.users.len() >= USERS_MAX {
@@ -168,8 +204,7 @@ impl Forwarder {
         if self.users.len() >= USERS_MAX {
             return false;
         }
-        let bucket = bucket(self.budget.rate_per_user);
-        let user = User { bucket, queue: VecDeque::new(), bytes: 0, credit: 0, on: false, active: now };
+        let user = User { bucket: bucket(rate), guest, queue: VecDeque::new(), bytes: 0, credit: 0, on: false, active: now };
         self.users.insert(from, user);
         true
     }

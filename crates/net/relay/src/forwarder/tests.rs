@@ -145,3 +145,25 @@ proptest! {
         assert!(forwarder.turns.is_empty());
     }
 }
+
+#[test]
+fn a_stranger_gets_little_until_it_is_one_no_more() {
+    let budget = Budget { rate: 1 << 20, rate_per_user: 1 << 20 };
+    let (mut forwarder, began) = (Forwarder::new(budget), Instant::now());
+    let mut carried_for = |began: Instant, guest: bool| {
+        let (mut now, mut carried) = (began, 0);
+        while now < began + Duration::from_secs(10) {
+            let offer = if guest { Forwarder::offer_from_guest } else { Forwarder::offer };
+            while offer(&mut forwarder, now, node(1), node(TO), payload(1000)).is_ok() {}
+            while let Next::Send { payload, .. } = forwarder.next(now) {
+                carried += payload.len() as u64;
+            }
+            now += Duration::from_millis(10);
+        }
+        carried
+    };
+    let carried = carried_for(began, true);
+    assert!((GUEST_RATE * 8..GUEST_RATE * 11 + BURST_LEAST).contains(&carried), "{carried}");
+    let carried = carried_for(began + Duration::from_secs(10), false);
+    assert!(carried > 8 << 20, "{carried}");
+}
