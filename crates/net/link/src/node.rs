@@ -24,6 +24,7 @@ use crate::link::LinkConfig;
 use crate::meter::Meters;
 use crate::packets::PacketPaths;
 use crate::stream::StreamHandler;
+use crate::suspects::Suspects;
 use crate::via::Via;
 
 /// Handshakes of strangers in progress at once, QUIC and TCP together. Each costs about a millisecond of CPU and tens of KiB;
@@ -61,6 +62,7 @@ pub(crate) struct Node {
     pub(crate) protocols: BTreeMap<&'static str, Arc<dyn StreamHandler>>,
     /// Drawn at each start.
     pub(crate) instance: u64,
+    pub(crate) suspects: Mutex<Suspects>,
     pub(crate) handshakes: Arc<Semaphore>,
     pub(crate) joins: Arc<Semaphore>,
     /// Streams being served: what a shutdown waits for.
@@ -114,6 +116,7 @@ impl Node {
             lan: Neighbours::default(),
             protocols,
             instance: u64::from_le_bytes(instance),
+            suspects: Mutex::default(),
             handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
             joins: Arc::new(Semaphore::new(JOINS_MAX)),
             streams: TaskTracker::new(),

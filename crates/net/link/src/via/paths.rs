@@ -46,7 +46,7 @@ impl LinkHandle {
     /// The ways to a peer; relays are measured first, which takes a moment. `None` if it is not known.
     pub async fn paths(&self, peer: NodeId) -> Option<Paths> {
         self.node.book.record(&peer)?;
-        if self.node.book.has_relay_to(&peer) {
+        if self.node.via.reach.has_relay_to(&self.node.book, &peer) {
             self.node.measure_relays(peer);
             sleep(MEASURING).await;
         }

@@ -5,6 +5,7 @@ mod fast;
 mod find;
 mod join;
 mod packets;
+mod reach;
 mod relay;
 mod streams;
 mod support;
