@@ -356,8 +356,8 @@ pub(crate) enum NetCommand {
     Check(NetCheck),
     /// Show the ways to a peer: direct ones and relays, what was measured of them, which one is used and why
     Path {
-        /// The peer's id
-        node: NodeId,
+        /// The peer's name, id or planetary address
+        node: String,
     },
     /// List the names of nodes, and say how programs come to ask this node for them
     Names,

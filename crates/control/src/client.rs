@@ -99,12 +99,12 @@ impl Client {
         self.json(Method::GET, "/net", &[], None::<&()>).await
     }
 
-    /// The ways to a peer, measured.
+    /// The ways to a peer, measured. It is named by its id, name or address.
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub async fn net_path(&self, node: &NodeId) -> Result<NetPaths, ClientError> {
-        self.json(Method::GET, &format!("/net/path/{node}"), &[], None::<&()>).await
+    pub async fn net_path(&self, node: &str) -> Result<NetPaths, ClientError> {
+        self.json(Method::GET, "/net/path", &[("node", node)], None::<&()>).await
     }
 
     /// The effective configuration of the running node.

@@ -7,8 +7,9 @@ use atoll_control::{
 use atoll_ids::NodeId;
 use atoll_link::{Candidate, Path as LinkPath};
 use atoll_tun::TunStatus;
-use axum::extract::{Path, State};
+use axum::extract::{Query, State};
 use axum::response::Json;
+use serde::Deserialize;
 
 use super::{Answer, Shared};
 use crate::daemon::Parts;
@@ -29,7 +30,14 @@ pub(super) async fn status(State(parts): Shared) -> Json<NetStatus> {
     })
 }
 
-pub(super) async fn path(State(parts): Shared, Path(node): Path<NodeId>) -> Answer<NetPaths> {
+/// To which node the ways are asked for, in any way in which it can be named.
+#[derive(Deserialize)]
+pub(super) struct Asked {
+    node: String,
+}
+
+pub(super) async fn path(State(parts): Shared, Query(asked): Query<Asked>) -> Answer<NetPaths> {
+    let node = super::rules::find(&parts, &asked.node).await?;
     let paths = parts.link.paths(node).await;
     let paths = paths.ok_or_else(|| ApiError::new(Kind::NotFound, format!("{node} is no peer of this node")))?;
     let name_of = |node: NodeId| parts.peers.status().into_iter().find(|peer| peer.node == node)?.name;
