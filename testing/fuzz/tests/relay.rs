@@ -3,7 +3,7 @@
 
 use atoll_fuzz::fuzz;
 use atoll_ids::NodeId;
-use atoll_relay::{Frame, Halves, Parcel, Pass, Refusal};
+use atoll_relay::{Cargo, Frame, Halves, Parcel, Pass, Refusal};
 use bytes::Bytes;
 
 fn node() -> NodeId {
@@ -30,12 +30,20 @@ fn frames() {
 #[test]
 fn parcels() {
     let bytes = Bytes::from_static(b"opaque");
-    let half = |second| Parcel::Half { number: 9, second, bytes: bytes.clone() };
-    let valid = [Parcel::Whole(bytes.clone()), half(false), half(true), Parcel::Probe(1), Parcel::Echo(2)];
+    let half = |cargo, second| Parcel::Half { cargo, number: 9, second, bytes: bytes.clone() };
+    let whole = |cargo| Parcel::Whole { cargo, bytes: bytes.clone() };
+    let valid = [
+        whole(Cargo::Quic),
+        whole(Cargo::Sealed),
+        half(Cargo::Quic, false),
+        half(Cargo::Sealed, true),
+        Parcel::Probe(1),
+        Parcel::Echo(2),
+    ];
     fuzz!(30_000, valid.iter().map(|parcel| parcel.encode().to_vec()).collect(), |bytes: &[u8]| {
         let Ok(parcel) = Parcel::decode(Bytes::copy_from_slice(bytes)) else { return };
         assert_eq!(parcel.encode(), bytes);
-        if let Parcel::Half { number, second, bytes } = parcel {
+        if let Parcel::Half { number, second, bytes, .. } = parcel {
             let mut halves = Halves::default();
             assert_eq!(halves.join(number, second, bytes.clone()), None);
             assert_eq!(halves.join(number, second, bytes), None, "twice the same half is no whole");

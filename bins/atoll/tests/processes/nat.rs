@@ -1,7 +1,7 @@
 //! Nodes behind routers that translate addresses, on ways that differ, swallow or part: on an [`Internet`] of namespaces. Takes root, iproute2,
 //! util-linux, iputils-ping and nftables.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use atoll_lab::{End, Internet, Nat, Netns, Site, Wires};
 
@@ -20,7 +20,7 @@ struct World {
     home: LabNode,
     one: LabNode,
     two: LabNode,
-    _internet: Internet,
+    internet: Internet,
     _folder: tempfile::TempDir,
 }
 
@@ -35,7 +35,7 @@ impl World {
         home.joins(&two);
         two.joins(&one);
         let echoes = [&home, &one, &two].map(|node| echoes(&node.netns)).into();
-        Self { _echoes: echoes, home, one, two, _internet: internet, _folder: folder }
+        Self { _echoes: echoes, home, one, two, internet, _folder: folder }
     }
 
     /// Whoever knows each other reaches each other, by packets and by streams.
@@ -232,4 +232,79 @@ fn a_partition_heals() {
     let pinged = eventually("everybody pings everybody again", || all(&|from, to| from.pings(to)));
     eventually("and has streams again", || all(&|from, to| from.reaches(to)));
     assert!(pinged < Duration::from_secs(30), "{pinged:?} until everybody pinged everybody");
+}
+
+/// A provider gives the line another address while something is being transferred.
+#[test]
+fn a_router_that_changes_its_address_keeps_connections() {
+    moves(&[Nat::PortRestricted]);
+}
+
+#[test]
+fn a_node_that_changes_its_address_keeps_connections() {
+    moves(&[]);
+}
+
+fn moves(routers: &[Nat]) {
+    let world = World::new(routers);
+    let World { home, one, internet, .. } = &world;
+    eventually("ping", || home.pings(one) && one.pings(home));
+    let (mut out, mut back) = (Talk::begin(home, one), Talk::begin(one, home));
+    out.go_on(SOME);
+    back.go_on(SOME);
+    for address in [3, 4] {
+        internet.renumber("home", address).unwrap();
+        out.go_on(SOME);
+        back.go_on(SOME);
+    }
+    out.end();
+    back.end();
+    eventually("streams", || home.reaches(one) && one.reaches(home));
+}
+
+/// Less than a planetary packet with what it is wrapped in: IPv6 promises 1,280 bytes, so it has to go in parts.
+#[test]
+fn a_way_that_is_narrower_than_a_planetary_packet() {
+    let internet = Internet::new(&[Site::public("a"), Site::public("b")]).unwrap();
+    for site in ["a", "b"] {
+        internet.narrow(site, 1300).unwrap();
+    }
+    pair_works(internet.machine("a"), internet.machine("b"));
+}
+
+/// Two nodes reach each other directly until that way goes silent; a third reaches both, and relays.
+#[test]
+fn a_direct_way_that_goes_silent_gives_way_to_a_relay() {
+    let world = World::new(&[]);
+    let World { home, one, internet, .. } = &world;
+    eventually("ping", || home.pings(one) && one.pings(home));
+    let (mut out, mut back) = (Talk::begin(home, one), Talk::begin(one, home));
+    out.go_on(SOME);
+    back.go_on(SOME);
+    let (from, to) = (internet.port("home"), internet.port("one"));
+    internet
+        .core()
+        .nft(&format!(
+            "table inet cut {{
+               chain forward {{ type filter hook forward priority 0;
+                 iifname \"{from}\" oifname \"{to}\" drop
+                 iifname \"{to}\" oifname \"{from}\" drop
+               }}
+             }}\n"
+        ))
+        .unwrap();
+    let cut = Instant::now();
+    eventually("ping by a relay", || home.pings(one));
+    let outage = cut.elapsed();
+    assert!(outage < Duration::from_secs(8), "{outage:?} without an answer");
+    for _ in 0..4 {
+        out.go_on(SOME);
+        back.go_on(SOME);
+    }
+    eventually("streams by a relay", || home.reaches(one) && one.reaches(home));
+    internet.core().nft("delete table inet cut\n").unwrap();
+    out.go_on(SOME);
+    back.go_on(SOME);
+    out.end();
+    back.end();
 }

@@ -64,7 +64,7 @@ pub use open::{OLD_EPOCH, OpenError, Opener};
 pub use seal::{EPOCH_PACKETS, EPOCH_PACKETS_MAX, EPOCH_TIME, SealError, Sealer};
 pub use sum::{finish_checksum, tcp_headers};
 pub use terms::{Half, Ports, Side, TERMS_BYTES_MAX, Terms, decode_terms};
-pub use watch::{OFTEN, PAUSE_MAX, Probe, SELDOM, SILENCE, Step, Watch};
+pub use watch::{Besides, DOUBT, OFTEN, OTHERS_MAX, PAUSE_MAX, Probe, SELDOM, SILENCE, Step, Watch, Way};
 pub use window::{WINDOW, Window};
 
 #[cfg(test)]

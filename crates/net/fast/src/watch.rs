@@ -2,6 +2,9 @@
 //!
 //! An address is used once a probe to it was answered, and as long as probes are. So an address that somebody else put onto a packet leads to a probe and
 //! no further, and one that a router gave to the peer is found by what the peer sends from behind it.
+//!
+//! Packets take the address; where there is none, the connection beside which the path runs, if that gets through directly; else relays. Relays are asked
+//! as soon as a direct way is in doubt while packets flow, so that there is one when the doubt is a certainty.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -22,14 +25,41 @@ pub const PAUSE_MAX: Duration = Duration::from_secs(10);
 /// Probes to a new address before it is let go and the old one kept.
 const TRIES: u32 = 5;
 
-/// Probes whose answers are waited for. At two addresses each [`OFTEN`] that is more than a second.
-const OUTSTANDING_MAX: usize = 16;
+/// Other addresses of the peer that are tried while none answers.
+pub const OTHERS_MAX: usize = 8;
+
+/// Probes whose answers are waited for: one to each address and by relays each [`OFTEN`], for a second.
+const OUTSTANDING_MAX: usize = 5 * (OTHERS_MAX + 3);
+
+/// From here on an address that does not answer is in doubt: two probes.
+pub const DOUBT: Duration = Duration::from_millis(400);
+
+/// After the last packet, packets are said to flow for this long: who asks once a second is one who waits for an answer.
+const FLOWS: Duration = Duration::from_millis(1500);
+
+/// A way that sealed packets take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// To this address.
+    Direct(SocketAddr),
+    /// By relays; which one is not said here.
+    Relayed,
+}
+
+/// What there is besides addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Besides {
+    /// The connection gets through, and not by a relay of peers.
+    pub connection: bool,
+    /// There are relays to ask.
+    pub relays: bool,
+}
 
 /// Something to be sealed and sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Probe {
     /// Where.
-    pub to: SocketAddr,
+    pub to: Way,
     /// Its number, by which it is known when it is answered.
     pub number: u64,
 }
@@ -51,6 +81,10 @@ pub struct Watch {
     /// Where something genuine of the peer came from.
     learned: Option<SocketAddr>,
     learned_at: Option<Instant>,
+    /// Where something came from so soon after that, that it has to wait.
+    pending: Option<SocketAddr>,
+    /// Where it says that it is besides.
+    others: Vec<SocketAddr>,
     confirmed: Option<SocketAddr>,
     /// Where we would rather send, and how often we still try.
     wanted: Option<(SocketAddr, u32)>,
@@ -61,6 +95,20 @@ pub struct Watch {
     probed: Option<Instant>,
     pause: Duration,
     number: u64,
+    /// When the first step was: an address has a while to answer before others are asked.
+    begun: Option<Instant>,
+    /// When packets flowed last.
+    busy: Option<Instant>,
+    relayed: Relayed,
+    besides: Besides,
+}
+
+/// The way by relays.
+#[derive(Debug, Default)]
+struct Relayed {
+    confirmed: bool,
+    probed: Option<Instant>,
+    unanswered: Option<Instant>,
 }
 
 impl Default for Watch {
@@ -69,6 +117,8 @@ impl Default for Watch {
             aimed: None,
             learned: None,
             learned_at: None,
+            pending: None,
+            others: Vec::new(),
             confirmed: None,
             wanted: None,
             outstanding: VecDeque::with_capacity(OUTSTANDING_MAX),
@@ -76,15 +126,29 @@ impl Default for Watch {
             probed: None,
             pause: Duration::ZERO,
             number: 0,
+            begun: None,
+            busy: None,
+            relayed: Relayed::default(),
+            besides: Besides::default(),
         }
     }
 }
 
 impl Watch {
-    /// Where packets go; `None` while they would not arrive.
+    /// Which way packets go; `None` while they would not arrive, or go inside the connection.
     #[must_use]
-    pub fn target(&self) -> Option<SocketAddr> {
-        self.confirmed
+    pub fn target(&self) -> Option<Way> {
+        let by_relay = self.relayed.confirmed && !self.besides.connection;
+        self.confirmed.map(Way::Direct).or_else(|| by_relay.then_some(Way::Relayed))
+    }
+
+    /// Whether packets flow and nothing answers directly, or not any more.
+    #[must_use]
+    pub fn doubts(&self, now: Instant) -> bool {
+        let flows = self.busy.is_some_and(|at| now.duration_since(at) < FLOWS);
+        let silent = self.unanswered.is_some_and(|since| now.duration_since(since) >= DOUBT);
+        let tried = self.begun.is_some_and(|at| now.duration_since(at) >= DOUBT);
+        flows && (silent || self.confirmed.is_none() && tried)
     }
 
     /// The connection says that the peer is there, or that it does not know.
@@ -95,6 +159,12 @@ impl Watch {
         }
     }
 
+    /// The peer says that it is at these addresses, too: they are tried while none answers, the first [`OTHERS_MAX`] of them.
+    pub fn know(&mut self, others: impl Iterator<Item = SocketAddr>) {
+        self.others.clear();
+        self.others.extend(others.take(OTHERS_MAX));
+    }
+
     /// Something genuine of the peer came from there. True if that is news.
     pub fn heard_from(&mut self, now: Instant, from: SocketAddr) -> bool {
         if [self.confirmed, self.learned, self.aimed].contains(&Some(from)) {
@@ -102,11 +172,16 @@ impl Watch {
         }
         // Who can move packets about does not get a probe for each.
         if self.learned_at.is_some_and(|at| now.duration_since(at) < OFTEN) {
+            self.pending = Some(from);
             return false;
         }
-        (self.learned, self.learned_at) = (Some(from), Some(now));
-        self.consider(Some(from));
+        self.learn(now, from);
         true
+    }
+
+    fn learn(&mut self, now: Instant, from: SocketAddr) {
+        (self.learned, self.learned_at, self.pending) = (Some(from), Some(now), None);
+        self.consider(Some(from));
     }
 
     fn consider(&mut self, address: Option<SocketAddr>) {
@@ -120,8 +195,15 @@ impl Watch {
     /// A probe was answered.
     pub fn answered(&mut self, number: u64) {
         let Some(at) = self.outstanding.iter().position(|probe| probe.number == number) else { return };
-        let to = self.outstanding[at].to;
-        self.outstanding.retain(|probe| probe.to != to || probe.number > number);
+        let way = self.outstanding[at].to;
+        self.outstanding.retain(|probe| probe.to != way || probe.number > number);
+        let to = match way {
+            Way::Direct(to) => to,
+            Way::Relayed => {
+                (self.relayed.confirmed, self.relayed.unanswered) = (true, None);
+                return;
+            }
+        };
         if self.confirmed.is_none() || self.wanted.is_some_and(|(wanted, _)| wanted == to) {
             (self.confirmed, self.wanted) = (Some(to), None);
         }
@@ -130,8 +212,13 @@ impl Watch {
         }
     }
 
-    /// What is to be done now. `busy` is whether packets flow.
-    pub fn step(&mut self, now: Instant, busy: bool) -> Step {
+    /// What is to be done now. `busy` is whether packets flow, `besides` what they could take where there is no address.
+    pub fn step(&mut self, now: Instant, busy: bool, besides: Besides) -> Step {
+        self.besides = besides;
+        self.begun.get_or_insert(now);
+        if busy {
+            self.busy = Some(now);
+        }
         if self.unanswered.is_some_and(|since| now.duration_since(since) >= SILENCE) {
             let lost = self.confirmed.take();
             if lost != self.aimed {
@@ -139,12 +226,43 @@ impl Watch {
             }
             (self.wanted, self.unanswered, self.probed, self.pause) = (None, None, None, Duration::ZERO);
         }
+        let due = self.learned_at.map(|at| at + OFTEN);
+        if let Some(from) = self.pending.filter(|_| due.is_none_or(|due| now >= due)) {
+            self.learn(now, from);
+        }
         let mut probes = Vec::new();
-        let again = match self.confirmed {
+        let direct = match self.confirmed {
             Some(confirmed) => self.step_confirmed(now, busy, confirmed, &mut probes),
             None => self.step_searching(now, &mut probes),
         };
+        let again = [self.pending.and(due), self.step_relayed(now, &mut probes)]
+            .into_iter()
+            .flatten()
+            .fold(direct, Instant::min);
         Step { probes, again }
+    }
+
+    /// Asks relays while there is a need. Gives when there is more to do.
+    fn step_relayed(&mut self, now: Instant, probes: &mut Vec<Probe>) -> Option<Instant> {
+        if !self.besides.relays || self.unanswered.is_none() && self.confirmed.is_some() {
+            self.relayed = Relayed::default();
+            return None;
+        }
+        if !self.doubts(now) {
+            // What was confirmed stays for the next packet to try.
+            self.relayed.unanswered = None;
+            let doubt = self.unanswered.map(|since| since + DOUBT);
+            return doubt.filter(|doubt| *doubt > now);
+        }
+        if self.relayed.unanswered.is_some_and(|since| now.duration_since(since) >= SILENCE) {
+            (self.relayed.confirmed, self.relayed.unanswered) = (false, None);
+        }
+        if self.relayed.probed.is_none_or(|probed| now >= probed + OFTEN) {
+            probes.push(self.probe(Way::Relayed));
+            self.relayed.unanswered.get_or_insert(now);
+            self.relayed.probed = Some(now);
+        }
+        self.relayed.probed.map(|probed| probed + OFTEN)
     }
 
     fn step_confirmed(&mut self, now: Instant, busy: bool, confirmed: SocketAddr, probes: &mut Vec<Probe>) -> Instant {
@@ -153,11 +271,11 @@ impl Watch {
             if uncertain { OFTEN } else { SELDOM }
         };
         if self.probed.is_none_or(|probed| now >= probed + pace(self)) {
-            probes.push(self.probe(confirmed));
+            probes.push(self.probe(Way::Direct(confirmed)));
             self.unanswered.get_or_insert(now);
             self.probed = Some(now);
             if let Some((wanted, tries)) = self.wanted {
-                probes.push(self.probe(wanted));
+                probes.push(self.probe(Way::Direct(wanted)));
                 self.wanted = (tries > 1).then_some((wanted, tries - 1));
             }
         }
@@ -167,9 +285,12 @@ impl Watch {
 
     fn step_searching(&mut self, now: Instant, probes: &mut Vec<Probe>) -> Instant {
         if self.probed.is_none_or(|probed| now >= probed + self.pause) {
-            let (aimed, learned) = (self.aimed, self.learned.filter(|_| self.learned != self.aimed));
-            for to in [aimed, learned].into_iter().flatten() {
-                probes.push(self.probe(to));
+            let mut tried: Vec<SocketAddr> = self.aimed.into_iter().chain(self.learned).collect();
+            tried.extend(&self.others);
+            for (at, to) in tried.iter().enumerate() {
+                if !tried[..at].contains(to) {
+                    probes.push(self.probe(Way::Direct(*to)));
+                }
             }
             self.probed = Some(now);
             self.pause = (self.pause * 2).clamp(OFTEN, PAUSE_MAX);
@@ -177,7 +298,7 @@ impl Watch {
         self.probed.unwrap_or(now) + self.pause
     }
 
-    fn probe(&mut self, to: SocketAddr) -> Probe {
+    fn probe(&mut self, to: Way) -> Probe {
         self.number += 1;
         let probe = Probe { to, number: self.number };
         if self.outstanding.len() >= OUTSTANDING_MAX {

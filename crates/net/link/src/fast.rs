@@ -2,8 +2,10 @@
 //! that is safe).
 //!
 //! Who dialled the connection opens a stream on it and says its terms; who was dialled answers with its own. A peer that knows nothing of this does not answer, and packets
-//! stay in the connection. The path goes where the connection goes: to the address that it uses at the moment, at the peer's port, once probes are answered from there, and
-//! as long as they are. Otherwise packets take the connection, as if there were no path.
+//! stay in the connection. The path goes where the connection goes, to the address that it uses at the moment, at the peer's port, or where the peer is heard from, once probes
+//! are answered from there, and as long as they are. Otherwise packets take the connection, as if there were no path, if that gets through; else relays ([`relayed`]).
+//!
+//! A path that works outlives the connection beside which it began, until another takes its place: what the two have open over it does not notice ([`attend`]).
 //!
 //! There is no task between socket and interface: whoever takes packets in ([`Packets::receive_into`](crate::Packets::receive_into)) reads the sockets, opens
 //! what is in them where it lies, and answers probes. So a node that takes no packets in confirms no path.
@@ -19,20 +21,22 @@ use std::time::{Duration, Instant};
 
 use atoll_fast::{
     BUFFERS, Burst, Cut, Finds, HEADER_BYTES, Half, Header, Inbox, Kind, OpenError, PACKET_BYTES_MAX, Ports, Probe,
-    Run, SEALED_BYTES_MAX, SealError, Sealer, Secret, Side, TAG_BYTES, TERMS_BYTES_MAX, Terms, decode_terms,
+    Run, SEALED_BYTES_MAX, SealError, Sealer, Secret, Side, TAG_BYTES, TERMS_BYTES_MAX, Terms, Way, decode_terms,
     tcp_headers,
 };
 use atoll_ids::NodeId;
 use futures_util::future::BoxFuture;
-use iroh::TransportAddr;
 use iroh::endpoint::{Connection, RecvStream, SendStream};
 use noq_udp::RecvMeta;
-use tokio::time::{sleep_until, timeout};
-use tracing::{debug, info, warn};
+use tokio::time::timeout;
+use tracing::{debug, warn};
 
 use crate::address::is_dialable;
 use crate::node::Node;
+use crate::via::Relays;
 
+mod attend;
+mod relayed;
 mod session;
 mod socket;
 
@@ -42,8 +46,8 @@ use socket::FastSocket;
 /// How long a dialler may take to say its terms once it opened a stream for them.
 const TERMS_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How often it is looked where the connection goes, at least.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Segments sealed in one go for relays: as many as a long packet has.
+const SEGMENTS_RELAYED: usize = 64;
 
 /// A probe's number, and behind it the epoch in which it came.
 const ANSWER_BYTES: usize = 12;
@@ -73,13 +77,13 @@ struct Counts {
 }
 
 /// The sockets and the paths that use them.
-#[derive(Default)]
 pub(crate) struct FastPaths {
     sockets: Vec<FastSocket>,
     by_index: RwLock<HashMap<u32, Arc<Session>>>,
     counts: Counts,
     /// Which socket is read first; they take turns.
     turn: AtomicUsize,
+    relays: Relays,
 }
 
 /// A path that is known to who receives, until this is dropped.
@@ -106,7 +110,7 @@ enum NoPath {
 
 impl FastPaths {
     /// Binds a socket for the first address of each family, all with this port if it is free. What cannot be bound is done without.
-    pub(crate) fn bind(addresses: &[SocketAddr], port: u16) -> Self {
+    pub(crate) fn bind(addresses: &[SocketAddr], port: u16, relays: Relays) -> Self {
         let first = |v4: bool| addresses.iter().find(|address| address.is_ipv4() == v4);
         let mut sockets = Vec::new();
         for address in [first(true), first(false)].into_iter().flatten() {
@@ -124,7 +128,13 @@ impl FastPaths {
                 Err(error) => warn!(%at, %error, "no fast path from here; packets take the connection"),
             }
         }
-        Self { sockets, ..Self::default() }
+        Self { sockets, ..Self::none(relays) }
+    }
+
+    /// None, and there will be none.
+    pub(crate) fn none(relays: Relays) -> Self {
+        let (by_index, counts, turn) = <(RwLock<_>, Counts, AtomicUsize)>::default();
+        Self { sockets: Vec::new(), by_index, counts, turn, relays }
     }
 
     /// Where sealed packets are taken in.
@@ -193,16 +203,28 @@ impl FastPaths {
         let count = count as u64;
         let mut sending = session.sending();
         let sending = &mut *sending;
-        let (Some(target), true) = (sending.target, sending.sealer.left() >= count) else { return Err(what) };
-        let Some(socket) = self.socket(target.is_ipv4()) else { return Err(what) };
         sending.bursts += 1;
-        let Ok(bytes) = seal(what, &mut sending.sealer, socket.segments_max(), &mut sending.runs) else {
+        session.rouse();
+        let (Some(target), true) = (sending.target, sending.sealer.left() >= count) else { return Err(what) };
+        let to = match target {
+            Way::Direct(to) => match self.socket(to.is_ipv4()) {
+                Some(socket) => Some((to, socket)),
+                None => return Err(what),
+            },
+            Way::Relayed => None,
+        };
+        let segments = to.map_or(SEGMENTS_RELAYED, |(_, socket)| socket.segments_max());
+        let Ok(bytes) = seal(what, &mut sending.sealer, segments, &mut sending.runs) else {
             return Ok(None);
         };
         self.counts.sealed.fetch_add(count, Ordering::Relaxed);
         let sealed: usize = sending.runs.iter().map(|run| run.at.len() - run.count * (HEADER_BYTES + TAG_BYTES)).sum();
         session.meter.sent(sealed);
-        session.rouse();
+        let Some((target, socket)) = to else {
+            let sealed = sending.runs.iter().flat_map(|run| bytes[run.at.clone()].chunks(run.segment));
+            sealed.for_each(|packet| self.relays.send(session.peer, packet));
+            return Ok(None);
+        };
         let full = sending.runs.iter().position(|run| {
             // Anything else is for the watch to notice: the probes fail as well.
             socket.send(target, None, bytes, run).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
@@ -211,16 +233,22 @@ impl FastPaths {
     }
 
     /// Seals a few bytes and sends them, best effort.
-    fn say(&self, session: &Session, kind: Kind, text: &[u8], to: SocketAddr, from: Option<IpAddr>) {
-        let Some(socket) = self.socket(to.is_ipv4()) else { return };
+    fn say(&self, session: &Session, kind: Kind, text: &[u8], way: Way, from: Option<IpAddr>) {
         let mut slot = [0; SEALED_BYTES_MAX];
         let slot = &mut slot[..HEADER_BYTES + text.len() + TAG_BYTES];
         slot[HEADER_BYTES..][..text.len()].copy_from_slice(text);
-        if session.sending().sealer.seal(kind, slot).is_ok() {
-            let run = Run { at: 0..slot.len(), segment: slot.len(), count: 1 };
-            if let Err(error) = socket.send(to, from, slot, &run) {
-                debug!(%to, %error, ?kind, "not sent");
-            }
+        if session.sending().sealer.seal(kind, slot).is_err() {
+            return;
+        }
+        let to = match way {
+            Way::Direct(to) => to,
+            Way::Relayed => return self.relays.send(session.peer, slot),
+        };
+        let run = Run { at: 0..slot.len(), segment: slot.len(), count: 1 };
+        if let Some(socket) = self.socket(to.is_ipv4())
+            && let Err(error) = socket.send(to, from, slot, &run)
+        {
+            debug!(%to, %error, ?kind, "not sent");
         }
     }
 
@@ -289,17 +317,15 @@ impl FastPaths {
                     }
                     Ok((kind, text)) => {
                         genuine = true;
-                        said.extend(text.first_chunk::<8>().map(|number| (kind, u64::from_be_bytes(*number), epoch)));
-                        if let (Kind::Answer, Some(said), Some(epoch)) =
-                            (kind, said.last_mut(), text.get(8..ANSWER_BYTES))
-                        {
-                            said.2 = epoch.iter().fold(0, |epoch, byte| epoch << 8 | u32::from(*byte));
-                        }
+                        said.extend(Said::read(kind, epoch, text));
                     }
                     Err(error) => self.refuse(error),
                 }
             }
             let moved = genuine && receiving.source.replace(meta.addr) != Some(meta.addr);
+            if genuine {
+                receiving.heard = Some(now);
+            }
             drop(receiving);
             self.counts.opened.fetch_add(opened, Ordering::Relaxed);
             session.meter.received(bytes);
@@ -327,23 +353,45 @@ impl FastPaths {
     }
 
     /// Does what probes and answers ask for, and notes where a peer sends from.
-    fn hear(&self, now: Instant, session: &Session, meta: &RecvMeta, moved: bool, said: &[(Kind, u64, u32)]) {
+    fn hear(&self, now: Instant, session: &Session, meta: &RecvMeta, moved: bool, said: &[Said]) {
         if moved && is_dialable(&meta.addr) {
             self.tell_of_move(now, &session.peer, meta.addr);
         }
-        for (kind, number, epoch) in said {
-            match kind {
-                Kind::Probe => {
-                    let mut answer = [0; ANSWER_BYTES];
-                    answer[..8].copy_from_slice(&number.to_be_bytes());
-                    answer[8..].copy_from_slice(&epoch.to_be_bytes());
-                    // From the address that was asked, or a router in between does not let it through.
-                    self.say(session, Kind::Answer, &answer, meta.addr, meta.dst_ip);
-                }
-                Kind::Answer => session.answered(*number, *epoch),
-                Kind::Packet | Kind::Segment => {}
-            }
+        for said in said {
+            // From the address that was asked, or a router in between does not let it through.
+            self.answer(session, said, Way::Direct(meta.addr), meta.dst_ip);
         }
+    }
+
+    /// Answers a probe the way it came, or takes an answer in.
+    fn answer(&self, session: &Session, said: &Said, way: Way, from: Option<IpAddr>) {
+        match said.kind {
+            Kind::Probe => {
+                let mut answer = [0; ANSWER_BYTES];
+                answer[..8].copy_from_slice(&said.number.to_be_bytes());
+                answer[8..].copy_from_slice(&said.epoch.to_be_bytes());
+                self.say(session, Kind::Answer, &answer, way, from);
+            }
+            Kind::Answer => session.answered(said.number, said.epoch),
+            Kind::Packet | Kind::Segment => {}
+        }
+    }
+}
+
+/// A probe or an answer.
+struct Said {
+    kind: Kind,
+    number: u64,
+    /// In which a probe was sealed, or the probe that is answered.
+    epoch: u32,
+}
+
+impl Said {
+    fn read(kind: Kind, sealed_in: u32, text: &[u8]) -> Option<Self> {
+        let number = u64::from_be_bytes(*text.first_chunk()?);
+        let told = text.get(8..ANSWER_BYTES).filter(|_| kind == Kind::Answer);
+        let epoch = told.map_or(sealed_in, |told| told.iter().fold(0, |epoch, byte| epoch << 8 | u32::from(*byte)));
+        Some(Self { kind, number, epoch })
     }
 }
 
@@ -355,49 +403,6 @@ async fn send_rest(socket: &FastSocket, to: SocketAddr, bytes: &[u8], runs: Vec<
                 return;
             }
         }
-    }
-}
-
-impl FastPath<'_> {
-    /// Keeps the path where the connection is, and watches whether packets arrive. Never returns.
-    async fn attend(&self, connection: &Connection) {
-        let session = &*self.session;
-        let (mut bursts, mut was_at) = (0, None);
-        loop {
-            let now = Instant::now();
-            let aim = direct(connection).and_then(|address| self.theirs.at(address)).filter(is_dialable);
-            let busy = {
-                let mut sending = session.sending();
-                sending.sealer.turn(now);
-                std::mem::replace(&mut bursts, sending.bursts) != sending.bursts
-            };
-            let step = session.watching(|watch| {
-                watch.aim(aim);
-                watch.step(now, busy)
-            });
-            for probe in step.probes {
-                self.paths.probe(session, probe);
-            }
-            let at = session.target();
-            if at != was_at {
-                info!(peer = %session.peer.short(), side = ?session.side, ?at, "fast path");
-                was_at = at;
-            }
-            session.dozing.store(!busy, Ordering::Relaxed);
-            tokio::select! {
-                () = sleep_until(step.again.min(now + LOOK_EVERY).into()) => {}
-                () = session.wake.notified() => {}
-            }
-        }
-    }
-}
-
-/// The address that a connection uses now, if it uses one.
-fn direct(connection: &Connection) -> Option<SocketAddr> {
-    let paths = connection.paths();
-    match paths.iter().find(|path| path.is_selected())?.remote_addr() {
-        TransportAddr::Ip(address) => Some(*address),
-        _ => None,
     }
 }
 
@@ -415,18 +420,28 @@ async fn hear_terms(stream: &mut RecvStream) -> Result<Terms, NoPath> {
 }
 
 impl Node {
-    /// Has a fast path beside a connection that we dialled. `ready` is told of it. Never returns.
-    pub(crate) async fn keep_fast_path(&self, peer: NodeId, connection: &Connection, ready: impl FnOnce(Arc<Session>)) {
+    /// Has a fast path beside a connection that we dialled, in place of the one that is kept from before. `ready` is told of it. Never returns.
+    pub(crate) async fn keep_fast_path<'a>(
+        &'a self,
+        peer: NodeId,
+        connection: &Connection,
+        kept: &mut Option<FastPath<'a>>,
+        ready: impl FnOnce(Arc<Session>),
+    ) {
         if self.fast.is_on() {
-            match self.ask_for_fast_path(peer, connection).await {
+            let agreed = tokio::select! {
+                agreed = self.ask_for_fast_path(peer, connection) => agreed,
+                () = self.attend(kept.as_ref(), connection) => return,
+            };
+            match agreed {
                 Ok(path) => {
                     ready(path.session.clone());
-                    path.attend(connection).await;
+                    *kept = Some(path);
                 }
                 Err(error) => debug!(peer = %peer.short(), %error, "no fast path"),
             }
         }
-        std::future::pending().await
+        self.attend(kept.as_ref(), connection).await;
     }
 
     /// A peer that knows no fast paths leaves the stream unanswered as long as the connection lives.
@@ -459,13 +474,17 @@ impl Node {
     }
 
     /// Has a fast path beside a connection that a peer dialled, if and when it asks for one; when it asks again, another in its place. Never returns.
-    pub(crate) async fn serve_fast_path(&self, peer: NodeId, connection: &Connection) {
-        let mut path = None;
+    pub(crate) async fn serve_fast_path<'a>(
+        &'a self,
+        peer: NodeId,
+        connection: &Connection,
+        path: &mut Option<FastPath<'a>>,
+    ) {
         while self.fast.is_on() {
             let asked = async {
                 tokio::select! {
                     stream = connection.accept_bi() => stream.ok(),
-                    () = attend(path.as_ref(), connection) => None,
+                    () = self.attend(path.as_ref(), connection) => None,
                 }
             };
             let Some((mut say, mut hear)) = asked.await else { break };
@@ -478,18 +497,11 @@ impl Node {
                 say_terms(&mut say, &terms).await.map(|()| path)
             };
             match timeout(TERMS_TIMEOUT, agreed).await {
-                Ok(Ok(agreed)) => path = Some(agreed),
+                Ok(Ok(agreed)) => *path = Some(agreed),
                 Ok(Err(error)) => debug!(peer = %peer.short(), %error, "no fast path"),
                 Err(_) => debug!(peer = %peer.short(), "no fast path: the terms took too long"),
             }
         }
         std::future::pending().await
-    }
-}
-
-async fn attend(path: Option<&FastPath<'_>>, connection: &Connection) {
-    match path {
-        Some(path) => path.attend(connection).await,
-        None => std::future::pending().await,
     }
 }

@@ -141,15 +141,15 @@ impl Builder {
         let listening = listeners.iter().filter_map(|listener| listener.local_addr().ok());
         let lanes = listening.chain(self.config.lane_external.iter().copied()).collect();
         let book = Arc::new(book);
-        let (transport, Ends { arrived, outgoing, unsent }) = ViaTransport::new();
+        let (transport, Ends { arrived, outgoing: (outgoing, leaving), unsent }) = ViaTransport::new();
         let reach = Arc::new(Reach::default());
         let via = (transport, Lookup(book.clone(), reach.clone()));
         let endpoint = crate::quic::bind(&self.key, &self.config, alpns, via).await?;
         wait_for_interfaces(&endpoint).await;
-        let via = Via::new(self.key.id(), self.config.relay, arrived, unsent, reach);
+        let via = Via::new(self.key.id(), self.config.relay, arrived, outgoing, unsent, reach);
         let parts = Parts { key: self.key, config: self.config, endpoint, lanes, book, via, protocols };
         let node = Node::new(parts);
-        node.relay_on(outgoing);
+        node.relay_on(leaving);
         node.spawn(node.clone().accept_connections());
         node.spawn(node.clone().watch_addresses());
         for listener in listeners {

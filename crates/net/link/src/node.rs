@@ -90,8 +90,8 @@ impl Node {
     pub(crate) fn new(parts: Parts) -> Arc<Self> {
         let Parts { key, config, endpoint, lanes, book, via, protocols } = parts;
         let fast = match config.fast_port.filter(|_| config.packets) {
-            Some(port) => FastPaths::bind(&config.bind, port),
-            None => FastPaths::default(),
+            Some(port) => FastPaths::bind(&config.bind, port, via.relays()),
+            None => FastPaths::none(via.relays()),
         };
         let connector = Connector::new(&key).with_connect_timeout(config.lane_timeout);
         let record = places(&endpoint, &lanes, key.id(), now_ms());

@@ -16,18 +16,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use atoll_fast::{Burst, Cut, HEADER_BYTES, Inbox, PACKET_BYTES_MAX, SLOT_BYTES, finish_checksum};
+use atoll_fast::{Burst, Cut, HEADER_BYTES, Inbox, PACKET_BYTES_MAX, SLOT_BYTES, Way, finish_checksum};
 use atoll_ids::NodeId;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use iroh::endpoint::{ConnectOptions, Connection, Controller, ControllerFactory, SendDatagramError};
+use iroh::endpoint::{
+    ConnectOptions, Connection, ConnectionError, Controller, ControllerFactory, SendDatagramError, VarInt,
+};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 use tracing::debug;
 
 use crate::book::CountGuard;
 use crate::dial::DialError;
-use crate::fast::{FastCounts, Session};
+use crate::fast::{FastCounts, FastPath, Session};
 use crate::node::Node;
 use crate::quic::{code, transport};
 
@@ -101,9 +103,18 @@ pub struct PacketCounts {
 
 /// The way to one peer.
 enum Out {
-    Dialling { waiting: VecDeque<Bytes> },
-    Up { connection: Connection, used: Instant, fast: Option<Arc<Session>> },
-    Resting { until: Instant },
+    Dialling {
+        waiting: VecDeque<Bytes>,
+    },
+    /// A connection, or what is left of it: a fast path that still works, while another connection is dialled.
+    Up {
+        connection: Connection,
+        used: Instant,
+        fast: Option<Arc<Session>>,
+    },
+    Resting {
+        until: Instant,
+    },
 }
 
 /// The connections for packets.
@@ -167,6 +178,30 @@ impl PacketPaths {
                 free.insert(Instant::now());
                 true
             }
+        }
+    }
+
+    /// Takes in a packet that came by a relay. It is lost if the receiver is far behind.
+    pub(crate) fn take_in(&self, from: NodeId, packet: Bytes) {
+        self.received.fetch_add(1, Ordering::Relaxed);
+        let _: Result<(), _> = self.arrived.try_send((from, packet));
+    }
+
+    /// The fast path to a peer, if there is one.
+    pub(crate) fn session(&self, peer: &NodeId) -> Option<Arc<Session>> {
+        match lock(&self.out).get(peer)? {
+            Out::Up { fast, .. } => fast.clone(),
+            _ => None,
+        }
+    }
+
+    /// Closes the connections with a peer whose way leads nowhere any more, and leaves the fast paths: they may know a better one.
+    pub(crate) fn leave_connections(&self, peer: &NodeId) {
+        if let Some(Out::Up { connection, .. }) = lock(&self.out).get(peer) {
+            connection.close(code::MOVING.into(), b"this way leads nowhere");
+        }
+        for (_, connection) in lock(&self.dialled_by_peers).iter().filter(|(node, _)| node == peer) {
+            connection.close(code::MOVING.into(), b"this way leads nowhere");
         }
     }
 
@@ -316,7 +351,10 @@ impl Packets {
     /// Where packets to a peer go on the fast path; `None` while they take the connection, or there is none.
     pub fn fast_path(&self, to: &NodeId) -> Option<SocketAddr> {
         match lock(&self.node.packets.out).get(to)? {
-            Out::Up { fast, .. } => fast.as_ref()?.target(),
+            Out::Up { fast, .. } => match fast.as_ref()?.target()? {
+                Way::Direct(to) => Some(to),
+                Way::Relayed => None,
+            },
             _ => None,
         }
     }
@@ -359,14 +397,14 @@ impl Node {
         }
         let mut out = lock(&self.packets.out);
         match out.get_mut(&to) {
-            Some(Out::Up { connection, used, fast }) if connection.close_reason().is_none() => {
+            Some(Out::Up { connection, used, fast }) if fast.is_some() || connection.close_reason().is_none() => {
                 *used = Instant::now();
-                if let Some(session) = fast.clone().filter(|session| session.target().is_some()) {
-                    let connection = connection.clone();
-                    drop(out);
-                    return self.send_fast(&session, &connection, packets);
-                }
-                return self.hand_on(to, connection, packets);
+                let (connection, fast) = (connection.clone(), fast.clone());
+                drop(out);
+                return match fast {
+                    Some(session) => self.send_fast(&session, &connection, packets),
+                    None => self.hand_on(to, &connection, packets),
+                };
             }
             Some(Out::Dialling { waiting }) => {
                 let room = WAITING_MAX.saturating_sub(waiting.len()).min(packets.len());
@@ -404,79 +442,150 @@ impl Node {
         }
     }
 
-    /// Dials, hands on what waited, and closes the connection when it is not used any more.
+    /// Dials, hands on what waited, and closes the connection when it is not used any more. A fast path that works outlives the connection: another is dialled, and the path beside
+    /// that takes its place.
     async fn open_packets(self: Arc<Self>, to: NodeId) {
-        let dialled = match self.book.record(&to) {
-            Some(record) => {
-                let options = ConnectOptions::new().with_transport_config(packet_transport());
-                self.dial_with(to, &record, PACKET, options).await
+        let mut path: Option<FastPath<'_>> = None;
+        loop {
+            let dialled = match &path {
+                None => self.dial_for_packets(to).await,
+                Some(kept) => {
+                    // In turn, with pauses: somebody may be looking for the way at the same time.
+                    let dialling = async {
+                        loop {
+                            match self.dial_for_packets(to).await {
+                                Ok(connection) => return Ok(connection),
+                                Err(error) => debug!(peer = %to.short(), %error, "no other connection for packets yet"),
+                            }
+                            sleep(REST).await;
+                        }
+                    };
+                    tokio::select! {
+                        dialled = dialling => dialled,
+                        () = kept.linger(&self, || self.wants(&to, &kept.session)) => {
+                            Err(DialError::Failed("its fast path is silent as well".to_owned()))
+                        }
+                    }
+                }
+            };
+            let connection = match dialled {
+                Ok(connection) => connection,
+                Err(error) => return self.let_rest(to, &error),
+            };
+            if !self.put_up(to, &connection, path.as_ref()) {
+                return connection.close(code::DONE.into(), b"nothing to send");
             }
-            None => Err(DialError::Failed("forgotten".to_owned())),
-        };
-        let connection = match dialled {
-            Ok(connection) => connection,
-            Err(error) => {
-                debug!(peer = %to.short(), %error, "no connection for packets");
-                // The two are connected, and yet this way leads nowhere: it is one that iroh keeps to from before. It lets go of it at a moment at which nothing
-                // is open to the peer, so there has to be one.
-                if matches!(error, DialError::Failed(_))
-                    && self.book.is_present(&to)
-                    && self.packets.may_begin_anew(to)
-                    && let Some(keeper) = self.book.keeper(&to)
+            let ready = |session| {
+                if let Some(Out::Up { connection: kept, fast, .. }) = lock(&self.packets.out).get_mut(&to)
+                    && kept.stable_id() == connection.stable_id()
                 {
-                    keeper.be_quiet(QUIET);
-                    self.begin_anew(&to);
+                    *fast = Some(session);
                 }
-                let until = Instant::now() + REST;
-                let before = lock(&self.packets.out).insert(to, Out::Resting { until });
-                if let Some(Out::Dialling { waiting }) = before {
-                    self.packets.unsent.fetch_add(waiting.len() as u64, Ordering::Relaxed);
-                }
-                return;
+            };
+            let lost = tokio::select! {
+                lost = self.until_idle(to, &connection) => lost,
+                () = self.keep_fast_path(to, &connection, &mut path, ready) => false,
+            };
+            if !lost || self.is_closing() || !path.as_ref().is_some_and(FastPath::works) {
+                return self.take_down(to, &connection);
             }
-        };
-        {
-            let up = Out::Up { connection: connection.clone(), used: Instant::now(), fast: None };
-            let mut out = lock(&self.packets.out);
-            if let Some(Out::Dialling { waiting }) = out.insert(to, up) {
-                let waiting: Vec<Bytes> = waiting.into();
-                if let Err(error) = self.hand_on(to, &connection, &waiting) {
-                    debug!(peer = %to.short(), %error, "packets that waited for a connection are lost");
-                }
-            }
-        }
-        debug!(peer = %to.short(), mtu = connection.max_datagram_size(), "packets have a connection");
-        let ready = |session| {
-            if let Some(Out::Up { connection: kept, fast, .. }) = lock(&self.packets.out).get_mut(&to)
-                && kept.stable_id() == connection.stable_id()
-            {
-                *fast = Some(session);
-            }
-        };
-        tokio::select! {
-            () = self.until_idle(to, &connection) => {}
-            () = self.keep_fast_path(to, &connection, ready) => {}
+            debug!(peer = %to.short(), "packets lost their connection and go on beside it");
         }
     }
 
-    async fn until_idle(&self, to: NodeId, connection: &Connection) {
+    async fn dial_for_packets(self: &Arc<Self>, to: NodeId) -> Result<Connection, DialError> {
+        let record = self.book.record(&to).ok_or_else(|| DialError::Failed("forgotten".to_owned()))?;
+        let options = ConnectOptions::new().with_transport_config(packet_transport());
+        self.dial_with(to, &record, PACKET, options).await
+    }
+
+    /// Notes the connection and hands on what waited for it. False if nobody wants it any more.
+    fn put_up(&self, to: NodeId, connection: &Connection, kept: Option<&FastPath<'_>>) -> bool {
+        let mut out = lock(&self.packets.out);
+        let fast = kept.map(|path| path.session.clone());
+        let (used, waiting) = match out.get_mut(&to) {
+            Some(Out::Dialling { waiting }) => (Instant::now(), std::mem::take(waiting)),
+            Some(Out::Up { used, .. }) if kept.is_some() => (*used, VecDeque::new()),
+            _ => return false,
+        };
+        out.insert(to, Out::Up { connection: connection.clone(), used, fast });
+        if let Err(error) = self.hand_on(to, connection, &Vec::from(waiting)) {
+            debug!(peer = %to.short(), %error, "packets that waited for a connection are lost");
+        }
+        debug!(peer = %to.short(), mtu = connection.max_datagram_size(), "packets have a connection");
+        true
+    }
+
+    /// There is no connection: leaves the peer alone for a moment.
+    fn let_rest(self: &Arc<Self>, to: NodeId, error: &DialError) {
+        debug!(peer = %to.short(), %error, "no connection for packets");
+        // The two are connected, and yet this way leads nowhere: it is one that iroh keeps to from before. It lets go of it at a moment at which nothing
+        // is open to the peer, so there has to be one.
+        if matches!(error, DialError::Failed(_)) && self.book.is_present(&to) && self.packets.may_begin_anew(to) {
+            self.be_quiet(&to);
+            self.begin_anew(&to);
+        }
+        let until = Instant::now() + REST;
+        let before = lock(&self.packets.out).insert(to, Out::Resting { until });
+        if let Some(Out::Dialling { waiting }) = before {
+            self.packets.unsent.fetch_add(waiting.len() as u64, Ordering::Relaxed);
+        }
+    }
+
+    fn be_quiet(&self, peer: &NodeId) {
+        if let Some(keeper) = self.book.keeper(peer) {
+            keeper.be_quiet(QUIET);
+        }
+    }
+
+    /// Whether packets still go by this path, and lately did.
+    fn wants(&self, to: &NodeId, session: &Arc<Session>) -> bool {
+        match lock(&self.packets.out).get(to) {
+            Some(Out::Up { fast: Some(fast), used, .. }) => Arc::ptr_eq(fast, session) && used.elapsed() < IDLE,
+            _ => false,
+        }
+    }
+
+    /// Leaves the way along which nothing comes from a peer that is heard from otherwise, and looks for one that works. False if that was done a moment ago.
+    ///
+    /// iroh keeps to a path as long as anything is open along it, and opens one by relays of ours only in a handshake; so all connections end. What goes over the fast path goes on.
+    pub(crate) fn leave_dead_way(&self, peer: &NodeId) -> bool {
+        if !self.packets.may_begin_anew(*peer) {
+            return false;
+        }
+        self.be_quiet(peer);
+        self.packets.leave_connections(peer);
+        self.connections.close(peer, code::MOVING, "this way leads nowhere");
+        self.via.close(peer, code::MOVING, "this way leads nowhere");
+        for connection in self.book.present_on(peer) {
+            connection.close(code::MOVING.into(), b"this way leads nowhere");
+        }
+        true
+    }
+
+    /// Until nothing was sent for a while; true if the connection was lost before.
+    async fn until_idle(&self, to: NodeId, connection: &Connection) -> bool {
         loop {
             let used = match lock(&self.packets.out).get(&to) {
                 Some(Out::Up { connection: kept, used, .. }) if kept.stable_id() == connection.stable_id() => *used,
-                _ => break,
+                _ => return false,
             };
             let left = IDLE.saturating_sub(used.elapsed());
             if left.is_zero() {
-                break;
+                return false;
             }
             tokio::select! {
                 () = sleep(left) => {}
                 reason = connection.closed() => {
                     debug!(peer = %to.short(), %reason, "the connection for packets ended");
-                    break;
+                    let up = matches!(lock(&self.packets.out).get(&to), Some(Out::Up { .. }));
+                    return up && is_lost(&reason);
                 }
             }
         }
+    }
+
+    fn take_down(&self, to: NodeId, connection: &Connection) {
         let mut out = lock(&self.packets.out);
         if let Some(Out::Up { connection: kept, .. }) = out.get(&to)
             && kept.stable_id() == connection.stable_id()
@@ -487,14 +596,19 @@ impl Node {
         connection.close(code::DONE.into(), b"nothing to send");
     }
 
-    /// Takes in the packets of a peer until it closes the connection.
-    pub(crate) async fn receive_packets(self: Arc<Self>, peer: NodeId, connection: Connection, _admission: CountGuard) {
+    /// Takes in the packets of a peer until it closes the connection; if that is lost instead, as long as its fast path is heard.
+    pub(crate) async fn receive_packets(self: Arc<Self>, peer: NodeId, connection: Connection, admission: CountGuard) {
         lock(&self.packets.dialled_by_peers).push((peer, connection.clone()));
+        let mut path = None;
         tokio::select! {
             () = self.receive_datagrams(peer, &connection) => {}
-            () = self.serve_fast_path(peer, &connection) => {}
+            () = self.serve_fast_path(peer, &connection, &mut path) => {}
         }
         lock(&self.packets.dialled_by_peers).retain(|(_, kept)| kept.stable_id() != connection.stable_id());
+        drop(admission);
+        if let (Some(path), Some(true)) = (path, connection.close_reason().as_ref().map(is_lost)) {
+            path.linger(&self, || !self.is_closing()).await;
+        }
     }
 
     /// Puts packets into a connection. Gives how many were of a size that the path carries.
@@ -519,6 +633,16 @@ impl Node {
                 }
             }
         }
+    }
+}
+
+/// Whether a connection ended for its way, and not because somebody ended it for good.
+fn is_lost(reason: &ConnectionError) -> bool {
+    let moves = |code: VarInt| code == VarInt::from_u32(code::MOVING);
+    match reason {
+        ConnectionError::ApplicationClosed(close) => moves(close.error_code),
+        ConnectionError::ConnectionClosed(_) | ConnectionError::VersionMismatch => false,
+        _ => true,
     }
 }
 

@@ -6,12 +6,12 @@
 //! it 5 s after the last sign of life.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use atoll_ids::NodeId;
 use iroh::endpoint::{Connection, ConnectionError, RecvStream, SendStream};
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::{debug, info};
 
 use crate::address::open_record;
@@ -19,13 +19,39 @@ use crate::book::{CountGuard, Keeper};
 use crate::dial::DialError;
 use crate::frames::{Hello, receive, send};
 use crate::node::{Node, Own};
-use crate::quic::code;
+use crate::quic::{KEEP_ALIVE, code, is_direct};
 
 /// The protocol's name.
 pub(crate) const HELLO: &str = "atoll/hello/1";
 
 /// How long one exchange of greetings may take.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A connection on which nothing came for this long is in doubt: one probe and its answer are missing. Relays are asked whether they see the peer.
+const DOUBTFUL: Duration = Duration::from_millis(2500);
+
+/// A connection on which nothing came for this long is left, if the peer is heard from in another way. Two probes are missing.
+const SILENT: Duration = Duration::from_millis(4500);
+
+/// How long nothing came.
+struct Silence {
+    came: u64,
+    since: Instant,
+}
+
+impl Silence {
+    fn new(now: Instant) -> Self {
+        Self { came: 0, since: now }
+    }
+
+    /// `came` is what came until now.
+    fn listen(&mut self, now: Instant, came: u64) -> Duration {
+        if came != self.came {
+            *self = Self { came, since: now };
+        }
+        now.duration_since(self.since)
+    }
+}
 
 /// Pauses between attempts to reach a peer: doubled each time between the configured limits.
 struct Pauses {
@@ -120,6 +146,9 @@ impl Node {
         let Some(keeper) = self.book.keeper(&peer) else { return };
         let Some(present) = self.book.present(peer, connection.clone()) else { return };
         info!(peer = %peer.short(), "connected");
+        let mut silence = Silence::new(Instant::now());
+        let mut looks = interval(KEEP_ALIVE);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = self.stop.cancelled() => {
@@ -137,6 +166,10 @@ impl Node {
                         self.via.note(peer, false);
                     }
                     break;
+                }
+                _ = looks.tick() => {
+                    let silent = silence.listen(Instant::now(), connection.stats().udp_rx.datagrams);
+                    self.mind_silence(peer, &connection, silent);
                 }
                 stream = connection.accept_bi() => match stream {
                     Ok((say, hear)) => self.spawn(self.clone().answer(peer, say, hear)),
@@ -156,6 +189,26 @@ impl Node {
         // When it was seen last is worth keeping.
         drop(present);
         self.book.write_or_warn(&peer).await;
+    }
+
+    /// Nothing came along a connection for a while. If the peer is heard from otherwise, it is the way's fault, and there is a better one.
+    fn mind_silence(self: &Arc<Self>, peer: NodeId, connection: &Connection, silent: Duration) {
+        if silent < DOUBTFUL {
+            return;
+        }
+        if silent < SILENT {
+            if is_direct(connection) && self.via.reach.has_relay_to(&self.book, &peer) {
+                self.measure_relays(peer);
+            }
+            return;
+        }
+        let by_relay = self.via.heard_within(&peer, DOUBTFUL);
+        if (by_relay || self.packets_heard_within(&peer, DOUBTFUL)) && self.leave_dead_way(&peer) {
+            info!(peer = %peer.short(), ?silent, by_relay, "its way leads nowhere any more; looking for another");
+            if by_relay {
+                self.via.note(peer, false);
+            }
+        }
     }
 
     fn hello(&self, peer: &NodeId) -> Hello {

@@ -36,6 +36,8 @@ pub(crate) mod code {
     pub(crate) const ABORTED: u32 = 5;
     /// Another connection does the same.
     pub(crate) const DUPLICATE: u32 = 6;
+    /// The connection's way leads nowhere; the closing side looks for another.
+    pub(crate) const MOVING: u32 = 7;
 }
 
 /// Streams that a peer may have open on one connection: a few per protocol are usual; more wait.
@@ -46,7 +48,7 @@ pub(crate) const STREAMS_MAX: u32 = 256;
 const PATH_IDLE: Duration = Duration::from_secs(5);
 
 /// How often a path is probed when nothing else is sent.
-const KEEP_ALIVE: Duration = Duration::from_secs(2);
+pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(2);
 
 /// A connection without a sign of life on any path ends after this.
 const CONNECTION_IDLE: Duration = Duration::from_secs(15);

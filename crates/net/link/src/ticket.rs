@@ -236,7 +236,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
     use atoll_keys::NodeKey;
-    use proptest::prelude::{any, proptest};
+    use proptest::prelude::proptest;
     use proptest::{prop_assert, prop_assert_eq};
 
     use super::*;

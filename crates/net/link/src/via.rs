@@ -17,10 +17,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use atoll_ids::NodeId;
-use atoll_relay::{Awaited, Budget, Choices, Counts, Forwarder, GUESTS_MAX, Halves};
+use atoll_relay::{Awaited, Budget, Cargo, Choices, Counts, Forwarder, GUESTS_MAX, Halves, WayReport, WayState};
 use bytes::Bytes;
 use tokio::sync::{Notify, Semaphore, mpsc};
 
@@ -78,6 +78,7 @@ pub(crate) struct Via {
     /// Peers that were reached in this way last time: it is tried at once next time.
     needed: Mutex<BTreeSet<NodeId>>,
     arrived: mpsc::Sender<(NodeId, Bytes)>,
+    outgoing: mpsc::Sender<Outgoing>,
     /// Numbers datagrams that travel in halves.
     number: AtomicU16,
     sent: AtomicU64,
@@ -85,11 +86,30 @@ pub(crate) struct Via {
     unsent: Arc<AtomicU64>,
 }
 
+/// A datagram that is to go by relays, to whom and of what.
+pub(crate) type Outgoing = (NodeId, Cargo, Bytes);
+
 /// What iroh's transport and the rest share.
 pub(crate) struct Ends {
     pub(crate) arrived: mpsc::Sender<(NodeId, Bytes)>,
-    pub(crate) outgoing: mpsc::Receiver<(NodeId, Bytes)>,
+    pub(crate) outgoing: (mpsc::Sender<Outgoing>, mpsc::Receiver<Outgoing>),
     pub(crate) unsent: Arc<AtomicU64>,
+}
+
+/// Where sealed packets are put that are to go by relays.
+#[derive(Clone)]
+pub(crate) struct Relays {
+    outgoing: mpsc::Sender<Outgoing>,
+    unsent: Arc<AtomicU64>,
+}
+
+impl Relays {
+    /// Never waits: what does not fit is lost.
+    pub(crate) fn send(&self, to: NodeId, sealed: &[u8]) {
+        if self.outgoing.try_send((to, Cargo::Sealed, Bytes::copy_from_slice(sealed))).is_err() {
+            self.unsent.fetch_add(1, Ordering::Relaxed);
+        }
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -102,6 +122,7 @@ impl Via {
         own: NodeId,
         budget: Option<Budget>,
         arrived: mpsc::Sender<(NodeId, Bytes)>,
+        outgoing: mpsc::Sender<Outgoing>,
         unsent: Arc<AtomicU64>,
         reach: Arc<Reach>,
     ) -> Self {
@@ -122,6 +143,7 @@ impl Via {
             halves: Mutex::default(),
             needed: Mutex::default(),
             arrived,
+            outgoing,
             number: AtomicU16::new(0),
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
@@ -141,6 +163,18 @@ impl Via {
         }
         self.reach.set_laned(*peer, false);
         lock(&self.halves).remove(peer);
+    }
+
+    /// For packets that are sealed already.
+    pub(crate) fn relays(&self) -> Relays {
+        Relays { outgoing: self.outgoing.clone(), unsent: self.unsent.clone() }
+    }
+
+    /// Whether something of a peer came by a relay within this time.
+    pub(crate) fn heard_within(&self, peer: &NodeId, time: Duration) -> bool {
+        let report = lock(&self.choices).report(Instant::now(), peer);
+        let lately = |way: &WayReport| way.state == WayState::Answers && way.silent.is_some_and(|silent| silent < time);
+        report.is_some_and(|(ways, _)| ways.iter().any(lately))
     }
 
     /// Whether a peer was reached in this way last time.
@@ -174,7 +208,7 @@ impl Via {
 
 impl Node {
     /// Starts what runs all the time.
-    pub(crate) fn relay_on(self: &Arc<Self>, outgoing: mpsc::Receiver<(NodeId, Bytes)>) {
+    pub(crate) fn relay_on(self: &Arc<Self>, outgoing: mpsc::Receiver<Outgoing>) {
         self.spawn(self.clone().send_by_relays(outgoing));
         self.spawn(self.clone().await_joiners());
         if self.via.offers {

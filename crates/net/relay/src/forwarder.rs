@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use atoll_ids::NodeId;
 use bytes::Bytes;
 
+use crate::awaited::GUESTS_MAX;
 use crate::bucket::Bucket;
 use crate::frame::{HEADER_BYTES, PAYLOAD_BYTES_MAX, Refusal};
 
@@ -36,6 +37,9 @@ const BURST_LEAST: u64 = 8 * (PAYLOAD_BYTES_MAX + HEADER_BYTES) as u64;
 
 /// What a stranger may send that is let through to who awaits it, in bytes per second: joining takes some 15 KiB, most of it at once.
 const GUEST_RATE: u64 = 16 << 10;
+
+/// The part of what is carried for all that strangers may have together, however many come one after the other: one in so many bytes.
+const GUESTS_PART: u64 = 8;
 
 /// What an owner lets a node carry for others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +85,8 @@ struct User {
 pub struct Forwarder {
     budget: Budget,
     total: Bucket,
+    /// What all strangers may send together. What is over that is refused and waits nowhere.
+    guests: Bucket,
     users: BTreeMap<NodeId, User>,
     turns: VecDeque<NodeId>,
     waiting: usize,
@@ -121,6 +127,7 @@ impl Forwarder {
         Self {
             budget,
             total: bucket(budget.rate),
+            guests: bucket((budget.rate / GUESTS_PART).min(GUESTS_MAX as u64 * GUEST_RATE)),
             users: BTreeMap::new(),
             turns: VecDeque::new(),
             waiting: 0,
@@ -137,7 +144,8 @@ impl Forwarder {
         self.offer_as(now, from, to, payload, false)
     }
 
-    /// The same from a stranger that is let through, with less of a share.
+    /// The same from a stranger that is let through, with less of a share; all of them together have a part of the budget, so that those who come and go by the dozen take
+    /// nothing from others.
     ///
     /// # Errors
     ///
@@ -149,7 +157,23 @@ impl Forwarder {
         to: NodeId,
         payload: Bytes,
     ) -> Result<(), Refusal> {
-        self.offer_as(now, from, to, payload, true)
+        let size = size(&payload);
+        if !self.guests.wait(now, size).is_zero() {
+            return self.refuse(Refusal::Budget);
+        }
+        self.offer_as(now, from, to, payload, true)?;
+        self.guests.take(now, size);
+        Ok(())
+    }
+
+    /// A stranger is gone: what it left is not handed on, and its place is free.
+    pub fn leave(&mut self, guest: &NodeId) {
+        // Who became a peer in the meantime stays.
+        if self.users.get(guest).is_some_and(|user| user.guest) {
+            let waiting = self.users.remove(guest).map_or(0, |user| user.bytes);
+            self.waiting = self.waiting.saturating_sub(waiting);
+            self.turns.retain(|user| user != guest);
+        }
     }
 
     fn offer_as(

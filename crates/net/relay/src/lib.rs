@@ -24,5 +24,5 @@ pub use bucket::Bucket;
 pub use choice::{Action, Choices, Input, RELAYS_MAX, TARGETS_MAX, WayReport, WayState, Why};
 pub use forwarder::{Budget, Counts, Forwarder, Next, USER_QUEUE_BYTES_MAX, USERS_MAX};
 pub use frame::{Frame, FrameError, HEADER_BYTES, PAYLOAD_BYTES_MAX, Refusal};
-pub use parcel::{DATAGRAM_BYTES_MAX, Halves, PARCEL_HEADER_BYTES, Parcel, ParcelError};
+pub use parcel::{Cargo, DATAGRAM_BYTES_MAX, Halves, PARCEL_HEADER_BYTES, Parcel, ParcelError};
 pub use pass::{Pass, Proof};

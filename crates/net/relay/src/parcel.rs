@@ -4,6 +4,8 @@
 //! version u8 (1) | kind u8 | body
 //! ```
 //!
+//! What is carried is either a datagram of the QUIC connection between the two, or a packet sealed for the fast path beside it ([`Cargo`]).
+//!
 //! QUIC needs 1,200 bytes to get through, and packets of the planetary interface need some more than that, while what a relay's connection carries in
 //! one datagram may be less: then a datagram travels in two halves. Probes and echoes measure the whole way. A relay could answer a probe in the other end's place,
 //! as it can see it; therefore a relay is not believed for its echoes alone ([`Choices`](crate::Choices)).
@@ -28,13 +30,29 @@ pub const DATAGRAM_BYTES_MAX: usize = 1352;
 /// Halves that wait for their other half, per peer: some 20 KiB. Halves are sent one after the other, so that few are between them.
 const WAITING_MAX: usize = 16;
 
+/// What a datagram is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cargo {
+    /// A QUIC connection.
+    Quic,
+    /// The fast path.
+    Sealed,
+}
+
 /// See the module's documentation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Parcel {
     /// A datagram.
-    Whole(Bytes),
+    Whole {
+        /// Of what.
+        cargo: Cargo,
+        /// The datagram.
+        bytes: Bytes,
+    },
     /// Half of a datagram.
     Half {
+        /// Of what.
+        cargo: Cargo,
         /// Which datagram.
         number: u16,
         /// Which half.
@@ -65,18 +83,18 @@ pub enum ParcelError {
 impl Parcel {
     /// One parcel or two for a datagram, such that each fits into `room` bytes. None if that cannot be.
     #[must_use]
-    pub fn pack(datagram: &Bytes, room: usize, number: u16) -> Option<(Self, Option<Self>)> {
+    pub fn pack(cargo: Cargo, datagram: &Bytes, room: usize, number: u16) -> Option<(Self, Option<Self>)> {
         if datagram.len() > DATAGRAM_BYTES_MAX {
             return None;
         }
         if datagram.len() + PARCEL_HEADER_BYTES <= room {
-            return Some((Self::Whole(datagram.clone()), None));
+            return Some((Self::Whole { cargo, bytes: datagram.clone() }, None));
         }
         let middle = datagram.len().div_ceil(2);
         if middle + HALF_HEADER_BYTES > room {
             return None;
         }
-        let half = |second: bool, bytes: Bytes| Self::Half { number, second, bytes };
+        let half = |second: bool, bytes: Bytes| Self::Half { cargo, number, second, bytes };
         Some((half(false, datagram.slice(..middle)), Some(half(true, datagram.slice(middle..)))))
     }
 
@@ -86,12 +104,12 @@ impl Parcel {
         let mut to = BytesMut::with_capacity(HALF_HEADER_BYTES + DATAGRAM_BYTES_MAX);
         to.put_u8(VERSION);
         match self {
-            Self::Whole(bytes) => {
-                to.put_u8(0);
+            Self::Whole { cargo, bytes } => {
+                to.put_u8(if *cargo == Cargo::Quic { 0 } else { 4 });
                 to.put_slice(bytes);
             }
-            Self::Half { number, second, bytes } => {
-                to.put_u8(1);
+            Self::Half { cargo, number, second, bytes } => {
+                to.put_u8(if *cargo == Cargo::Quic { 1 } else { 5 });
                 to.put_u16_le(*number);
                 to.put_u8(u8::from(*second));
                 to.put_slice(bytes);
@@ -120,19 +138,20 @@ impl Parcel {
         }
         let mut body = bytes.split_off(PARCEL_HEADER_BYTES);
         let number = || <[u8; 8]>::try_from(&body[..]).map(u64::from_le_bytes).map_err(|_| ParcelError::Malformed);
+        let cargo = if kind < 4 { Cargo::Quic } else { Cargo::Sealed };
         match kind {
-            0 if (1..=DATAGRAM_BYTES_MAX).contains(&body.len()) => Ok(Self::Whole(body)),
-            1 => {
+            0 | 4 if (1..=DATAGRAM_BYTES_MAX).contains(&body.len()) => Ok(Self::Whole { cargo, bytes: body }),
+            1 | 5 => {
                 let [low, high, second @ (0 | 1), _, ..] = body[..] else { return Err(ParcelError::Malformed) };
                 let bytes = body.split_off(3);
                 if bytes.len() > DATAGRAM_BYTES_MAX / 2 {
                     return Err(ParcelError::Malformed);
                 }
-                Ok(Self::Half { number: u16::from_le_bytes([low, high]), second: second == 1, bytes })
+                Ok(Self::Half { cargo, number: u16::from_le_bytes([low, high]), second: second == 1, bytes })
             }
             2 => number().map(Self::Probe),
             3 => number().map(Self::Echo),
-            0 => Err(ParcelError::Malformed),
+            0 | 4 => Err(ParcelError::Malformed),
             found => Err(ParcelError::Kind { found }),
         }
     }
@@ -172,18 +191,25 @@ mod tests {
     #[test]
     fn parcels_survive_the_wire() {
         let bytes = Bytes::from_static(b"opaque");
-        let half = Parcel::Half { number: 600, second: true, bytes: bytes.clone() };
-        for parcel in [Parcel::Whole(bytes), half, Parcel::Probe(u64::MAX), Parcel::Echo(1)] {
-            assert_eq!(Parcel::decode(parcel.encode()), Ok(parcel));
+        for cargo in [Cargo::Quic, Cargo::Sealed] {
+            let half = Parcel::Half { cargo, number: 600, second: true, bytes: bytes.clone() };
+            for parcel in
+                [Parcel::Whole { cargo, bytes: bytes.clone() }, half, Parcel::Probe(u64::MAX), Parcel::Echo(1)]
+            {
+                assert_eq!(Parcel::decode(parcel.encode()), Ok(parcel));
+            }
         }
     }
 
     /// What version 1 looks like, for ever.
     #[test]
     fn version_one() {
-        assert_eq!(Parcel::Whole(Bytes::from_static(&[9])).encode(), [1, 0, 9][..]);
-        let half = Parcel::Half { number: 2, second: true, bytes: Bytes::from_static(&[9]) };
-        assert_eq!(half.encode(), [1, 1, 2, 0, 1, 9][..]);
+        let bytes = Bytes::from_static(&[9]);
+        for (cargo, whole, half) in [(Cargo::Quic, 0, 1), (Cargo::Sealed, 4, 5)] {
+            assert_eq!(Parcel::Whole { cargo, bytes: bytes.clone() }.encode(), [1, whole, 9][..]);
+            let parcel = Parcel::Half { cargo, number: 2, second: true, bytes: bytes.clone() };
+            assert_eq!(parcel.encode(), [1, half, 2, 0, 1, 9][..]);
+        }
         assert_eq!(Parcel::Probe(5).encode(), [1, 2, 5, 0, 0, 0, 0, 0, 0, 0][..]);
         assert_eq!(Parcel::Echo(5).encode(), [1, 3, 5, 0, 0, 0, 0, 0, 0, 0][..]);
     }
@@ -192,7 +218,7 @@ mod tests {
         #[test]
         fn halves_make_a_whole_in_any_order(length in 1usize..=DATAGRAM_BYTES_MAX, room in 700usize..1500, turned in any::<bool>()) {
             let datagram: Bytes = (0..length).map(|at| at as u8).collect::<Vec<_>>().into();
-            let (one, two) = Parcel::pack(&datagram, room, 3).unwrap();
+            let (one, two) = Parcel::pack(Cargo::Quic, &datagram, room, 3).unwrap();
             let mut parcels = vec![one];
             parcels.extend(two);
             assert!(parcels.iter().all(|parcel| parcel.encode().len() <= room));
@@ -201,8 +227,8 @@ mod tests {
             }
             let mut halves = Halves::default();
             let came = parcels.into_iter().filter_map(|parcel| match Parcel::decode(parcel.encode()).unwrap() {
-                Parcel::Whole(bytes) => Some(bytes),
-                Parcel::Half { number, second, bytes } => halves.join(number, second, bytes),
+                Parcel::Whole { bytes, .. } => Some(bytes),
+                Parcel::Half { number, second, bytes, .. } => halves.join(number, second, bytes),
                 _ => None,
             });
             assert_eq!(came.collect::<Vec<_>>(), [datagram]);
@@ -218,7 +244,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_read_or_refused(mut bytes: Vec<u8>, kind in 0u8..5) {
+        fn any_bytes_are_read_or_refused(mut bytes: Vec<u8>, kind in 0u8..7) {
             bytes.splice(0..0, [1, kind]);
             if let Ok(parcel) = Parcel::decode(bytes.clone().into()) {
                 assert_eq!(parcel.encode(), bytes);
@@ -228,7 +254,7 @@ mod tests {
 
     #[test]
     fn what_is_too_large_is_not_packed() {
-        assert!(Parcel::pack(&vec![0; DATAGRAM_BYTES_MAX + 1].into(), 2000, 0).is_none());
-        assert!(Parcel::pack(&vec![0; 1200].into(), 300, 0).is_none());
+        assert!(Parcel::pack(Cargo::Sealed, &vec![0; DATAGRAM_BYTES_MAX + 1].into(), 2000, 0).is_none());
+        assert!(Parcel::pack(Cargo::Sealed, &vec![0; 1200].into(), 300, 0).is_none());
     }
 }

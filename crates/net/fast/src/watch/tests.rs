@@ -6,35 +6,60 @@ fn at(last: u8) -> SocketAddr {
     SocketAddr::from(([192, 0, 2, last], 7))
 }
 
+fn direct(last: SocketAddr) -> Option<Way> {
+    Some(Way::Direct(last))
+}
+
 /// A path on which some addresses answer at once, and the time.
 struct World {
     watch: Watch,
     now: Instant,
     answering: Vec<SocketAddr>,
     probed: Vec<SocketAddr>,
+    besides: Besides,
+    /// Whether relays get through.
+    relays_answer: bool,
+    relay_probes: usize,
 }
 
 impl World {
     fn aimed_at(address: SocketAddr, answering: &[SocketAddr]) -> Self {
         let mut watch = Watch::default();
         watch.aim(Some(address));
-        Self { watch, now: Instant::now(), answering: answering.to_vec(), probed: Vec::new() }
+        Self {
+            watch,
+            now: Instant::now(),
+            answering: answering.to_vec(),
+            probed: Vec::new(),
+            besides: Besides::default(),
+            relays_answer: false,
+            relay_probes: 0,
+        }
     }
 
     /// Lets time pass, doing what the watch says when it says so.
     fn pass(&mut self, time: Duration, busy: bool) {
         let end = self.now + time;
         loop {
-            let step = self.watch.step(self.now, busy);
+            let step = self.watch.step(self.now, busy, self.besides);
             assert!(step.again > self.now, "it would be asked for ever");
             for probe in step.probes {
-                self.probed.push(probe.to);
-                if self.answering.contains(&probe.to) {
+                let answers = match probe.to {
+                    Way::Direct(to) => {
+                        self.probed.push(to);
+                        self.answering.contains(&to)
+                    }
+                    Way::Relayed => {
+                        self.relay_probes += 1;
+                        self.relays_answer
+                    }
+                };
+                if answers {
                     self.watch.answered(probe.number);
                 }
             }
             // An answer may have changed when to ask.
-            let again = self.watch.step(self.now, busy).again;
+            let again = self.watch.step(self.now, busy, self.besides).again;
             if again > end {
                 self.now = end;
                 return;
@@ -52,21 +77,21 @@ fn an_address_is_used_once_it_answers() {
     assert!(world.probed.len() >= 3, "{:?}", world.probed);
     world.answering = vec![at(1)];
     world.pass(PAUSE_MAX, true);
-    assert_eq!(world.watch.target(), Some(at(1)));
+    assert_eq!(world.watch.target(), direct(at(1)));
 }
 
 #[test]
 fn silence_is_noticed_within_a_second_while_packets_flow() {
     let mut world = World::aimed_at(at(1), &[at(1)]);
     world.pass(Duration::from_secs(5), true);
-    assert_eq!(world.watch.target(), Some(at(1)));
+    assert_eq!(world.watch.target(), direct(at(1)));
     world.answering.clear();
     world.pass(SILENCE + OFTEN, true);
     assert_eq!(world.watch.target(), None);
     // And it is found again when it is there again.
     world.answering = vec![at(1)];
     world.pass(PAUSE_MAX, false);
-    assert_eq!(world.watch.target(), Some(at(1)));
+    assert_eq!(world.watch.target(), direct(at(1)));
 }
 
 #[test]
@@ -95,16 +120,16 @@ fn it_moves_where_the_connection_moves_if_that_answers() {
     world.pass(Duration::from_secs(1), true);
     world.watch.aim(Some(at(2)));
     world.pass(Duration::from_millis(1), true);
-    assert_eq!(world.watch.target(), Some(at(2)));
+    assert_eq!(world.watch.target(), direct(at(2)));
     // One that does not answer is tried some times, and the old one kept.
     world.watch.aim(Some(at(3)));
     world.pass(Duration::from_secs(3), true);
-    assert_eq!(world.watch.target(), Some(at(2)));
+    assert_eq!(world.watch.target(), direct(at(2)));
     assert_eq!(world.probed.iter().filter(|to| **to == at(3)).count(), TRIES as usize);
     // The connection does not know where the peer is: no reason to leave what works.
     world.watch.aim(None);
     world.pass(Duration::from_secs(3), true);
-    assert_eq!(world.watch.target(), Some(at(2)));
+    assert_eq!(world.watch.target(), direct(at(2)));
 }
 
 #[test]
@@ -113,7 +138,7 @@ fn a_peer_behind_a_router_is_found_by_what_it_sends() {
     world.pass(Duration::from_secs(30), true);
     assert!(world.watch.heard_from(world.now, at(9)));
     world.pass(Duration::from_millis(1), true);
-    assert_eq!(world.watch.target(), Some(at(9)));
+    assert_eq!(world.watch.target(), direct(at(9)));
 }
 
 #[test]
@@ -123,10 +148,10 @@ fn a_source_that_somebody_made_up_gets_a_few_probes_and_nothing_else() {
     for forged in 100..200 {
         world.watch.heard_from(world.now, at(forged));
         world.pass(Duration::from_millis(1), true);
-        assert_eq!(world.watch.target(), Some(at(1)));
+        assert_eq!(world.watch.target(), direct(at(1)));
     }
     world.pass(Duration::from_secs(3), true);
-    assert_eq!(world.watch.target(), Some(at(1)));
+    assert_eq!(world.watch.target(), direct(at(1)));
     let forged = world.probed.iter().filter(|to| **to != at(1)).count();
     assert!(forged <= 2 * TRIES as usize, "{forged} probes");
 }
@@ -138,4 +163,81 @@ fn an_answer_to_nothing_changes_nothing() {
         world.watch.answered(number);
     }
     assert_eq!(world.watch.target(), None);
+}
+
+/// A router changed its address twice in a moment. The second change must not be forgotten for having come so soon.
+#[test]
+fn a_peer_that_moves_twice_in_a_moment_is_followed() {
+    let mut world = World::aimed_at(at(1), &[at(1)]);
+    world.pass(Duration::from_secs(1), true);
+    world.answering = vec![at(3)];
+    assert!(world.watch.heard_from(world.now, at(2)));
+    world.pass(OFTEN / 2, true);
+    assert!(!world.watch.heard_from(world.now, at(3)));
+    world.pass(OFTEN, true);
+    assert_eq!(world.watch.target(), direct(at(3)));
+}
+
+#[test]
+fn relays_take_over_within_a_second_and_give_way_again() {
+    let mut world = World::aimed_at(at(1), &[at(1)]);
+    (world.besides.relays, world.relays_answer) = (true, true);
+    world.pass(Duration::from_secs(5), true);
+    assert_eq!((world.watch.target(), world.relay_probes), (direct(at(1)), 0));
+    world.answering.clear();
+    world.pass(SILENCE + OFTEN, true);
+    assert_eq!(world.watch.target(), Some(Way::Relayed));
+    world.pass(Duration::from_secs(30), true);
+    assert_eq!(world.watch.target(), Some(Way::Relayed));
+    world.answering = vec![at(1)];
+    world.pass(PAUSE_MAX, true);
+    assert_eq!(world.watch.target(), direct(at(1)));
+}
+
+#[test]
+fn relays_are_not_used_where_the_connection_gets_through() {
+    let mut world = World::aimed_at(at(1), &[]);
+    (world.besides, world.relays_answer) = (Besides { connection: true, relays: true }, true);
+    world.pass(Duration::from_secs(5), true);
+    assert_eq!(world.watch.target(), None);
+    world.besides.connection = false;
+    world.pass(OFTEN, true);
+    assert_eq!(world.watch.target(), Some(Way::Relayed));
+    world.relays_answer = false;
+    world.pass(SILENCE + OFTEN, true);
+    assert_eq!(world.watch.target(), None, "nothing comes back by relays either");
+}
+
+#[test]
+fn relays_are_left_alone_while_nothing_flows() {
+    let mut world = World::aimed_at(at(1), &[]);
+    (world.besides.relays, world.relays_answer) = (true, true);
+    world.pass(Duration::from_secs(1), true);
+    assert_eq!(world.watch.target(), Some(Way::Relayed));
+    world.pass(FLOWS, false);
+    world.relay_probes = 0;
+    world.pass(Duration::from_secs(60), false);
+    assert_eq!((world.watch.target(), world.relay_probes), (Some(Way::Relayed), 0));
+}
+
+#[test]
+fn another_address_of_the_peer_takes_over_within_a_second() {
+    let mut world = World::aimed_at(at(1), &[at(1)]);
+    world.watch.know([at(1), at(2), at(3)].into_iter());
+    world.pass(Duration::from_secs(5), true);
+    assert_eq!(world.watch.target(), direct(at(1)));
+    assert!(world.probed.iter().all(|to| *to == at(1)), "what works is enough");
+    world.answering = vec![at(3)];
+    world.pass(SILENCE + OFTEN, true);
+    assert_eq!(world.watch.target(), direct(at(3)));
+}
+
+#[test]
+fn a_peer_that_names_many_addresses_has_few_of_them_tried() {
+    let mut world = World::aimed_at(at(1), &[]);
+    world.watch.know((2..200).map(at));
+    world.pass(Duration::from_millis(1), true);
+    assert_eq!(world.probed.len(), 1 + OTHERS_MAX);
+    world.pass(Duration::from_secs(120), true);
+    assert!(world.probed.len() < 30 * (1 + OTHERS_MAX), "{} probes", world.probed.len());
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use atoll_fast::{Opener, Run, Sealer, Side, Watch};
+use atoll_fast::{Opener, Run, Sealer, Side, Watch, Way};
 use atoll_ids::NodeId;
 use tokio::sync::Notify;
 
@@ -14,9 +14,9 @@ use crate::meter::Meter;
 /// What seals, and where to. Held for a burst of packets.
 pub(super) struct Sending {
     pub(super) sealer: Sealer,
-    /// Where the watch says that packets arrive.
-    pub(super) target: Option<SocketAddr>,
-    /// Bursts so far.
+    /// Which way the watch says that packets arrive.
+    pub(super) target: Option<Way>,
+    /// Bursts so far, also of what had to take the connection.
     pub(super) bursts: u64,
     pub(super) runs: Vec<Run>,
 }
@@ -26,6 +26,8 @@ pub(super) struct Receiving {
     pub(super) opener: Opener,
     /// Where the last genuine packet came from.
     pub(super) source: Option<SocketAddr>,
+    /// When it came, or one by a relay.
+    pub(super) heard: Option<Instant>,
 }
 
 /// A path. Locks are taken in the order in which they stand here, and never over anything that waits.
@@ -34,6 +36,7 @@ pub(crate) struct Session {
     pub(super) side: Side,
     /// What the peer calls us.
     pub(super) index: u32,
+    pub(super) began: Instant,
     pub(super) meter: Arc<Meter>,
     receiving: Mutex<Receiving>,
     watch: Mutex<Watch>,
@@ -60,8 +63,9 @@ impl Session {
             peer,
             side,
             index,
+            began: Instant::now(),
             meter,
-            receiving: Mutex::new(Receiving { opener, source: None }),
+            receiving: Mutex::new(Receiving { opener, source: None, heard: None }),
             watch: Mutex::default(),
             sending: Mutex::new(Sending { sealer, target: None, bursts: 0, runs: Vec::new() }),
             wake: Notify::new(),
@@ -85,8 +89,13 @@ impl Session {
         seen
     }
 
-    /// Where packets go now; `None` while they do not arrive.
-    pub(crate) fn target(&self) -> Option<SocketAddr> {
+    /// When something genuine of the peer came last.
+    pub(super) fn heard(&self) -> Option<Instant> {
+        self.receiving().heard
+    }
+
+    /// Which way packets go now; `None` while they do not arrive.
+    pub(crate) fn target(&self) -> Option<Way> {
         self.sending().target
     }
 

@@ -2,7 +2,17 @@
 //!
 //! The inviting node names some of its relays in the ticket and tells them, as long as it stands, that whoever has its pass is awaited. The joining node dials one of
 //! these, shows the pass, and then speaks with the inviting node through it as peers do. The relay lets it through to that node alone, for a minute, with a small share.
-//! It cannot read what they say, and learns nothing from the pass with which it could join itself.
+//!
+//! # Why that is safe
+//!
+//! - **To the relay.** Strangers get in only while a peer awaits somebody, and only [`GUESTS_MAX`] at once; as many more may be about to show a pass, for [`SHOW_TIME`] each. Who has shown
+//!   one reaches the peer that gave it out, for [`GUEST_TIME`], and nobody else: not the relay's other protocols (its connection takes frames of three kinds and no streams), nor its other peers. What all
+//!   strangers send together is a small part of the relay's budget, whoever comes and goes; what they leave waiting goes with them. They are never dialled.
+//! - **To the inviting node.** A stranger that comes by a relay gets what one gets that comes directly: a handshake, among a bounded number of them, and the one protocol that is open to
+//!   strangers, where it presents the invitation or is closed. Nothing but QUIC is taken from it, only while an invitation stands, and only of so many strangers, per relay as well.
+//! - **To the joining node.** A ticket may name any relay. That one gets no rights: what it brings is heard of the node that is being joined alone, and it can have nothing carried.
+//! - **Against a relay that lies.** What the two say is end-to-end encrypted and each proves who it is, so it can be silent, late or count bytes; then the other relays of the ticket serve. It learns
+//!   nothing from the pass with which it could join itself: proofs of the invitation are made with another key.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
@@ -87,15 +97,25 @@ impl Node {
 
     /// A relay lets nobody through to this node.
     pub(super) fn not_awaited_at(&self, relay: NodeId, refusal: Refusal) {
+        if !self.book.knows(&relay) {
+            return;
+        }
         debug!(relay = %relay.short(), %refusal, "a relay lets no joining node through to this one");
         lock(&self.via.unwilling).insert(relay, Instant::now() + UNWILLING);
     }
 
-    /// Whether something of a stranger is taken in: we are joining it, or it may be about to join.
-    pub(super) fn expects(&self, stranger: NodeId, relay: NodeId) -> bool {
-        let is_any_open = || self.invites.lock().unwrap_or_else(PoisonError::into_inner).is_any_open(now());
-        let reach = &self.via.reach;
-        reach.is_joining(&stranger) || is_any_open() && reach.hear_caller(Instant::now(), stranger, relay)
+    /// Whether something is taken in that a relay brings: of a peer, of a node that we are joining, and of a stranger that may be about to join. A relay that is
+    /// none of our peers but was named by a ticket is there for the joining alone.
+    pub(super) fn listens_to(&self, from: NodeId, relay: NodeId) -> bool {
+        if self.via.reach.is_joining(&from) {
+            return true;
+        }
+        self.book.knows(&relay) && (self.book.knows(&from) || self.hears_caller(from, relay))
+    }
+
+    fn hears_caller(&self, stranger: NodeId, relay: NodeId) -> bool {
+        let is_any_open = self.invites.lock().unwrap_or_else(PoisonError::into_inner).is_any_open(now());
+        is_any_open && self.via.reach.hear_caller(Instant::now(), stranger, relay)
     }
 
     /// Shows a relay what it lets us through for, if a ticket names it. What may be lost is shown again.
@@ -111,7 +131,7 @@ impl Node {
         if !self.via.offers {
             return Err(Refusal::Off);
         }
-        if node != peer {
+        if node != peer || !self.book.knows(&peer) {
             return Err(Refusal::Unknown);
         }
         lock(&self.via.awaited).expect(Instant::now(), peer, pass, Duration::from_secs(seconds.into()))
@@ -171,7 +191,9 @@ impl Node {
             }
             other => return trace!(guest = %guest.short(), ?other, "not for a stranger to say"),
         };
+        // What is over its share is lost as anything may be, too.
         if let Err(refusal) = outcome
+            && refusal != Refusal::Budget
             && serving.refusals.take(Instant::now(), 1)
         {
             let _: Result<(), _> = serving.carrier.send(Frame::Refused { to, refusal }.encode());
@@ -182,6 +204,7 @@ impl Node {
         serving.carrier.close(code::DONE, "joining takes no longer");
         lock(&self.via.accepted).retain(|(_, kept)| !kept.is(&serving.carrier));
         lock(&self.via.awaited).leave(&serving.guest);
+        lock(&self.via.forwarder).leave(&serving.guest);
     }
 }
 

@@ -63,7 +63,14 @@ impl Node {
     fn paths(&self, peer: &NodeId) -> Option<Paths> {
         let record = self.book.record(peer)?;
         let mut candidates = self.open_paths(peer);
-        let by_relay = candidates.iter().any(|candidate| candidate.used && matches!(candidate.path, Path::Via(_)));
+        let relayed = self.is_relayed(peer);
+        if relayed {
+            for candidate in candidates.iter_mut().filter(|candidate| matches!(candidate.path, Path::Direct(_))) {
+                (candidate.used, candidate.state) = (false, "silent".to_owned());
+            }
+        }
+        let by_relay =
+            relayed || candidates.iter().any(|candidate| candidate.used && matches!(candidate.path, Path::Via(_)));
         let direct = candidates.iter().any(|candidate| candidate.used && !matches!(candidate.path, Path::Via(_)));
         candidates.retain(|candidate| !matches!(candidate.path, Path::Via(_)));
         for address in record.quic.iter().filter(|address| is_dialable(address)) {

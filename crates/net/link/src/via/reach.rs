@@ -18,6 +18,9 @@ use crate::ticket::Ticket;
 /// How long a stranger that came to join is answered after it was last heard: joining takes seconds, and then it is no stranger.
 const CALLER_TIME: Duration = Duration::from_secs(30);
 
+/// Strangers that are answered at once.
+const CALLERS_MAX: usize = 4 * GUESTS_MAX;
+
 /// A node that is being joined.
 struct Joining {
     pass: Pass,
@@ -115,11 +118,14 @@ impl Reach {
         joining.map(|(node, joining)| (*node, joining.pass.clone())).collect()
     }
 
-    /// A stranger was heard by a relay, and may be about to join. False if too many are.
+    /// A stranger was heard by a relay, and may be about to join. False if too many are, altogether or by this relay: one that makes strangers up does not keep out those
+    /// that come by others.
     pub(crate) fn hear_caller(&self, now: Instant, caller: NodeId, relay: NodeId) -> bool {
         let mut inner = self.lock();
         inner.callers.retain(|_, (_, heard)| now.saturating_duration_since(*heard) < CALLER_TIME);
-        if inner.callers.len() >= GUESTS_MAX && !inner.callers.contains_key(&caller) {
+        let by_it = inner.callers.values().filter(|(by, _)| *by == relay).count();
+        let is_full = by_it >= GUESTS_MAX || inner.callers.len() >= CALLERS_MAX;
+        if is_full && inner.callers.get(&caller).is_none_or(|(by, _)| *by != relay) {
             return false;
         }
         inner.callers.insert(caller, (relay, now));

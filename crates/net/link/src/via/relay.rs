@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use atoll_ids::NodeId;
-use atoll_relay::{Bucket, Frame, Input, Next, Parcel, Refusal};
+use atoll_relay::{Bucket, Cargo, Frame, Input, Next, Parcel, Refusal};
 use bytes::Bytes;
 use tokio::time::{sleep, timeout};
 use tracing::trace;
@@ -148,16 +148,14 @@ impl Node {
     ) {
         // On a lane a peer speaks for itself as well.
         let itself = from == relay && !carrier.is_lane();
-        // A stranger gets no answer through a relay, unless it may be about to join.
-        if from == self.id || itself || !(self.book.knows(&from) || self.expects(from, relay)) {
+        if from == self.id || itself || !self.listens_to(from, relay) {
             return;
         }
         match Parcel::decode(payload) {
-            Ok(Parcel::Whole(datagram)) => self.take_datagram(relay, from, datagram),
-            Ok(Parcel::Half { number, second, bytes }) => {
-                let whole = lock(&self.via.halves).entry(from).or_default().join(number, second, bytes);
-                if let Some(datagram) = whole {
-                    self.take_datagram(relay, from, datagram);
+            Ok(Parcel::Whole { cargo, bytes }) => self.take_datagram(relay, from, cargo, bytes),
+            Ok(Parcel::Half { cargo, number, second, bytes }) => {
+                if let Some(datagram) = self.join_half(from, number, second, bytes) {
+                    self.take_datagram(relay, from, cargo, datagram);
                 }
             }
             Ok(Parcel::Probe(number)) => {
@@ -170,8 +168,24 @@ impl Node {
         }
     }
 
-    fn take_datagram(self: &Arc<Self>, relay: NodeId, from: NodeId, datagram: Bytes) {
+    /// What is kept of strangers goes with them.
+    fn join_half(&self, from: NodeId, number: u16, second: bool, bytes: Bytes) -> Option<Bytes> {
+        let mut halves = lock(&self.via.halves);
+        if !halves.contains_key(&from) {
+            halves.retain(|node, _| self.via.reach.speaks_to(&self.book, node));
+        }
+        halves.entry(from).or_default().join(number, second, bytes)
+    }
+
+    fn take_datagram(self: &Arc<Self>, relay: NodeId, from: NodeId, cargo: Cargo, datagram: Bytes) {
+        if cargo == Cargo::Sealed && !self.book.knows(&from) {
+            return trace!(relay = %relay.short(), from = %from.short(), "a packet of a stranger");
+        }
         self.choose(Input::Heard { target: from, relay });
+        if cargo == Cargo::Sealed {
+            self.via.received.fetch_add(1, Ordering::Relaxed);
+            return self.take_sealed(from, &datagram);
+        }
         if self.via.arrived.try_send((from, datagram)).is_ok() {
             self.via.received.fetch_add(1, Ordering::Relaxed);
         }

@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use atoll_ids::NodeId;
+use atoll_relay::Cargo;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::ready;
@@ -27,8 +28,8 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
 use crate::book::Book;
-use crate::via::Ends;
 use crate::via::reach::Reach;
+use crate::via::{Ends, Outgoing};
 
 /// The number of this kind of address: "atoll" in ASCII. It never leaves the process.
 const TRANSPORT: u64 = 0x61_746f_6c6c;
@@ -64,7 +65,7 @@ fn node(address: &CustomAddr) -> Option<NodeId> {
 /// See the module's documentation.
 #[derive(Debug)]
 pub(crate) struct ViaTransport {
-    outgoing: mpsc::Sender<(NodeId, Bytes)>,
+    outgoing: mpsc::Sender<Outgoing>,
     /// Taken by the endpoint, of which there is one.
     arriving: Mutex<Option<mpsc::Receiver<(NodeId, Bytes)>>>,
     unsent: Arc<AtomicU64>,
@@ -76,7 +77,7 @@ impl ViaTransport {
         let (outgoing, leaving) = mpsc::channel(QUEUE_MAX);
         let (arrived, arriving) = mpsc::channel(QUEUE_MAX);
         let unsent = Arc::new(AtomicU64::new(0));
-        let ends = Ends { arrived, outgoing: leaving, unsent: unsent.clone() };
+        let ends = Ends { arrived, outgoing: (outgoing.clone(), leaving), unsent: unsent.clone() };
         (Arc::new(Self { outgoing, arriving: Mutex::new(Some(arriving)), unsent }), ends)
     }
 }
@@ -92,7 +93,7 @@ impl CustomTransport for ViaTransport {
 
 #[derive(Debug, Clone)]
 struct Sender {
-    outgoing: mpsc::Sender<(NodeId, Bytes)>,
+    outgoing: mpsc::Sender<Outgoing>,
     unsent: Arc<AtomicU64>,
 }
 
@@ -111,7 +112,7 @@ impl CustomSender for Sender {
         let Some(to) = node(to) else { return Poll::Ready(Err(io::Error::other("not an address of a peer"))) };
         let size = transmit.segment_size.unwrap_or(transmit.contents.len()).max(1);
         for datagram in transmit.contents.chunks(size) {
-            if self.outgoing.try_send((to, Bytes::copy_from_slice(datagram))).is_err() {
+            if self.outgoing.try_send((to, Cargo::Quic, Bytes::copy_from_slice(datagram))).is_err() {
                 self.unsent.fetch_add(1, Ordering::Relaxed);
             }
         }

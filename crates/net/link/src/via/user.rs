@@ -5,14 +5,14 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use atoll_ids::NodeId;
-use atoll_relay::{Action, Input, Parcel};
+use atoll_relay::{Action, Cargo, Input, Parcel};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::node::Node;
-use crate::via::lock;
 use crate::via::ways::Load;
+use crate::via::{Outgoing, lock};
 
 /// How often it is looked whether a relay went silent, while there are any in use.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -24,8 +24,8 @@ const BATCH: usize = 64;
 const CANDIDATES_MAX: usize = 256;
 
 impl Node {
-    /// Sends what iroh hands over for peers that are reached by relays.
-    pub(super) async fn send_by_relays(self: Arc<Self>, mut outgoing: mpsc::Receiver<(NodeId, Bytes)>) {
+    /// Sends what iroh and the fast path hand over for peers that are reached by relays.
+    pub(super) async fn send_by_relays(self: Arc<Self>, mut outgoing: mpsc::Receiver<Outgoing>) {
         let mut looks = interval(LOOK_EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut batch = Vec::with_capacity(BATCH);
@@ -36,8 +36,8 @@ impl Node {
                     if count == 0 {
                         return;
                     }
-                    for (to, datagram) in batch.drain(..) {
-                        self.send_by_relay(to, datagram);
+                    for (to, cargo, datagram) in batch.drain(..) {
+                        self.send_by_relay(to, cargo, datagram);
                     }
                 }
                 _ = looks.tick(), if active => self.choose(Input::Tick),
@@ -45,7 +45,7 @@ impl Node {
         }
     }
 
-    fn send_by_relay(self: &Arc<Self>, to: NodeId, datagram: Bytes) {
+    fn send_by_relay(self: &Arc<Self>, to: NodeId, cargo: Cargo, datagram: Bytes) {
         if !self.via.reach.speaks_to(&self.book, &to) {
             return;
         }
@@ -54,7 +54,7 @@ impl Node {
         let counter = if relays.is_empty() { &*self.via.unsent } else { &self.via.sent };
         counter.fetch_add(1, Ordering::Relaxed);
         for relay in relays {
-            self.send_load(relay, Load::Through { to, parcel: Parcel::Whole(datagram.clone()) });
+            self.send_load(relay, Load::Through { to, parcel: Parcel::Whole { cargo, bytes: datagram.clone() } });
         }
     }
 

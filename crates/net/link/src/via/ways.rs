@@ -171,11 +171,11 @@ impl Node {
             let payload = parcel.encode();
             if to == relay { Frame::Deliver { from: self.id, payload } } else { Frame::Forward { to, payload } }.encode()
         };
-        let Parcel::Whole(datagram) = parcel else { return vec![frame(parcel.clone())] };
+        let Parcel::Whole { cargo, bytes: datagram } = parcel else { return vec![frame(parcel.clone())] };
         let narrow = lock(&self.via.choices).is_narrow(&to, &relay);
         let room = if narrow { room.min(NARROW_BYTES) } else { room };
         let number = self.via.number.fetch_add(1, Ordering::Relaxed);
-        let packed = Parcel::pack(datagram, room.saturating_sub(HEADER_BYTES), number);
+        let packed = Parcel::pack(*cargo, datagram, room.saturating_sub(HEADER_BYTES), number);
         packed.into_iter().flat_map(|(one, two)| std::iter::once(one).chain(two)).map(frame).collect()
     }
 
