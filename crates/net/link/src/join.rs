@@ -153,7 +153,7 @@ impl Node {
             }
             // Whether a ticket has expired is for the clock of the node that made it, unless that cannot be asked.
             Err(_) if ticket.expires() <= now() => return Err(JoinError::Expired),
-            Err(error) => return Err(JoinError::Unreachable { node, reason: error.to_string() }),
+            Err(error) => return Err(JoinError::Unreachable { node, reason: why_unreached(ticket, &error) }),
         };
         let signed = match answer {
             JoinAnswer::Welcome { record } => record,
@@ -213,11 +213,7 @@ impl Node {
         }
     }
 
-    async fn ask_by_quic(
-        self: &Arc<Self>,
-        ticket: &Ticket,
-        hello: &JoinHello,
-    ) -> Result<(JoinAnswer, By), DialError> {
+    async fn ask_by_quic(self: &Arc<Self>, ticket: &Ticket, hello: &JoinHello) -> Result<(JoinAnswer, By), DialError> {
         let connection = self.dial(ticket.node(), ticket.record(), JOIN).await?;
         let exchange = async {
             let (mut say, mut hear) = connection.open_bi().await.map_err(|error| error.to_string())?;
@@ -246,15 +242,27 @@ impl Node {
     /// through for joining alone carries that one's first packets.
     async fn stay_while_meeting(self: Arc<Self>, node: NodeId, connection: Connection, attempt: Attempt) {
         let mut changes = self.book.changes();
-        let met = async {
-            while !self.book.is_direct(&node) && changes.changed().await.is_ok() {}
-        };
-        let _: Result<(), _> = timeout(MEETING, met).await;
+        let met = async { while !self.book.is_direct(&node) && changes.changed().await.is_ok() {} };
+        if timeout(MEETING, met).await.is_err() && self.book.relays_to(&node, 1).is_empty() {
+            warn!(
+                peer = %node.short(),
+                "joined through a relay, and there is no direct way: join a node that both reach, which then relays"
+            );
+        }
         connection.close(code::DONE.into(), b"");
         // So that the relay still carries this.
         sleep(CLOSING).await;
         drop(attempt);
     }
+}
+
+/// What a person is told of an attempt that came to nothing.
+fn why_unreached(ticket: &Ticket, error: &DialError) -> String {
+    let relays: Vec<String> = ticket.relays().map(|relay| relay.short().to_string()).collect();
+    if relays.is_empty() {
+        return error.to_string();
+    }
+    format!("{error}, nor does a relay that the ticket names bring us there ({})", relays.join(", "))
 }
 
 /// What carried an attempt to join.

@@ -291,7 +291,8 @@ mod tests {
         let key = NodeKey::from_secret_bytes(&[7; 32]);
         let six: SocketAddr = "[2001:db8:1111:2222:3333:4444:5555:6666]:50000".parse().unwrap();
         let all = vec![six; crate::ADDRESSES_MAX];
-        let record = AddressRecord { node: key.id(), sequence: u64::MAX, quic: all.clone(), lane: all.clone(), relay: None };
+        let record =
+            AddressRecord { node: key.id(), sequence: u64::MAX, quic: all.clone(), lane: all.clone(), relay: None };
         let relays = vec![TicketRelay::new(NodeId::from_bytes([3; 32]), &all, &all); 9];
         let secret = Secret::from_bytes([9; 16]);
         let ticket = Ticket::new(Signed::sign(&record, &key), secret, u64::MAX, relays).unwrap();

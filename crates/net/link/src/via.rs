@@ -34,6 +34,8 @@ mod guests;
 pub(crate) mod paths;
 pub(crate) mod reach;
 mod relay;
+#[cfg(test)]
+mod tests;
 pub(crate) mod transport;
 mod user;
 pub(crate) mod ways;

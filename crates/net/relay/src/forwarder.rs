@@ -150,13 +150,7 @@ impl Forwarder {
     /// # Errors
     ///
     /// As for [`Self::offer`].
-    pub fn offer_from_guest(
-        &mut self,
-        now: Instant,
-        from: NodeId,
-        to: NodeId,
-        payload: Bytes,
-    ) -> Result<(), Refusal> {
+    pub fn offer_from_guest(&mut self, now: Instant, from: NodeId, to: NodeId, payload: Bytes) -> Result<(), Refusal> {
         let size = size(&payload);
         if !self.guests.wait(now, size).is_zero() {
             return self.refuse(Refusal::Budget);
@@ -176,14 +170,7 @@ impl Forwarder {
         }
     }
 
-    fn offer_as(
-        &mut self,
-        now: Instant,
-        from: NodeId,
-        to: NodeId,
-        payload: Bytes,
-        guest: bool,
-    ) -> Result<(), Refusal> {
+    fn offer_as(&mut self, now: Instant, from: NodeId, to: NodeId, payload: Bytes, guest: bool) -> Result<(), Refusal> {
         let size = size(&payload);
         let admitted = self.admit(now, from, guest);
         let Some(user) = self.users.get_mut(&from).filter(|_| admitted) else { return self.refuse(Refusal::Crowded) };
@@ -228,7 +215,8 @@ impl Forwarder {
         if self.users.len() >= USERS_MAX {
             return false;
         }
-        let user = User { bucket: bucket(rate), guest, queue: VecDeque::new(), bytes: 0, credit: 0, on: false, active: now };
+        let user =
+            User { bucket: bucket(rate), guest, queue: VecDeque::new(), bytes: 0, credit: 0, on: false, active: now };
         self.users.insert(from, user);
         true
     }

@@ -34,7 +34,8 @@ pub(super) async fn join(State(parts): Shared, Json(request): Json<JoinRequest>)
         ApiError::new(Kind::Input, error.to_string()).with_help("copy the whole line that `atoll invite` printed")
     })?;
     let peer = parts.link.join(&ticket).await.map_err(|error| {
-        let help = "is the inviting node running and reachable from here? a ticket works as often and as long as it was made for";
+        let help = "is the inviting node running and reachable from here? behind a router it is reached by a relay, which is a node that it has joined before it \
+                    made the ticket; a ticket works as often and as long as it was made for";
         ApiError::new(Kind::Unavailable, error.to_string()).with_help(help)
     })?;
     parts.peers.probe(peer.id).await;

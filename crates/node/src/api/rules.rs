@@ -64,7 +64,7 @@ pub(super) async fn allow(State(parts): Shared, Json(request): Json<AllowRequest
         Err(error) if ["owner:", "node:", "group:"].iter().any(|kind| request.who.starts_with(kind)) => {
             return Err(input(error).into());
         }
-        Err(_) => Who::Node(find(&parts, &request.who)?),
+        Err(_) => Who::Node(find(&parts, &request.who).await?),
     };
     let until = request.for_seconds.map(|seconds| -> Result<Timestamp, ApiError> {
         let seconds = i64::try_from(seconds.min(GRANT_SECONDS_MAX)).map_err(input)?;
@@ -210,17 +210,26 @@ pub(super) async fn find(parts: &Parts, text: &str) -> Result<NodeId, ApiError> 
     if let Ok(node) = text.parse() {
         return Ok(node);
     }
-    // Right after a start nobody has said yet what it is called.
-    parts.peers.settled().await;
     let own = PeerName { node: parts.node, name: parts.config.name.clone() };
-    let peers: Vec<PeerName> = parts.peers.status().into_iter().map(PeerName::from).collect();
-    meant(text, own, &peers).or_else(|error| match error.kind {
-        Kind::NotFound => super::names::node(&parts.names.names().zone(), text).map_err(|_| error),
-        _ => Err(error),
-    })
+    let look = || {
+        let peers: Vec<PeerName> = parts.peers.status().into_iter().map(PeerName::from).collect();
+        meant(text, own.clone(), &peers).or_else(|error| match error.kind {
+            Kind::NotFound => super::names::node(&parts.names.names().zone(), text).map_err(|_| error),
+            _ => Err(error),
+        })
+    };
+    match look() {
+        // Right after a start nobody has said yet what it is called.
+        Err(error) if error.kind == Kind::NotFound => {
+            parts.peers.settled().await;
+            look()
+        }
+        found => found,
+    }
 }
 
 /// What a node can be called by.
+#[derive(Clone)]
 struct PeerName {
     node: NodeId,
     name: Option<String>,

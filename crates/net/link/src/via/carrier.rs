@@ -133,7 +133,8 @@ impl<S: AsyncRead + AsyncWrite + Send> FrameLane<S> {
     pub(super) fn new(stream: S) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE_MAX);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let end = LaneEnd { number, began: Instant::now(), queue, closed: CancellationToken::new(), heard: Arc::default() };
+        let end =
+            LaneEnd { number, began: Instant::now(), queue, closed: CancellationToken::new(), heard: Arc::default() };
         Self { end, waiting, stream }
     }
 

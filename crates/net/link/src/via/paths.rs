@@ -85,7 +85,9 @@ impl Node {
         let why = match (direct, by_relay) {
             (true, _) => "a direct path works, and is preferred to any relay".to_owned(),
             (false, true) => format!("no direct path answers; {}", words(reason)),
-            (false, false) if relays.is_empty() => "not connected, and no peer could relay".to_owned(),
+            (false, false) if relays.is_empty() => {
+                "not connected, and no peer could relay: join a node that both ends reach".to_owned()
+            }
             (false, false) => "not connected".to_owned(),
         };
         Some(Paths { candidates, why })

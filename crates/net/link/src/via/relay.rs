@@ -42,13 +42,7 @@ impl Manners {
 
 impl Node {
     /// Takes in one frame of a peer.
-    pub(super) fn hear_frame(
-        self: &Arc<Self>,
-        peer: NodeId,
-        carrier: &Carrier,
-        frame: Bytes,
-        manners: &mut Manners,
-    ) {
+    pub(super) fn hear_frame(self: &Arc<Self>, peer: NodeId, carrier: &Carrier, frame: Bytes, manners: &mut Manners) {
         match Frame::decode(frame) {
             Ok(Frame::Forward { to, payload }) => {
                 if let Err(refusal) = self.carry(peer, to, payload)

@@ -169,7 +169,8 @@ impl Node {
     fn frames(&self, relay: NodeId, to: NodeId, parcel: &Parcel, room: usize) -> Vec<Bytes> {
         let frame = |parcel: Parcel| {
             let payload = parcel.encode();
-            if to == relay { Frame::Deliver { from: self.id, payload } } else { Frame::Forward { to, payload } }.encode()
+            if to == relay { Frame::Deliver { from: self.id, payload } } else { Frame::Forward { to, payload } }
+                .encode()
         };
         let Parcel::Whole { cargo, bytes: datagram } = parcel else { return vec![frame(parcel.clone())] };
         let narrow = lock(&self.via.choices).is_narrow(&to, &relay);
