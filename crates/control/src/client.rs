@@ -26,7 +26,7 @@ use tokio::net::UnixStream;
 
 use crate::{
     API_VERSION, ApiError, BucketInfo, BucketRequest, ConfigEntry, Event, GetRequest, HealRequest, InviteRequest,
-    Invited, JoinRequest, Listing, NetPaths, NetStatus, NodeStatus, ObjectInfo, PeerStatus, PutRequest, RemoveRequest,
+    Invited, JoinRequest, Joined, Listing, NetPaths, NetStatus, NodeStatus, ObjectInfo, PutRequest, RemoveRequest,
     SOCKET_NAME, Usage,
 };
 
@@ -135,7 +135,7 @@ impl Client {
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub async fn join(&self, request: &JoinRequest) -> Result<PeerStatus, ClientError> {
+    pub async fn join(&self, request: &JoinRequest) -> Result<Joined, ClientError> {
         self.json(Method::POST, "/join", &[], Some(request)).await
     }
 

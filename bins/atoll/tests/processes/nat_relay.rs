@@ -90,12 +90,17 @@ fn two_homes_behind_two_routers_each() {
     Homes::with_a_common_peer(&one, &other).join_each_other();
 }
 
-/// The second knows nobody: the relay that the ticket names lets it through to join, and over that the two punch their holes.
+/// The second knows nobody. The relay that the ticket names lets it through to join and no further, which is said; once it has joined that one, too, they reach each other.
 #[test]
 fn a_stranger_behind_a_router_joins_by_the_relay_that_the_ticket_names() {
-    let homes = Homes::new(&[Nat::PortRestricted], &[Nat::PortRestricted]);
-    homes.join_each_other();
-    assert!(!homes.hub.json(&["status"])["peers"].as_array().unwrap().iter().any(|peer| homes.other.is(peer)));
+    let homes = Homes::new(&[Nat::PortRestricted], &[Nat::Symmetric]);
+    let Homes { hub, one, other, .. } = &homes;
+    let ticket = one.atoll(&["invite"]);
+    let joined = other.json(&["join", ticket.trim()]);
+    assert!(one.is(&joined) && hub.is_called(joined["through"].as_str().unwrap()), "{joined}");
+    assert!(!hub.json(&["status"])["peers"].as_array().unwrap().iter().any(|peer| other.is(peer)));
+    other.joins(hub);
+    both_ways(one, other, SOME);
 }
 
 /// The relay is killed while it carries, without a word; another is a peer of both.

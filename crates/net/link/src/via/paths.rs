@@ -53,6 +53,12 @@ impl LinkHandle {
         self.node.paths(&peer)
     }
 
+    /// The relay by which a peer was reached when it was joined, if that is no peer of this node: it carries nothing beyond the joining.
+    pub fn joined_through(&self, peer: &NodeId) -> Option<NodeId> {
+        let (book, relay) = (&self.node.book, self.node.via.relay_to(peer)?);
+        (relay != *peer && !book.knows(&relay) && !book.is_direct(peer)).then_some(relay)
+    }
+
     /// What was relayed since the start, for others and by others.
     pub fn relay_counts(&self) -> RelayCounts {
         self.node.via.counts()
