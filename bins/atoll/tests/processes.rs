@@ -40,6 +40,8 @@ mod pods;
 mod reach;
 #[path = "processes/relay.rs"]
 mod relay;
+#[path = "processes/restarts.rs"]
+mod restarts;
 #[path = "processes/store.rs"]
 mod store;
 #[path = "processes/story.rs"]

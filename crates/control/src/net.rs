@@ -56,6 +56,8 @@ pub struct FastStatus {
     pub packets_forged: u64,
     /// For no path that there is, such as one from before a restart.
     pub packets_stray: u64,
+    /// Lost because there was congestion on the way and their senders understand nothing but loss.
+    pub packets_congested: u64,
 }
 
 /// Packets that did not pass for one reason.

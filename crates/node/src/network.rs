@@ -418,6 +418,10 @@ impl PacketLink for Carrier {
         self.0.send_cut(to, cut)
     }
 
+    fn narrow(&self, to: &NodeId) -> Option<usize> {
+        self.0.narrow(to)
+    }
+
     fn receive_into<'a>(&'a self, inbox: &'a mut Inbox) -> BoxFuture<'a, bool> {
         Box::pin(self.0.receive_into(inbox))
     }

@@ -58,6 +58,9 @@ struct Options {
     /// How long one transfer or one series of pings lasts
     #[arg(long, default_value_t = 5, value_name = "SECONDS")]
     seconds: u32,
+    /// How long connections last while what carries them is restarted
+    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+    restarts: u32,
     /// Sizes of the networks that a node joins
     #[arg(long, default_value = "2,10", value_name = "NUMBERS", value_delimiter = ',')]
     nodes: Vec<usize>,

@@ -3,6 +3,7 @@
 mod crowd;
 mod latency;
 mod outage;
+mod restarts;
 mod throughput;
 
 use std::collections::BTreeSet;
@@ -30,6 +31,8 @@ pub(crate) enum Measure {
     Ping,
     /// How long nothing arrives when the direct link goes silent
     Outage,
+    /// Whether TCP connections outlive restarts of what carries them
+    Restarts,
     /// From the start of a node to its first answered ping, and what an idle network sends
     Join,
 }
@@ -42,6 +45,7 @@ impl Measure {
             Self::Line => "line",
             Self::Ping => "ping",
             Self::Outage => "outage",
+            Self::Restarts => "restarts",
             Self::Join => "join",
         }
     }
@@ -59,6 +63,9 @@ impl Measure {
                 on(Shape::Pair, product, sink, &latency::FIGURES, |raised, sink| latency::take(options, raised, sink));
             }
             Self::Outage => on(Shape::Triangle, product, sink, &outage::FIGURES, outage::take),
+            Self::Restarts => on(Shape::Triangle, product, sink, &restarts::FIGURES, |raised, sink| {
+                restarts::take(options.restarts, raised, sink)
+            }),
             Self::Join => options.nodes.iter().for_each(|nodes| crowd::take(options, *nodes, product, sink)),
         }
     }

@@ -35,6 +35,11 @@ pub(crate) trait Network {
     /// Starts a node and lets it join those that it is told of. Need not wait until it has.
     fn start(&mut self, node: usize) -> Result<()>;
 
+    /// Ends a node, in order or at once, and starts it again with what it kept.
+    fn restart(&mut self, _node: usize, _orderly: bool) -> Result<()> {
+        bail!("how it is restarted is not known here")
+    }
+
     /// The address of a node that was started.
     fn address(&self, node: usize) -> IpAddr;
 }
@@ -54,6 +59,23 @@ impl Running {
     /// One that somebody else started.
     pub(crate) fn of(child: Child) -> Self {
         Self(child)
+    }
+
+    /// Ends it at once.
+    pub(crate) fn kill(&mut self) -> Result<()> {
+        self.0.kill().context("cannot end it")
+    }
+
+    /// Waits until it has ended.
+    pub(crate) fn until_ended(&mut self) -> Result<()> {
+        let began = Instant::now();
+        while self.0.try_wait()?.is_none() {
+            if began.elapsed() > START_WITHIN {
+                bail!("it did not end within {} s", START_WITHIN.as_secs());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
     }
 
     /// Waits for something that it does when it has come up.

@@ -109,6 +109,15 @@ fn tables(figures: &Figures) -> Vec<Table> {
             ],
         ),
     ];
+    tables.push(table(
+        "Two TCP connections while what carries them is restarted in turn",
+        vec![
+            column("connections lost", "restarts.lost", Source::Itself),
+            column("restarts", "restarts.count", Source::Itself),
+            column("longest standstill, s", "restarts.longest", Source::Itself),
+            column("Gbit/s, both", "restarts.rate", Source::Itself),
+        ],
+    ));
     for (nodes, [contact, other, idle, memory]) in crowd_figures(figures) {
         tables.push(table(
             &format!("A node joins; {nodes} nodes then"),

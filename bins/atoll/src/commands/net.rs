@@ -62,8 +62,12 @@ fn status_text(status: &NetStatus) -> String {
         let dropped: Vec<String> = dropped.collect();
         lines.push(("dropped", if dropped.is_empty() { "none".into() } else { dropped.join(", ") }));
         if let Some(fast) = &status.fast {
-            let refused =
-                [(fast.packets_replayed, "replayed"), (fast.packets_forged, "forged"), (fast.packets_stray, "stray")];
+            let refused = [
+                (fast.packets_replayed, "replayed"),
+                (fast.packets_forged, "forged"),
+                (fast.packets_stray, "stray"),
+                (fast.packets_congested, "lost to congestion"),
+            ];
             let refused = refused.iter().filter(|(count, _)| *count > 0).map(|(count, why)| format!(", {count} {why}"));
             let refused: String = refused.collect();
             lines.push((

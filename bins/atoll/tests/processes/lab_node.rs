@@ -105,6 +105,17 @@ impl LabNode {
         ping(&self.netns, &["-c", "1", "-W", "2"], other.address().into())
     }
 
+    /// Has it end, in order or at once, and waits until it has. Start another on the same machine in its place.
+    pub(crate) fn ends(&mut self, orderly: bool) {
+        if orderly {
+            // It runs until this closes.
+            drop(self.child.stdin.take());
+        } else {
+            self.child.kill().unwrap();
+        }
+        self.child.wait().unwrap();
+    }
+
     /// What the node said so far.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.data_dir.join("log")).unwrap()

@@ -308,3 +308,32 @@ fn a_direct_way_that_goes_silent_gives_way_to_a_relay() {
     out.end();
     back.end();
 }
+
+/// Routers say on the outside of packets that there is congestion; the programs, who alone can do something about it, hear of it inside.
+#[test]
+fn what_routers_say_of_congestion_reaches_programs() {
+    let internet = Internet::new(&[Site::public("a"), Site::public("b")]).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let [a, b] = ["a", "b"].map(|site| {
+        internet.machine(site).set("ipv4/tcp_ecn", "1").unwrap();
+        LabNode::start(internet.machine(site), folder.path(), &[])
+    });
+    a.joins(&b);
+    eventually("the fast path", || a.pings(&b) && a.json(&["net", "status"])["peers"][0]["fast"].is_string());
+    let congested = || {
+        let counts = b.netns.inside(|| std::fs::read_to_string("/proc/thread-self/net/snmp6")).unwrap();
+        let line = counts.lines().find(|line| line.starts_with("Ip6InCEPkts")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
+    };
+    let _echo = echoes(&b.netns);
+    let mut talk = Talk::begin(&a, &b);
+    talk.go_on(SOME);
+    let before = congested();
+    internet
+        .core()
+        .nft("table inet busy {\n chain forward {\n type filter hook forward priority 0;\n ip ecn { ect0, ect1 } ip ecn set ce\n }\n }\n")
+        .unwrap();
+    talk.go_on(SOME);
+    talk.end();
+    assert!(congested() > before, "the router's mark stayed outside");
+}

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use crate::ecn::ecn;
 use crate::header::{HEADER_BYTES, Kind, PACKET_BYTES_MAX, SEALED_BYTES_MAX, TAG_BYTES};
 use crate::seal::{SealError, Sealer};
 
@@ -27,6 +28,8 @@ pub struct Run {
     pub segment: usize,
     /// How many there are.
     pub count: usize,
+    /// What they all say of congestion.
+    pub ecn: u8,
 }
 
 impl<'a> Burst<'a> {
@@ -53,6 +56,12 @@ impl<'a> Burst<'a> {
         self.sizes.len()
     }
 
+    /// The bytes of the largest.
+    #[must_use]
+    pub fn largest(&self) -> usize {
+        self.sizes.iter().copied().max().unwrap_or(0)
+    }
+
     /// Seals all of them, and moves them together where they do not lie so already. `runs` gets what to send; what is left of the buffer holds it.
     ///
     /// # Errors
@@ -63,6 +72,7 @@ impl<'a> Burst<'a> {
         let mut end = 0;
         for (slot, size) in self.sizes.iter().enumerate() {
             let (start, sealed) = (slot * SLOT_BYTES, HEADER_BYTES + size + TAG_BYTES);
+            let says = ecn(&self.buffer[start + HEADER_BYTES..][..*size]);
             if let Err(error) = sealer.seal(Kind::Packet, &mut self.buffer[start..start + sealed]) {
                 runs.clear();
                 return Err(error);
@@ -72,18 +82,20 @@ impl<'a> Burst<'a> {
             }
             let at = end..end + sealed;
             end = at.end;
-            note_run(runs, at.start, sealed, segments_max);
+            note_run(runs, at.start, sealed, segments_max, says);
         }
         Ok(self.buffer)
     }
 }
 
 /// Notes `sealed` bytes at `at`, right behind what was noted before.
-pub(crate) fn note_run(runs: &mut Vec<Run>, at: usize, sealed: usize, segments_max: usize) {
+pub(crate) fn note_run(runs: &mut Vec<Run>, at: usize, sealed: usize, segments_max: usize, ecn: u8) {
     let end = at + sealed;
     match runs.last_mut() {
-        Some(run) if run.takes(sealed, segments_max) => (run.at.end, run.count) = (end, run.count + 1),
-        _ => runs.push(Run { at: at..end, segment: sealed, count: 1 }),
+        Some(run) if run.ecn == ecn && run.takes(sealed, segments_max) => {
+            (run.at.end, run.count) = (end, run.count + 1);
+        }
+        _ => runs.push(Run { at: at..end, segment: sealed, count: 1, ecn }),
     }
 }
 

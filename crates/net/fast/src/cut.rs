@@ -6,6 +6,7 @@
 use bytes::Bytes;
 
 use crate::burst::{Run, SLOT_BYTES, note_run};
+use crate::ecn::ecn;
 use crate::header::{HEADER_BYTES, Kind, PACKET_BYTES_MAX, TAG_BYTES};
 use crate::seal::{SealError, Sealer};
 use crate::sum::{IP_BYTES, begin, finish_checksum, tcp_headers};
@@ -58,6 +59,12 @@ impl<'a> Cut<'a> {
         (self.packet.len() - self.headers).div_ceil(self.size)
     }
 
+    /// The bytes of the largest.
+    #[must_use]
+    pub fn largest(&self) -> usize {
+        self.packet.len().min(self.headers + self.size)
+    }
+
     /// Seals all segments. `runs` gets what to send; it lies in the room that was given.
     ///
     /// # Errors
@@ -66,11 +73,11 @@ impl<'a> Cut<'a> {
     pub fn seal(self, sealer: &mut Sealer, segments_max: usize, runs: &mut Vec<Run>) -> Result<&'a [u8], SealError> {
         runs.clear();
         let Self { packet, headers, size, room } = self;
-        let mut end = 0;
+        let (says, mut end) = (ecn(packet), 0);
         let outcome = each_segment(packet, headers, size, |segment| {
             let sealed = HEADER_BYTES + segment.len() + TAG_BYTES;
             sealer.seal_into(Kind::Segment, segment, &mut room[end..end + sealed])?;
-            note_run(runs, end, sealed, segments_max);
+            note_run(runs, end, sealed, segments_max, says);
             end += sealed;
             Ok(())
         });

@@ -15,8 +15,14 @@ pub const HEADER_BYTES: usize = 16;
 /// Bytes behind it: the tag of AES-GCM and of ChaCha20-Poly1305.
 pub const TAG_BYTES: usize = 16;
 
-/// The largest packet that is carried: the MTU of the planetary interface.
-pub const PACKET_BYTES_MAX: usize = 1280;
+/// The largest packet that is carried, and the MTU of the planetary interface: sealed, in UDP over IPv6 it has 1,500 bytes, which is what Ethernet carries.
+pub const PACKET_BYTES_MAX: usize = 1420;
+
+/// What a link for IPv6 has to carry at least (RFC 8200, section 5).
+pub const PACKET_BYTES_LEAST: usize = 1280;
+
+/// The largest packet that passes sealed wherever QUIC does, which needs 1,200 bytes of UDP (RFC 9000, section 14).
+pub const PACKET_BYTES_FLOOR: usize = 1200 - HEADER_BYTES - TAG_BYTES;
 
 /// The largest sealed packet.
 pub const SEALED_BYTES_MAX: usize = HEADER_BYTES + PACKET_BYTES_MAX + TAG_BYTES;
@@ -33,7 +39,7 @@ pub enum Kind {
     Packet,
     /// A TCP segment over IPv6 whose checksum is only begun, as the kernel hands it over for a network card to finish.
     Segment,
-    /// "Do you hear me?": a number, and as many zeros as a packet can be large, so that what passes shows that packets do.
+    /// "Do you hear me?": a number, and zeros up to the size of packets that are to pass.
     Probe,
     /// "I do": the probe's number.
     Answer,

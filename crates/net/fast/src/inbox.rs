@@ -50,18 +50,26 @@ impl Default for Inbox {
 }
 
 /// Notes what was found in the buffers.
-pub struct Finds<'a>(&'a mut Vec<Found>);
+pub struct Finds<'a> {
+    found: &'a mut Vec<Found>,
+    loose: &'a mut Vec<(NodeId, Bytes)>,
+}
 
 impl std::fmt::Debug for Finds<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Finds({})", self.0.len())
+        write!(f, "Finds({})", self.found.len() + self.loose.len())
     }
 }
 
 impl Finds<'_> {
     /// There is a packet of `from` at `at` in a buffer; `begun` is whether its checksum is only begun.
     pub fn note(&mut self, from: NodeId, buffer: usize, at: Range<usize>, begun: bool) {
-        self.0.push(Found { from, buffer, at, begun });
+        self.found.push(Found { from, buffer, at, begun });
+    }
+
+    /// There is a packet of `from` that lay in none of the buffers as a whole.
+    pub fn add(&mut self, from: NodeId, packet: Bytes) {
+        self.loose.push((from, packet));
     }
 }
 
@@ -74,7 +82,7 @@ impl Inbox {
 
     /// The buffers, to be filled, and where to note what is in them.
     pub fn fill(&mut self) -> (&mut [Box<[u8]>; BUFFERS], Finds<'_>) {
-        (&mut self.buffers, Finds(&mut self.found))
+        (&mut self.buffers, Finds { found: &mut self.found, loose: &mut self.loose })
     }
 
     /// Packets that came another way, each in memory of its own.

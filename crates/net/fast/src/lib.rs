@@ -40,11 +40,12 @@
 //!
 //! # What it does not do
 //!
-//! It hides neither sizes nor times, does not react to congestion (what is inside the packets does), and does not split packets: a path that does not carry
-//! [`SEALED_BYTES_MAX`] does not pass probes either, and is not used.
+//! It hides neither sizes nor times, and does not react to congestion: what is inside the packets does, and is told of it ([`ecn`]). It does not split packets:
+//! how large they may be on a path the [`Watch`] finds out, and who sends larger ones splits them first.
 
 mod burst;
 mod cut;
+mod ecn;
 mod header;
 mod inbox;
 mod keys;
@@ -57,14 +58,17 @@ mod window;
 
 pub use burst::{Burst, Run, SLOT_BYTES};
 pub use cut::Cut;
-pub use header::{HEADER_BYTES, Header, Kind, PACKET_BYTES_MAX, SEALED_BYTES_MAX, TAG_BYTES};
+pub use ecn::{CONGESTED, ecn, mark_congested};
+pub use header::{
+    HEADER_BYTES, Header, Kind, PACKET_BYTES_FLOOR, PACKET_BYTES_LEAST, PACKET_BYTES_MAX, SEALED_BYTES_MAX, TAG_BYTES,
+};
 pub use inbox::{Arrived, BUFFER_BYTES, BUFFERS, Finds, Inbox};
 pub use keys::{Cipher, EXPORTER_LABEL, Secret, has_aes};
 pub use open::{OLD_EPOCH, OpenError, Opener};
 pub use seal::{EPOCH_PACKETS, EPOCH_PACKETS_MAX, EPOCH_TIME, SealError, Sealer};
 pub use sum::{finish_checksum, tcp_headers};
 pub use terms::{Half, Ports, Side, TERMS_BYTES_MAX, Terms, decode_terms};
-pub use watch::{Besides, DOUBT, OFTEN, OTHERS_MAX, PAUSE_MAX, Probe, SELDOM, SILENCE, Step, Watch, Way};
+pub use watch::{Besides, DOUBT, OFTEN, OTHERS_MAX, PAUSE_MAX, Probe, SELDOM, SILENCE, Size, Step, Watch, Way};
 pub use window::{WINDOW, Window};
 
 #[cfg(test)]

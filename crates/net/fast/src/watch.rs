@@ -3,12 +3,17 @@
 //! An address is used once a probe to it was answered, and as long as probes are. So an address that somebody else put onto a packet leads to a probe and
 //! no further, and one that a router gave to the peer is found by what the peer sends from behind it.
 //!
+//! How large packets may be on the way is found by probes of that size ([`Size`]): an address is found with small ones, larger ones are tried from then on, and when
+//! those of the size in use are not answered any more but smaller ones are, it is the size that is given up and not the address (RFC 8899).
+//!
 //! Packets take the address; where there is none, the connection beside which the path runs, if that gets through directly; else relays. Relays are asked
 //! as soon as a direct way is in doubt while packets flow, so that there is one when the doubt is a certainty.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
+
+use crate::header::{PACKET_BYTES_FLOOR, PACKET_BYTES_LEAST, PACKET_BYTES_MAX};
 
 /// Between probes while packets flow, and while an answer is missing.
 pub const OFTEN: Duration = Duration::from_millis(200);
@@ -34,6 +39,12 @@ const OUTSTANDING_MAX: usize = 5 * (OTHERS_MAX + 3);
 /// From here on an address that does not answer is in doubt: two probes.
 pub const DOUBT: Duration = Duration::from_millis(400);
 
+/// Larger sizes that do not pass are tried again after twice as long each time, up to this: networks change (RFC 8899, section 5.1.1, `PMTU_RAISE_TIMER`).
+const RAISE_EVERY: Duration = Duration::from_secs(600);
+
+/// Attempts at larger sizes after which they are said not to pass (RFC 8899, section 5.1.2, `MAX_PROBES`).
+const RAISES: u32 = 3;
+
 /// After the last packet, packets are said to flow for this long: who asks once a second is one who waits for an answer.
 const FLOWS: Duration = Duration::from_millis(1500);
 
@@ -44,6 +55,35 @@ pub enum Way {
     Direct(SocketAddr),
     /// By relays; which one is not said here.
     Relayed,
+}
+
+/// How large packets may be, in steps: what QUIC, IPv6 and Ethernet each promise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Size {
+    /// [`PACKET_BYTES_FLOOR`].
+    Floor,
+    /// [`PACKET_BYTES_LEAST`].
+    Least,
+    /// [`PACKET_BYTES_MAX`].
+    Most,
+}
+
+impl Size {
+    const ALL: [Self; 3] = [Self::Floor, Self::Least, Self::Most];
+
+    fn from_to(first: Self, last: Self) -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(move |size| (first..=last).contains(size))
+    }
+
+    /// The largest packet, in bytes.
+    #[must_use]
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::Floor => PACKET_BYTES_FLOOR,
+            Self::Least => PACKET_BYTES_LEAST,
+            Self::Most => PACKET_BYTES_MAX,
+        }
+    }
 }
 
 /// What there is besides addresses.
@@ -60,6 +100,8 @@ pub struct Besides {
 pub struct Probe {
     /// Where.
     pub to: Way,
+    /// As large as packets of this size.
+    pub size: Size,
     /// Its number, by which it is known when it is answered.
     pub number: u64,
 }
@@ -86,6 +128,11 @@ pub struct Watch {
     /// Where it says that it is besides.
     others: Vec<SocketAddr>,
     confirmed: Option<SocketAddr>,
+    /// What passes there.
+    size: Size,
+    /// What there is to send at most.
+    most: Size,
+    raise: Raise,
     /// Where we would rather send, and how often we still try.
     wanted: Option<(SocketAddr, u32)>,
     outstanding: VecDeque<Probe>,
@@ -103,6 +150,14 @@ pub struct Watch {
     besides: Besides,
 }
 
+/// The search for a larger size.
+#[derive(Debug, Default)]
+struct Raise {
+    tried: u32,
+    at: Option<Instant>,
+    pause: Duration,
+}
+
 /// The way by relays.
 #[derive(Debug, Default)]
 struct Relayed {
@@ -111,8 +166,10 @@ struct Relayed {
     unanswered: Option<Instant>,
 }
 
-impl Default for Watch {
-    fn default() -> Self {
+impl Watch {
+    /// For a path on which packets of up to this size are to be sent.
+    #[must_use]
+    pub fn new(most: Size) -> Self {
         Self {
             aimed: None,
             learned: None,
@@ -120,6 +177,9 @@ impl Default for Watch {
             pending: None,
             others: Vec::new(),
             confirmed: None,
+            size: Size::Floor,
+            most,
+            raise: Raise::default(),
             wanted: None,
             outstanding: VecDeque::with_capacity(OUTSTANDING_MAX),
             unanswered: None,
@@ -132,9 +192,7 @@ impl Default for Watch {
             besides: Besides::default(),
         }
     }
-}
 
-impl Watch {
     /// Which way packets go; `None` while they would not arrive, or go inside the connection.
     #[must_use]
     pub fn target(&self) -> Option<Way> {
@@ -142,11 +200,23 @@ impl Watch {
         self.confirmed.map(Way::Direct).or_else(|| by_relay.then_some(Way::Relayed))
     }
 
+    /// How large packets may be that go that way. A relay's own connections carry what IPv6 promises, in parts if they must.
+    #[must_use]
+    pub fn size(&self) -> Size {
+        if self.confirmed.is_some() { self.size } else { Size::Least.min(self.most) }
+    }
+
+    /// Whether it was tried in vain to have larger packets pass.
+    #[must_use]
+    pub fn is_narrow(&self) -> bool {
+        self.confirmed.is_some() && self.size < self.most && self.raise.tried >= RAISES
+    }
+
     /// Whether packets flow and nothing answers directly, or not any more.
     #[must_use]
     pub fn doubts(&self, now: Instant) -> bool {
         let flows = self.busy.is_some_and(|at| now.duration_since(at) < FLOWS);
-        let silent = self.unanswered.is_some_and(|since| now.duration_since(since) >= DOUBT);
+        let silent = self.is_silent(now, DOUBT);
         let tried = self.begun.is_some_and(|at| now.duration_since(at) >= DOUBT);
         flows && (silent || self.confirmed.is_none() && tried)
     }
@@ -192,24 +262,47 @@ impl Watch {
         (self.probed, self.pause) = (None, Duration::ZERO);
     }
 
-    /// A probe was answered.
-    pub fn answered(&mut self, number: u64) {
-        let Some(at) = self.outstanding.iter().position(|probe| probe.number == number) else { return };
-        let way = self.outstanding[at].to;
-        self.outstanding.retain(|probe| probe.to != way || probe.number > number);
+    /// A probe was answered. True if there is something to do about it.
+    pub fn answered(&mut self, now: Instant, number: u64) -> bool {
+        let Some(at) = self.outstanding.iter().position(|probe| probe.number == number) else { return false };
+        let Probe { to: way, size, .. } = self.outstanding[at];
+        self.outstanding.retain(|probe| (probe.to, probe.size) != (way, size) || probe.number > number);
         let to = match way {
             Way::Direct(to) => to,
             Way::Relayed => {
                 (self.relayed.confirmed, self.relayed.unanswered) = (true, None);
-                return;
+                return false;
             }
         };
-        if self.confirmed.is_none() || self.wanted.is_some_and(|(wanted, _)| wanted == to) {
+        let is_new = self.confirmed.is_none() || self.wanted.is_some_and(|(wanted, _)| wanted == to);
+        if is_new && self.confirmed != Some(to) {
+            (self.size, self.raise) = (size, Raise::default());
+        }
+        if is_new {
             (self.confirmed, self.wanted) = (Some(to), None);
         }
         if self.confirmed == Some(to) {
-            (self.unanswered, self.pause) = (None, Duration::ZERO);
+            self.answered_with(now, size);
         }
+        is_new
+    }
+
+    /// The address in use answered a probe of this size.
+    fn answered_with(&mut self, now: Instant, size: Size) {
+        if size < self.size {
+            if !self.is_silent(now, DOUBT) {
+                return;
+            }
+            // It hears what is smaller, and only that.
+            self.raise = Raise { tried: 0, at: Some(now + SILENCE), pause: SILENCE };
+        }
+        self.size = size;
+        (self.unanswered, self.pause) = (None, Duration::ZERO);
+    }
+
+    /// Whether the address in use has not answered for this long.
+    fn is_silent(&self, now: Instant, time: Duration) -> bool {
+        self.unanswered.is_some_and(|since| now.duration_since(since) >= time)
     }
 
     /// What is to be done now. `busy` is whether packets flow, `besides` what they could take where there is no address.
@@ -219,7 +312,7 @@ impl Watch {
         if busy {
             self.busy = Some(now);
         }
-        if self.unanswered.is_some_and(|since| now.duration_since(since) >= SILENCE) {
+        if self.is_silent(now, SILENCE) {
             let lost = self.confirmed.take();
             if lost != self.aimed {
                 self.learned = lost;
@@ -258,7 +351,7 @@ impl Watch {
             (self.relayed.confirmed, self.relayed.unanswered) = (false, None);
         }
         if self.relayed.probed.is_none_or(|probed| now >= probed + OFTEN) {
-            probes.push(self.probe(Way::Relayed));
+            probes.push(self.probe(Way::Relayed, Size::Least.min(self.most)));
             self.relayed.unanswered.get_or_insert(now);
             self.relayed.probed = Some(now);
         }
@@ -271,16 +364,36 @@ impl Watch {
             if uncertain { OFTEN } else { SELDOM }
         };
         if self.probed.is_none_or(|probed| now >= probed + pace(self)) {
-            probes.push(self.probe(Way::Direct(confirmed)));
+            let smallest = if self.is_silent(now, DOUBT) { Size::Floor } else { self.size };
+            for size in Size::from_to(smallest, self.size) {
+                probes.push(self.probe(Way::Direct(confirmed), size));
+            }
             self.unanswered.get_or_insert(now);
             self.probed = Some(now);
             if let Some((wanted, tries)) = self.wanted {
-                probes.push(self.probe(Way::Direct(wanted)));
+                probes.push(self.probe(Way::Direct(wanted), Size::Floor));
                 self.wanted = (tries > 1).then_some((wanted, tries - 1));
             }
         }
         let next = self.probed.unwrap_or(now) + pace(self);
-        self.unanswered.map_or(next, |since| next.min(since + SILENCE))
+        let raise = self.step_raising(now, confirmed, probes);
+        [raise, self.unanswered.map(|since| since + SILENCE)].into_iter().flatten().fold(next, Instant::min)
+    }
+
+    /// Tries larger sizes when it is time to. Gives when it is again.
+    fn step_raising(&mut self, now: Instant, confirmed: SocketAddr, probes: &mut Vec<Probe>) -> Option<Instant> {
+        if self.size >= self.most {
+            return None;
+        }
+        if self.raise.at.is_none_or(|at| now >= at) {
+            let smaller = self.size;
+            for size in Size::from_to(smaller, self.most).filter(|size| *size > smaller) {
+                probes.push(self.probe(Way::Direct(confirmed), size));
+            }
+            let pause = (self.raise.pause * 2).clamp(OFTEN, RAISE_EVERY);
+            self.raise = Raise { tried: self.raise.tried.saturating_add(1), at: Some(now + pause), pause };
+        }
+        self.raise.at
     }
 
     fn step_searching(&mut self, now: Instant, probes: &mut Vec<Probe>) -> Instant {
@@ -289,7 +402,7 @@ impl Watch {
             tried.extend(&self.others);
             for (at, to) in tried.iter().enumerate() {
                 if !tried[..at].contains(to) {
-                    probes.push(self.probe(Way::Direct(*to)));
+                    probes.push(self.probe(Way::Direct(*to), Size::Floor));
                 }
             }
             self.probed = Some(now);
@@ -298,9 +411,9 @@ impl Watch {
         self.probed.unwrap_or(now) + self.pause
     }
 
-    fn probe(&mut self, to: Way) -> Probe {
+    fn probe(&mut self, to: Way, size: Size) -> Probe {
         self.number += 1;
-        let probe = Probe { to, number: self.number };
+        let probe = Probe { to, size, number: self.number };
         if self.outstanding.len() >= OUTSTANDING_MAX {
             self.outstanding.pop_front();
         }

@@ -22,17 +22,19 @@ use std::time::{Duration, Instant};
 use atoll_fast::{
     BUFFERS, Burst, Cut, Finds, HEADER_BYTES, Half, Header, Inbox, Kind, OpenError, PACKET_BYTES_MAX, Ports, Probe,
     Run, SEALED_BYTES_MAX, SealError, Sealer, Secret, Side, TAG_BYTES, TERMS_BYTES_MAX, Terms, Way, decode_terms,
-    tcp_headers,
+    mark_congested, tcp_headers,
 };
 use atoll_ids::NodeId;
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use iroh::endpoint::{Connection, RecvStream, SendStream};
-use noq_udp::RecvMeta;
+use noq_udp::{EcnCodepoint, RecvMeta};
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use crate::address::is_dialable;
 use crate::node::Node;
+use crate::packets::halves::{Halves, is_half};
 use crate::via::Relays;
 
 mod attend;
@@ -65,6 +67,8 @@ pub struct FastCounts {
     pub forged: u64,
     /// For no path that there is: of a peer's time before a restart, or of strangers.
     pub stray: u64,
+    /// Lost because a router on the way said that there is congestion, and their senders understand nothing but loss.
+    pub congested: u64,
 }
 
 #[derive(Default)]
@@ -74,6 +78,7 @@ struct Counts {
     replayed: AtomicU64,
     forged: AtomicU64,
     stray: AtomicU64,
+    congested: AtomicU64,
 }
 
 /// The sockets and the paths that use them.
@@ -152,10 +157,10 @@ impl FastPaths {
     }
 
     pub(crate) fn counts(&self) -> FastCounts {
-        let Counts { sealed, opened, replayed, forged, stray } = &self.counts;
-        let [sealed, opened, replayed, forged, stray] =
-            [sealed, opened, replayed, forged, stray].map(|count| count.load(Ordering::Relaxed));
-        FastCounts { sealed, opened, replayed, forged, stray }
+        let Counts { sealed, opened, replayed, forged, stray, congested } = &self.counts;
+        let [sealed, opened, replayed, forged, stray, congested] =
+            [sealed, opened, replayed, forged, stray, congested].map(|count| count.load(Ordering::Relaxed));
+        FastCounts { sealed, opened, replayed, forged, stray, congested }
     }
 
     fn of_index(&self, index: u32) -> Option<Arc<Session>> {
@@ -180,7 +185,7 @@ impl FastPaths {
         session: &Session,
         burst: Burst<'a>,
     ) -> Result<Option<BoxFuture<'a, ()>>, Burst<'a>> {
-        self.send_sealed(session, burst.count(), burst, Burst::seal)
+        self.send_sealed(session, (burst.count(), burst.largest()), burst, Burst::seal)
     }
 
     /// Cuts a long packet into segments, seals and sends them; as [`send_sealed`](Self::send_sealed).
@@ -189,14 +194,15 @@ impl FastPaths {
         session: &Session,
         cut: Cut<'a>,
     ) -> Result<Option<BoxFuture<'a, ()>>, Cut<'a>> {
-        self.send_sealed(session, cut.count(), cut, Cut::seal)
+        self.send_sealed(session, (cut.count(), cut.largest()), cut, Cut::seal)
     }
 
-    /// Seals and sends. What the kernel does not take at once is sent by the future; dropping that loses it. Gives back what there was to send if the path is no good.
+    /// Seals and sends packets, as many and with at most as many bytes as said. What the kernel does not take at once is sent by the future; dropping that loses it. Gives
+    /// back what there was to send if the path is no good for it.
     fn send_sealed<'a, T>(
         &'a self,
         session: &Session,
-        count: usize,
+        (count, largest): (usize, usize),
         what: T,
         seal: impl FnOnce(T, &mut Sealer, usize, &mut Vec<Run>) -> Result<&'a [u8], SealError>,
     ) -> Result<Option<BoxFuture<'a, ()>>, T> {
@@ -205,7 +211,8 @@ impl FastPaths {
         let sending = &mut *sending;
         sending.bursts += 1;
         session.rouse();
-        let (Some(target), true) = (sending.target, sending.sealer.left() >= count) else { return Err(what) };
+        let good = sending.sealer.left() >= count && largest <= sending.carries;
+        let Some(target) = sending.target.filter(|_| good) else { return Err(what) };
         let to = match target {
             Way::Direct(to) => match self.socket(to.is_ipv4()) {
                 Some(socket) => Some((to, socket)),
@@ -244,7 +251,7 @@ impl FastPaths {
             Way::Direct(to) => to,
             Way::Relayed => return self.relays.send(session.peer, slot),
         };
-        let run = Run { at: 0..slot.len(), segment: slot.len(), count: 1 };
+        let run = Run { at: 0..slot.len(), segment: slot.len(), count: 1, ecn: 0 };
         if let Some(socket) = self.socket(to.is_ipv4())
             && let Err(error) = socket.send(to, from, slot, &run)
         {
@@ -255,8 +262,7 @@ impl FastPaths {
     fn probe(&self, session: &Session, probe: Probe) {
         let mut text = [0; PACKET_BYTES_MAX];
         text[..8].copy_from_slice(&probe.number.to_be_bytes());
-        // Who sends packets has to know that they fit; who only wants to be found does not.
-        let size = if session.side == Side::Dialler { PACKET_BYTES_MAX } else { 8 };
+        let size = if session.side == Side::Dialler { probe.size.bytes() } else { 8 };
         self.say(session, Kind::Probe, &text[..size], probe.to, None);
     }
 
@@ -303,23 +309,26 @@ impl FastPaths {
             let mut genuine = false;
             while let Some((number, datagram)) = datagrams.next_if(|(_, datagram)| of_session(datagram)) {
                 let epoch = Header::read(datagram).map_or(0, |header| header.epoch);
-                match receiving.opener.open(now, datagram) {
-                    Ok((kind @ (Kind::Packet | Kind::Segment), text)) => {
-                        genuine = true;
-                        let begun = kind == Kind::Segment;
-                        if begun && tcp_headers(text).is_none() {
-                            self.counts.stray.fetch_add(1, Ordering::Relaxed);
-                            continue;
-                        }
+                let (kind, text) = match receiving.opener.open(now, datagram) {
+                    Ok(opened) => opened,
+                    Err(error) => {
+                        self.refuse(error);
+                        continue;
+                    }
+                };
+                genuine = true;
+                match self.take(&mut receiving.halves, kind, epoch, text, meta.ecn) {
+                    Taken::Said(heard) => said.push(heard),
+                    Taken::Packet { begun } => {
                         let start = number * meta.stride + HEADER_BYTES;
                         finds.note(session.peer, at, start..start + text.len(), begun);
                         (opened, bytes) = (opened + 1, bytes + text.len());
                     }
-                    Ok((kind, text)) => {
-                        genuine = true;
-                        said.extend(Said::read(kind, epoch, text));
+                    Taken::Joined(packet) => {
+                        (opened, bytes) = (opened + 1, bytes + packet.len());
+                        finds.add(session.peer, packet);
                     }
-                    Err(error) => self.refuse(error),
+                    Taken::Nothing => {}
                 }
             }
             let moved = genuine && receiving.source.replace(meta.addr) != Some(meta.addr);
@@ -330,6 +339,26 @@ impl FastPaths {
             self.counts.opened.fetch_add(opened, Ordering::Relaxed);
             session.meter.received(bytes);
             self.hear(now, &session, meta, moved, &said);
+        }
+    }
+
+    /// Says what is to be done with what was opened, and notes in it what a router said of congestion.
+    fn take(&self, halves: &mut Halves, kind: Kind, epoch: u32, text: &mut [u8], ecn: Option<EcnCodepoint>) -> Taken {
+        let begun = kind == Kind::Segment;
+        match kind {
+            Kind::Probe | Kind::Answer => Said::read(kind, epoch, text).map_or(Taken::Nothing, Taken::Said),
+            Kind::Packet if is_half(text) => {
+                halves.join(&Bytes::copy_from_slice(text)).map_or(Taken::Nothing, Taken::Joined)
+            }
+            _ if begun && tcp_headers(text).is_none() => {
+                self.counts.stray.fetch_add(1, Ordering::Relaxed);
+                Taken::Nothing
+            }
+            _ if ecn == Some(EcnCodepoint::Ce) && !mark_congested(text) => {
+                self.counts.congested.fetch_add(1, Ordering::Relaxed);
+                Taken::Nothing
+            }
+            _ => Taken::Packet { begun },
         }
     }
 
@@ -376,6 +405,18 @@ impl FastPaths {
             Kind::Packet | Kind::Segment => {}
         }
     }
+}
+
+/// What is to be done with what was opened.
+enum Taken {
+    /// It is a packet, as it lies; `begun` is whether its checksum is only begun.
+    Packet {
+        begun: bool,
+    },
+    /// It was half of a packet, and this is all of it.
+    Joined(Bytes),
+    Said(Said),
+    Nothing,
 }
 
 /// A probe or an answer.

@@ -1,4 +1,4 @@
-//! IP packets to and from peers: `atoll/packet/1`, one packet per QUIC datagram.
+//! IP packets to and from peers: `atoll/packet/1`, one packet per QUIC datagram, or half of one where that carries less ([`halves`]).
 //!
 //! A node sends on the connection that it dialled and receives on those that its peers dialled. So two nodes that dial each other at the same time
 //! do not collide, and who sends chooses the transport's parameters: datagrams are best effort and what they carry has a congestion
@@ -12,7 +12,7 @@ use std::any::Any;
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,8 @@ use atoll_ids::NodeId;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use iroh::endpoint::{
-    ConnectOptions, Connection, ConnectionError, Controller, ControllerFactory, SendDatagramError, VarInt,
+    ConnectOptions, Connection, ConnectionError, Controller, ControllerFactory, MtuDiscoveryConfig, SendDatagramError,
+    VarInt,
 };
 use tokio::sync::mpsc;
 use tokio::time::sleep;
@@ -32,6 +33,10 @@ use crate::dial::DialError;
 use crate::fast::{FastCounts, FastPath, Session};
 use crate::node::Node;
 use crate::quic::{code, transport};
+
+pub(crate) mod halves;
+
+use halves::{Halves, half_of, halve, is_half};
 
 /// The protocol's name.
 pub(crate) const PACKET: &str = "atoll/packet/1";
@@ -54,12 +59,19 @@ const REST: Duration = Duration::from_secs(1);
 /// Everything with a peer ends for a way that leads nowhere at most this often: where it is not the way's fault, what works is to be left alone.
 const ANEW_EVERY: Duration = Duration::from_secs(8);
 
+/// After this long a connection's MTU is not expected to grow much any more.
+const SETTLED: Duration = Duration::from_secs(5);
+
 /// Longer than connections take to be closed, and than one that the peer was just making takes to be turned away.
 const QUIET: Duration = Duration::from_millis(300);
 
 /// The UDP payload that connections begin with. A planetary packet of 1,280 bytes needs up to 1,324 with QUIC's header and tag; with 48 bytes of
-/// IPv6 and UDP this is 1,400 on the wire, which passes Ethernet, PPPoE and most tunnels. noq's own discovery goes up from here, and down if it must.
+/// IPv6 and UDP this is 1,400 on the wire, which passes Ethernet, PPPoE and most tunnels. noq's own discovery goes up from here, and down if it must; larger packets
+/// go in halves.
 const INITIAL_MTU: u16 = 1352;
+
+/// The largest UDP payload that is looked for: Ethernet's 1,500 bytes with IPv4. That has room for a whole packet of the interface.
+const MTU_MAX: u16 = 1472;
 
 /// Bytes waiting to leave on one connection; the oldest go when there are more.
 const SEND_BUFFER: usize = 1 << 20;
@@ -109,6 +121,7 @@ enum Out {
     /// A connection, or what is left of it: a fast path that still works, while another connection is dialled.
     Up {
         connection: Connection,
+        since: Instant,
         used: Instant,
         fast: Option<Arc<Session>>,
     },
@@ -128,6 +141,8 @@ pub(crate) struct PacketPaths {
     arriving: tokio::sync::Mutex<mpsc::Receiver<(NodeId, Bytes)>>,
     /// For who wants packets in memory of their own.
     inbox: tokio::sync::Mutex<Option<Inbox>>,
+    /// Numbers packets that travel in halves.
+    number: AtomicU16,
     sent: AtomicU64,
     unsent: AtomicU64,
     received: AtomicU64,
@@ -143,6 +158,7 @@ impl Default for PacketPaths {
             arrived,
             arriving: tokio::sync::Mutex::new(arriving),
             inbox: tokio::sync::Mutex::default(),
+            number: AtomicU16::new(0),
             sent: AtomicU64::new(0),
             unsent: AtomicU64::new(0),
             received: AtomicU64::new(0),
@@ -216,6 +232,19 @@ impl PacketPaths {
         }
     }
 
+    /// The packets, each in halves if a way that carries so many bytes does not carry it whole.
+    fn fit(&self, packets: &[Bytes], carries: usize) -> Vec<Bytes> {
+        let mut parts = Vec::with_capacity(packets.len());
+        for packet in packets {
+            if packet.len() <= carries {
+                parts.push(packet.clone());
+            } else {
+                parts.extend(halve(packet, self.number.fetch_add(1, Ordering::Relaxed)));
+            }
+        }
+        parts
+    }
+
     fn count(&self, outcome: Result<usize, PacketRefusal>, of: usize) {
         let sent = outcome.unwrap_or(0);
         self.sent.fetch_add(sent as u64, Ordering::Relaxed);
@@ -246,7 +275,7 @@ impl Packets {
         Self { node }
     }
 
-    /// Sends a packet to a peer, best effort; never waits. Where there is no connection yet it waits for one.
+    /// Sends an IP packet of up to [`PACKET_BYTES_MAX`] bytes to a peer, best effort; never waits. Where there is no connection yet it waits for one.
     ///
     /// # Errors
     ///
@@ -370,10 +399,27 @@ impl Packets {
         self.node.fast.counts()
     }
 
-    /// The largest packet that the path to a peer carries now, in bytes; `None` while there is no connection.
+    /// The largest packet that the way to a peer carries whole now, in bytes; `None` while there is no connection. Larger ones go in halves.
     pub fn mtu(&self, to: &NodeId) -> Option<usize> {
         match lock(&self.node.packets.out).get(to)? {
-            Out::Up { connection, .. } => connection.max_datagram_size(),
+            Out::Up { connection, fast, .. } => {
+                fast.as_ref().and_then(|session| session.carries()).or_else(|| connection.max_datagram_size())
+            }
+            _ => None,
+        }
+    }
+
+    /// The same, where the way is known to carry less than the largest packet and is not just being found out about: for senders to be told.
+    pub fn narrow(&self, to: &NodeId) -> Option<usize> {
+        match lock(&self.node.packets.out).get(to)? {
+            Out::Up { connection, since, fast, .. } => {
+                let session = fast.as_ref().filter(|session| session.target().is_some());
+                let carries = match session {
+                    Some(session) => session.narrow(),
+                    None => connection.max_datagram_size().filter(|_| since.elapsed() > SETTLED),
+                };
+                carries.filter(|carries| *carries < PACKET_BYTES_MAX)
+            }
             _ => None,
         }
     }
@@ -397,7 +443,7 @@ impl Node {
         }
         let mut out = lock(&self.packets.out);
         match out.get_mut(&to) {
-            Some(Out::Up { connection, used, fast }) if fast.is_some() || connection.close_reason().is_none() => {
+            Some(Out::Up { connection, used, fast, .. }) if fast.is_some() || connection.close_reason().is_none() => {
                 *used = Instant::now();
                 let (connection, fast) = (connection.clone(), fast.clone());
                 drop(out);
@@ -425,15 +471,17 @@ impl Node {
         Ok(packets.len().min(WAITING_MAX))
     }
 
-    /// Copies packets to where they can be sealed. Those that are too large for the path, and all if it is no good any more, are the connection's.
+    /// Copies packets to where they can be sealed, in halves if they have to be. If the path is no good any more, they are the connection's.
     fn send_fast(&self, session: &Session, connection: &Connection, packets: &[Bytes]) -> Result<usize, PacketRefusal> {
-        if packets.iter().any(|packet| packet.len() > PACKET_BYTES_MAX) {
+        let Some(carries) = session.carries().filter(|_| packets.iter().all(|packet| packet.len() <= PACKET_BYTES_MAX))
+        else {
             return self.hand_on(session.peer, connection, packets);
-        }
-        let sizes: Vec<usize> = packets.iter().map(Bytes::len).collect();
-        let mut buffer = vec![0; packets.len() * SLOT_BYTES];
-        for (slot, packet) in buffer.chunks_mut(SLOT_BYTES).zip(packets) {
-            slot[HEADER_BYTES..][..packet.len()].copy_from_slice(packet);
+        };
+        let parts = self.packets.fit(packets, carries);
+        let sizes: Vec<usize> = parts.iter().map(Bytes::len).collect();
+        let mut buffer = vec![0; parts.len() * SLOT_BYTES];
+        for (slot, part) in buffer.chunks_mut(SLOT_BYTES).zip(&parts) {
+            slot[HEADER_BYTES..][..part.len()].copy_from_slice(part);
         }
         match self.fast.send(session, Burst::new(&mut buffer, &sizes)) {
             // What the network does not take at once is lost: who calls this does not wait.
@@ -508,7 +556,7 @@ impl Node {
             Some(Out::Up { used, .. }) if kept.is_some() => (*used, VecDeque::new()),
             _ => return false,
         };
-        out.insert(to, Out::Up { connection: connection.clone(), used, fast });
+        out.insert(to, Out::Up { connection: connection.clone(), since: Instant::now(), used, fast });
         if let Err(error) = self.hand_on(to, connection, &Vec::from(waiting)) {
             debug!(peer = %to.short(), %error, "packets that waited for a connection are lost");
         }
@@ -611,24 +659,35 @@ impl Node {
         }
     }
 
-    /// Puts packets into a connection. Gives how many were of a size that the path carries.
+    /// Puts packets into a connection, in halves where they are too large for its datagrams. Gives how many were of a size that is carried at all.
     fn hand_on(&self, to: NodeId, connection: &Connection, packets: &[Bytes]) -> Result<usize, PacketRefusal> {
-        let sent = hand_on(connection, packets)?;
-        if sent == packets.len() {
-            self.meters.of(to).sent(packets.iter().map(Bytes::len).sum());
+        let mtu = connection.max_datagram_size().ok_or(PacketRefusal::Closed)?;
+        let fits = |packet: &Bytes| packet.len() <= PACKET_BYTES_MAX && half_of(packet.len()) <= mtu;
+        let fitting: Vec<Bytes> = packets.iter().filter(|packet| fits(packet)).cloned().collect();
+        if fitting.is_empty() && !packets.is_empty() {
+            return Err(PacketRefusal::TooLarge { mtu: PACKET_BYTES_MAX.min(mtu) });
         }
-        Ok(sent)
+        let parts = self.packets.fit(&fitting, mtu);
+        connection.send_many_datagrams(&parts).map_err(|error| match error {
+            SendDatagramError::TooLarge => PacketRefusal::TooLarge { mtu },
+            _ => PacketRefusal::Closed,
+        })?;
+        self.meters.of(to).sent(fitting.iter().map(Bytes::len).sum());
+        Ok(fitting.len())
     }
 
     async fn receive_datagrams(&self, peer: NodeId, connection: &Connection) {
         let mut batch = vec![Bytes::new(); BATCH];
-        let meter = self.meters.of(peer);
+        let (meter, mut halves) = (self.meters.of(peer), Halves::default());
         while let Ok(count) = connection.read_many_datagrams(&mut batch).await {
-            self.packets.received.fetch_add(count as u64, Ordering::Relaxed);
-            meter.received(batch[..count].iter().map(Bytes::len).sum());
-            for packet in &mut batch[..count] {
+            let came = batch[..count].iter_mut().map(std::mem::take);
+            let packets: Vec<Bytes> =
+                came.filter_map(|bytes| if is_half(&bytes) { halves.join(&bytes) } else { Some(bytes) }).collect();
+            self.packets.received.fetch_add(packets.len() as u64, Ordering::Relaxed);
+            meter.received(packets.iter().map(Bytes::len).sum());
+            for packet in packets {
                 // While the receiver is behind, noq gives up the oldest of what this peer sends.
-                if self.packets.arrived.send((peer, std::mem::take(packet))).await.is_err() {
+                if self.packets.arrived.send((peer, packet)).await.is_err() {
                     return;
                 }
             }
@@ -646,26 +705,12 @@ fn is_lost(reason: &ConnectionError) -> bool {
     }
 }
 
-/// Gives how many were of a size that the path carries.
-fn hand_on(connection: &Connection, packets: &[Bytes]) -> Result<usize, PacketRefusal> {
-    let mtu = connection.max_datagram_size().ok_or(PacketRefusal::Closed)?;
-    let refused = |error| match error {
-        SendDatagramError::TooLarge => PacketRefusal::TooLarge { mtu },
-        _ => PacketRefusal::Closed,
-    };
-    if packets.iter().all(|packet| packet.len() <= mtu) {
-        return connection.send_many_datagrams(packets).map(|_| packets.len()).map_err(refused);
-    }
-    let fitting: Vec<Bytes> = packets.iter().filter(|packet| packet.len() <= mtu).cloned().collect();
-    if fitting.is_empty() {
-        return Err(PacketRefusal::TooLarge { mtu });
-    }
-    connection.send_many_datagrams(&fitting).map(|_| fitting.len()).map_err(refused)
-}
-
 pub(crate) fn packet_transport() -> iroh::endpoint::QuicTransportConfig {
+    let mut discovery = MtuDiscoveryConfig::default();
+    discovery.upper_bound(MTU_MAX);
     transport(true)
         .initial_mtu(INITIAL_MTU)
+        .mtu_discovery_config(Some(discovery))
         .datagram_send_buffer_size(SEND_BUFFER)
         .congestion_controller_factory(Arc::new(PassThrough))
         .build()

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::Ipv6Addr;
 
+use atoll_fast::PACKET_BYTES_MAX;
 use atoll_ids::PlanetaryAddress;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, CacheInfo};
 use rtnetlink::packet_route::route::RouteMessage;
@@ -17,8 +18,8 @@ use tun_rs::{AsyncDevice, DeviceBuilder};
 use crate::guard::Guard;
 use crate::routes::Prefix;
 
-/// The interface's MTU: the least that IPv6 allows, so a packet fits into one datagram on every path that carries IPv6 at all.
-pub const INTERFACE_MTU: u16 = 1280;
+/// The interface's MTU: what passes Ethernet sealed. Where less does, senders are told, and what they sent goes in parts.
+pub const INTERFACE_MTU: u16 = PACKET_BYTES_MAX as u16;
 
 /// Where planetary addresses are.
 const PLANETARY: (Ipv6Addr, u8) = (Ipv6Addr::new(0x0600, 0, 0, 0, 0, 0, 0, 0), 8);

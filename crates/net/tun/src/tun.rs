@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use atoll_fast::{Arrived, Burst, Cut, HEADER_BYTES as SEAL_HEADER_BYTES, Inbox, SLOT_BYTES};
+use atoll_fast::{Arrived, Burst, Cut, HEADER_BYTES as SEAL_HEADER_BYTES, Inbox, PACKET_BYTES_LEAST, SLOT_BYTES};
 use atoll_ids::{NodeId, PlanetaryAddress};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -22,7 +22,7 @@ use crate::explain::{Explanation, Probe};
 use crate::filter::{Clock, Filter, PeerEntry, Reason};
 use crate::glue::{Front, glue};
 use crate::handed::{Handed, SEGMENTS_MAX, look};
-use crate::packet::HEADER_BYTES;
+use crate::packet::{HEADER_BYTES, Packet};
 use crate::routes::{Place, Prefix, PrefixError};
 use crate::rule::{Direction, Policy, Rule};
 
@@ -59,6 +59,12 @@ pub trait PacketLink: Send + Sync + 'static {
     /// The same for a long TCP packet that is to be cut into segments.
     fn send_cut<'a>(&'a self, to: NodeId, cut: Cut<'a>) -> Option<BoxFuture<'a, ()>> {
         self.send(to, &cut.split());
+        None
+    }
+
+    /// The largest packet that the way to a node carries whole, in bytes, where that is known to be less than what the interface takes. Larger ones
+    /// arrive none the less.
+    fn narrow(&self, _to: &NodeId) -> Option<usize> {
         None
     }
 
@@ -344,6 +350,7 @@ async fn send_long(shared: &Shared, budget: &mut Answers, link: &dyn PacketLink,
     let judged = judge_outward(shared, budget, Instant::now(), &mut shared.filter(), cut.packet(), &mut answers);
     if let Some(to) = judged {
         shared.sent.fetch_add(cut.count() as u64, Ordering::Relaxed);
+        answers.extend(too_large(shared, budget, link, &to, cut.packet(), cut.largest()));
         if let Some(rest) = link.send_cut(to, cut) {
             rest.await;
         }
@@ -373,6 +380,9 @@ async fn send_each(
         at = slots.end;
         let Some(to) = run[0] else { continue };
         let packets = &mut buffer[slots.start * SLOT_BYTES..slots.end * SLOT_BYTES];
+        let largest = slots.clone().max_by_key(|slot| sizes[*slot]).unwrap_or(at);
+        let packet = &packets[(largest - slots.start) * SLOT_BYTES + SEAL_HEADER_BYTES..][..sizes[largest]];
+        answers.extend(too_large(shared, budget, link, &to, packet, packet.len()));
         if let Some(rest) = link.send_burst(to, Burst::new(packets, &sizes[slots])) {
             rest.await;
         }
@@ -401,6 +411,35 @@ fn judge_outward(
     }
 }
 
+/// What tells a sender that its packets are too large for the way, if they are (RFC 4443, section 3.2). They are sent all the same; smaller ones would be sent better.
+fn too_large(
+    shared: &Shared,
+    budget: &mut Answers,
+    link: &dyn PacketLink,
+    to: &NodeId,
+    packet: &[u8],
+    size: usize,
+) -> Option<Vec<u8>> {
+    // Below this nobody has to heed it.
+    if size <= PACKET_BYTES_LEAST {
+        return None;
+    }
+    let mtu = link.narrow(to)?.max(PACKET_BYTES_LEAST);
+    (size > mtu && budget.take(Instant::now()))
+        .then(|| packet_too_big(shared.config.address.ip(), packet, mtu))
+        .flatten()
+}
+
+fn packet_too_big(own: Ipv6Addr, packet: &[u8], mtu: usize) -> Option<Vec<u8>> {
+    const PACKET_TOO_BIG: u8 = 2;
+    let parsed = crate::packet::parse(packet).ok()?;
+    if matches!(parsed.payload, crate::packet::Payload::Error { .. }) {
+        return None;
+    }
+    let told = u32::try_from(mtu).unwrap_or(u32::MAX).to_be_bytes();
+    Some(error_about(own, &parsed, PACKET_TOO_BIG, 0, told, packet))
+}
+
 /// "There is no route to there" (RFC 4443, section 3.1), behind room for the device's header. Not about an ICMPv6 message other than an echo request: errors about errors
 /// never end.
 fn no_route(own: Ipv6Addr, packet: &[u8]) -> Option<Vec<u8>> {
@@ -410,10 +449,15 @@ fn no_route(own: Ipv6Addr, packet: &[u8]) -> Option<Vec<u8>> {
     if matches!(parsed.payload, crate::packet::Payload::Error { .. } | crate::packet::Payload::Icmp { .. }) {
         return None;
     }
+    Some(error_about(own, &parsed, UNREACHABLE, NO_ROUTE, [0; 4], packet))
+}
+
+/// An ICMPv6 error to a packet's sender, behind room for the device's header.
+fn error_about(own: Ipv6Addr, parsed: &Packet, kind: u8, code: u8, told: [u8; 4], packet: &[u8]) -> Vec<u8> {
     // As much of it as fits into the least MTU.
-    let quoted = &packet[..packet.len().min(usize::from(INTERFACE_MTU) - HEADER_BYTES - 8)];
-    let answer = craft::icmpv6(own, parsed.source, UNREACHABLE, NO_ROUTE, &[&[0; 4], quoted].concat());
-    Some([&[0; VIRTIO_NET_HDR_LEN][..], &answer].concat())
+    let quoted = &packet[..packet.len().min(PACKET_BYTES_LEAST - HEADER_BYTES - 8)];
+    let answer = craft::icmpv6(own, parsed.source, kind, code, &[&told, quoted].concat());
+    [&[0; VIRTIO_NET_HDR_LEN][..], &answer].concat()
 }
 
 /// How many answers are left for this second.
@@ -535,7 +579,20 @@ mod tests {
         assert!(no_route(own, &craft.error_about(1, &craft.udp(1, 2))).is_none());
         assert!(no_route(own, &craft.icmp(133)).is_none());
         let large = craft.raw(17, &vec![0; 1240]);
-        assert_eq!(no_route(own, &large).unwrap().len(), VIRTIO_NET_HDR_LEN + usize::from(INTERFACE_MTU));
+        assert_eq!(no_route(own, &large).unwrap().len(), VIRTIO_NET_HDR_LEN + PACKET_BYTES_LEAST);
+    }
+
+    #[test]
+    fn who_sends_too_much_at_once_is_told_how_much_passes() {
+        let own: Ipv6Addr = "600::1".parse().unwrap();
+        let craft = Craft::between(own, "600::2".parse().unwrap());
+        let answer = packet_too_big(own, &craft.raw(17, &[0; 1380]), 1300).unwrap();
+        let packet = &answer[VIRTIO_NET_HDR_LEN..];
+        assert_eq!(
+            (packet.len(), &packet[40..42], &packet[44..48]),
+            (PACKET_BYTES_LEAST, &[2, 0][..], &[0, 0, 5, 20][..])
+        );
+        assert!(packet_too_big(own, &craft.error_about(1, &craft.raw(17, &[0; 1300])), 1300).is_none());
     }
 
     #[test]

@@ -95,6 +95,7 @@ fn fast(parts: &Parts) -> Option<FastStatus> {
         packets_replayed: counts.replayed,
         packets_forged: counts.forged,
         packets_stray: counts.stray,
+        packets_congested: counts.congested,
     })
 }
 

@@ -39,8 +39,8 @@ impl Atoll {
 
 struct Node {
     /// Its end is the node's.
-    _stdin: ChildStdin,
-    _process: Running,
+    stdin: Option<ChildStdin>,
+    process: Running,
     address: IpAddr,
 }
 
@@ -93,7 +93,7 @@ impl Nodes<'_> {
         let log = || std::fs::read_to_string(&log).unwrap_or_default();
         let status: Value = serde_json::from_str(&line).with_context(|| format!("it did not come up: {}", log()))?;
         let address = status["planetary_address"].as_str().context("it has no planetary address")?;
-        Ok(Node { _stdin: stdin, _process: process, address: address.parse()? })
+        Ok(Node { stdin: Some(stdin), process, address: address.parse()? })
     }
 }
 
@@ -122,6 +122,18 @@ impl Network for Nodes<'_> {
         for ticket in std::mem::take(&mut self.tickets) {
             self.join(node, &ticket)?;
         }
+        Ok(())
+    }
+
+    fn restart(&mut self, node: usize, orderly: bool) -> Result<()> {
+        let old = &mut self.nodes[node];
+        if orderly {
+            drop(old.stdin.take());
+        } else {
+            old.process.kill()?;
+        }
+        old.process.until_ended()?;
+        self.nodes[node] = self.launch(node)?;
         Ok(())
     }
 

@@ -20,11 +20,14 @@ struct World {
     /// Whether relays get through.
     relays_answer: bool,
     relay_probes: usize,
+    /// The largest packets that the network carries.
+    passes: Size,
+    raises: usize,
 }
 
 impl World {
     fn aimed_at(address: SocketAddr, answering: &[SocketAddr]) -> Self {
-        let mut watch = Watch::default();
+        let mut watch = Watch::new(Size::Most);
         watch.aim(Some(address));
         Self {
             watch,
@@ -34,6 +37,8 @@ impl World {
             besides: Besides::default(),
             relays_answer: false,
             relay_probes: 0,
+            passes: Size::Most,
+            raises: 0,
         }
     }
 
@@ -43,20 +48,26 @@ impl World {
         loop {
             let step = self.watch.step(self.now, busy, self.besides);
             assert!(step.again > self.now, "it would be asked for ever");
+            let mut is_news = false;
             for probe in step.probes {
                 let answers = match probe.to {
                     Way::Direct(to) => {
-                        self.probed.push(to);
-                        self.answering.contains(&to)
+                        if self.watch.confirmed == Some(to) && probe.size > self.watch.size {
+                            self.raises += 1;
+                        } else {
+                            self.probed.push(to);
+                        }
+                        self.answering.contains(&to) && probe.size <= self.passes
                     }
                     Way::Relayed => {
                         self.relay_probes += 1;
                         self.relays_answer
                     }
                 };
-                if answers {
-                    self.watch.answered(probe.number);
-                }
+                is_news |= answers && self.watch.answered(self.now, probe.number);
+            }
+            if is_news {
+                continue;
             }
             // An answer may have changed when to ask.
             let again = self.watch.step(self.now, busy, self.besides).again;
@@ -160,7 +171,7 @@ fn a_source_that_somebody_made_up_gets_a_few_probes_and_nothing_else() {
 fn an_answer_to_nothing_changes_nothing() {
     let mut world = World::aimed_at(at(1), &[]);
     for number in [0, 1, 7, u64::MAX] {
-        world.watch.answered(number);
+        world.watch.answered(world.now, number);
     }
     assert_eq!(world.watch.target(), None);
 }
@@ -223,6 +234,7 @@ fn relays_are_left_alone_while_nothing_flows() {
 #[test]
 fn another_address_of_the_peer_takes_over_within_a_second() {
     let mut world = World::aimed_at(at(1), &[at(1)]);
+    world.pass(Duration::from_millis(1), true);
     world.watch.know([at(1), at(2), at(3)].into_iter());
     world.pass(Duration::from_secs(5), true);
     assert_eq!(world.watch.target(), direct(at(1)));
@@ -240,4 +252,70 @@ fn a_peer_that_names_many_addresses_has_few_of_them_tried() {
     assert_eq!(world.probed.len(), 1 + OTHERS_MAX);
     world.pass(Duration::from_secs(120), true);
     assert!(world.probed.len() < 30 * (1 + OTHERS_MAX), "{} probes", world.probed.len());
+}
+
+#[test]
+fn packets_are_as_large_as_what_passes() {
+    for passes in Size::ALL {
+        let mut world = World::aimed_at(at(1), &[at(1)]);
+        world.passes = passes;
+        world.pass(Duration::from_millis(1), true);
+        assert_eq!((world.watch.target(), world.watch.size()), (direct(at(1)), passes), "at once");
+        assert!(!world.watch.is_narrow());
+        world.pass(Duration::from_secs(2), true);
+        assert_eq!((world.watch.size(), world.watch.is_narrow()), (passes, passes != Size::Most));
+        world.raises = 0;
+        world.pass(Duration::from_secs(7200), true);
+        assert!(world.raises < 2 * 24, "{} probes in two hours for what does not pass", world.raises);
+    }
+}
+
+/// A router on the way begins to carry less, and tells nobody.
+#[test]
+fn what_passes_no_more_is_sent_smaller_within_a_second_and_larger_again() {
+    for less in [Size::Floor, Size::Least] {
+        let mut world = World::aimed_at(at(1), &[at(1)]);
+        world.pass(Duration::from_secs(30), true);
+        world.passes = less;
+        world.pass(SILENCE, true);
+        assert_eq!((world.watch.target(), world.watch.size()), (direct(at(1)), less), "the address is kept");
+        world.pass(Duration::from_secs(60), true);
+        assert_eq!(world.watch.size(), less);
+        world.passes = Size::Most;
+        world.pass(Duration::from_secs(120), true);
+        assert_eq!(world.watch.size(), Size::Most);
+    }
+}
+
+#[test]
+fn what_is_lost_now_and_then_is_no_reason_to_send_less() {
+    let mut world = World::aimed_at(at(1), &[at(1)]);
+    world.pass(Duration::from_secs(1), true);
+    for _ in 0..20 {
+        world.answering.clear();
+        world.pass(OFTEN, true);
+        world.answering = vec![at(1)];
+        world.pass(Duration::from_secs(1), true);
+        assert_eq!((world.watch.target(), world.watch.size()), (direct(at(1)), Size::Most));
+    }
+}
+
+#[test]
+fn who_sends_no_packets_asks_with_small_probes_alone() {
+    let mut world = World::aimed_at(at(1), &[at(1)]);
+    world.watch = Watch::new(Size::Floor);
+    world.watch.aim(Some(at(1)));
+    world.pass(Duration::from_secs(30), true);
+    assert_eq!((world.watch.target(), world.watch.size(), world.raises), (direct(at(1)), Size::Floor, 0));
+}
+
+#[test]
+fn another_address_begins_with_what_passes_everywhere() {
+    let mut world = World::aimed_at(at(1), &[at(1), at(2)]);
+    world.pass(Duration::from_secs(1), true);
+    assert_eq!(world.watch.size(), Size::Most);
+    (world.passes, world.answering) = (Size::Floor, vec![at(2)]);
+    world.watch.aim(Some(at(2)));
+    world.pass(Duration::from_millis(1), true);
+    assert_eq!((world.watch.target(), world.watch.size()), (direct(at(2)), Size::Floor));
 }

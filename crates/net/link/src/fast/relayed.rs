@@ -5,11 +5,11 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use atoll_fast::{Header, Kind, Way, finish_checksum, tcp_headers};
+use atoll_fast::{Header, Way, finish_checksum};
 use atoll_ids::NodeId;
 use bytes::Bytes;
 
-use super::{FastPaths, Said, Session};
+use super::{FastPaths, Session, Taken};
 use crate::node::Node;
 
 impl FastPaths {
@@ -45,23 +45,25 @@ impl FastPaths {
             }
         };
         receiving.heard = Some(now);
+        let taken = self.take(&mut receiving.halves, kind, header.epoch, text, None);
         drop(receiving);
-        if let Kind::Probe | Kind::Answer = kind {
-            if let Some(said) = Said::read(kind, header.epoch, text) {
+        let packet = match taken {
+            Taken::Nothing => return None,
+            Taken::Said(said) => {
                 self.answer(&session, &said, Way::Relayed, None);
-            }
-            return None;
-        }
-        if kind == Kind::Segment {
-            if tcp_headers(text).is_none() {
-                self.counts.stray.fetch_add(1, Ordering::Relaxed);
                 return None;
             }
-            finish_checksum(text);
-        }
+            Taken::Joined(packet) => packet,
+            Taken::Packet { begun } => {
+                if begun {
+                    finish_checksum(text);
+                }
+                Bytes::copy_from_slice(text)
+            }
+        };
         self.counts.opened.fetch_add(1, Ordering::Relaxed);
-        session.meter.received(text.len());
-        Some(Bytes::copy_from_slice(text))
+        session.meter.received(packet.len());
+        Some(packet)
     }
 }
 

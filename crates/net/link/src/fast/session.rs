@@ -5,17 +5,22 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use atoll_fast::{Opener, Run, Sealer, Side, Watch, Way};
+use atoll_fast::{Opener, Run, Sealer, Side, Size, Watch, Way};
 use atoll_ids::NodeId;
 use tokio::sync::Notify;
 
 use crate::meter::Meter;
+use crate::packets::halves::Halves;
 
 /// What seals, and where to. Held for a burst of packets.
 pub(super) struct Sending {
     pub(super) sealer: Sealer,
     /// Which way the watch says that packets arrive.
     pub(super) target: Option<Way>,
+    /// The largest packet that goes that way whole, in bytes.
+    pub(super) carries: usize,
+    /// Larger ones were tried in vain.
+    pub(super) is_narrow: bool,
     /// Bursts so far, also of what had to take the connection.
     pub(super) bursts: u64,
     pub(super) runs: Vec<Run>,
@@ -24,6 +29,7 @@ pub(super) struct Sending {
 /// What opens. Held for what the kernel joined to one buffer.
 pub(super) struct Receiving {
     pub(super) opener: Opener,
+    pub(super) halves: Halves,
     /// Where the last genuine packet came from.
     pub(super) source: Option<SocketAddr>,
     /// When it came, or one by a relay.
@@ -59,15 +65,18 @@ impl Session {
         meter: Arc<Meter>,
         (sealer, opener): (Sealer, Opener),
     ) -> Self {
+        // Who sends packets has to know that they fit; who only wants to be found does not.
+        let most = if side == Side::Dialler { Size::Most } else { Size::Floor };
+        let (target, runs) = (None, Vec::new());
         Self {
             peer,
             side,
             index,
             began: Instant::now(),
             meter,
-            receiving: Mutex::new(Receiving { opener, source: None, heard: None }),
-            watch: Mutex::default(),
-            sending: Mutex::new(Sending { sealer, target: None, bursts: 0, runs: Vec::new() }),
+            receiving: Mutex::new(Receiving { opener, halves: Halves::default(), source: None, heard: None }),
+            watch: Mutex::new(Watch::new(most)),
+            sending: Mutex::new(Sending { sealer, target, carries: 0, is_narrow: false, bursts: 0, runs }),
             wake: Notify::new(),
             dozing: AtomicBool::new(false),
         }
@@ -85,7 +94,9 @@ impl Session {
     pub(super) fn watching<T>(&self, look: impl FnOnce(&mut Watch) -> T) -> T {
         let mut watch = lock(&self.watch);
         let seen = look(&mut watch);
-        self.sending().target = watch.target();
+        let mut sending = self.sending();
+        sending.target = watch.target();
+        (sending.carries, sending.is_narrow) = (watch.size().bytes(), watch.is_narrow());
         seen
     }
 
@@ -99,6 +110,18 @@ impl Session {
         self.sending().target
     }
 
+    /// The largest packet that goes that way whole, in bytes.
+    pub(crate) fn carries(&self) -> Option<usize> {
+        let sending = self.sending();
+        sending.target.map(|_| sending.carries)
+    }
+
+    /// The same, if larger ones were tried in vain.
+    pub(crate) fn narrow(&self) -> Option<usize> {
+        let sending = self.sending();
+        sending.is_narrow.then_some(sending.carries)
+    }
+
     /// Something flows: the watch has to be quick again.
     pub(super) fn rouse(&self) {
         if self.dozing.load(Ordering::Relaxed) && self.dozing.swap(false, Ordering::Relaxed) {
@@ -108,9 +131,14 @@ impl Session {
 
     /// The peer opened what was sealed in this epoch, and answered the probe of this number.
     pub(super) fn answered(&self, number: u64, epoch: u32) {
-        self.watching(|watch| watch.answered(number));
+        let now = Instant::now();
+        let is_news = self.watching(|watch| watch.answered(now, number));
         let mut sending = self.sending();
         sending.sealer.confirm(epoch);
-        sending.sealer.turn(Instant::now());
+        sending.sealer.turn(now);
+        drop(sending);
+        if is_news {
+            self.wake.notify_one();
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::task::{Context, Poll};
 
 use atoll_fast::{BUFFERS, Run};
-use noq_udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
+use noq_udp::{EcnCodepoint, RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
@@ -53,7 +53,8 @@ impl FastSocket {
     pub(super) fn send(&self, to: SocketAddr, from: Option<IpAddr>, bytes: &[u8], run: &Run) -> io::Result<()> {
         let segment_size = (run.count > 1).then_some(run.segment);
         let contents = &bytes[run.at.clone()];
-        let transmit = Transmit { destination: to, ecn: None, contents, segment_size, src_ip: from };
+        let ecn = EcnCodepoint::from_bits(run.ecn);
+        let transmit = Transmit { destination: to, ecn, contents, segment_size, src_ip: from };
         self.io.try_io(Interest::WRITABLE, || self.state.try_send(UdpSockRef::from(&self.io), &transmit))
     }
 

@@ -87,7 +87,7 @@ async fn packets_go_beside_the_connection_both_ways_and_after_a_restart() {
     until_fast(&one, &other, &mut at_other).await;
     until_fast(&other, &one, &mut at_one).await;
     // Many at once, of all sizes.
-    let packets: Vec<Bytes> = (0..200u8).map(|at| Bytes::from(vec![at; usize::from(at) * 6 + 1])).collect();
+    let packets: Vec<Bytes> = (0..200u8).map(|at| Bytes::from(vec![0x60 | at; usize::from(at) * 7 + 1])).collect();
     let before = other.handle.packets().fast_counts().opened;
     one.handle.packets().send_many(other.id(), &packets).unwrap();
     for packet in &packets {

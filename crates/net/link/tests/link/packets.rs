@@ -44,12 +44,12 @@ async fn arrives(from: &Node, to: &Node, packet: &[u8]) {
 #[tokio::test(flavor = "multi_thread")]
 async fn packets_go_both_ways_at_once_and_again_after_a_restart() {
     let (one, other) = pair_with(carrying(), carrying()).await;
-    tokio::join!(arrives(&one, &other, &[1; 1280]), arrives(&other, &one, &[2; 1280]));
+    tokio::join!(arrives(&one, &other, &[0x61; 1420]), arrives(&other, &one, &[0x62; 1280]));
     // What IPv6 needs at least passes without a search for it.
     assert!(one.handle.packets().mtu(&other.id()).unwrap() >= 1280);
     let other = other.restart_with(carrying()).await;
-    arrives(&one, &other, &[3; 100]).await;
-    arrives(&other, &one, &[4; 100]).await;
+    arrives(&one, &other, &[0x63; 100]).await;
+    arrives(&other, &one, &[0x64; 100]).await;
     let counts = one.handle.packets().counts();
     assert!(counts.sent > 0 && counts.received > 0, "{counts:?}");
 }

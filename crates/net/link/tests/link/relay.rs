@@ -76,7 +76,7 @@ async fn streams_and_packets_pass_through_a_relay() {
     writing.await.unwrap();
     assert!(received == message);
 
-    let packet = Bytes::from(vec![7; 1280]);
+    let packet = Bytes::from(vec![0x67; 1420]);
     let arriving = async {
         let mut batch = Vec::new();
         loop {
@@ -208,7 +208,7 @@ async fn a_peer_cannot_get_more_than_its_share() {
     // As fast as it goes, and without caring for what is lost.
     let flood = async {
         loop {
-            let packets = vec![Bytes::from(vec![1; 1200]); 32];
+            let packets = vec![Bytes::from(vec![0x61; 1200]); 32];
             let _: Result<(), _> = one.handle.packets().send_many(other.id(), &packets);
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
