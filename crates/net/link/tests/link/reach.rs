@@ -96,7 +96,7 @@ fn hub() -> LinkConfig {
 }
 
 async fn packets_pass(from: &Node, to: &Node) {
-    let packet = Bytes::from(vec![7; 1280]);
+    let packet = Bytes::from(vec![0x67; 1280]);
     let arriving = async {
         let mut batch = Vec::new();
         loop {
