@@ -35,7 +35,7 @@ fn carrier() -> Carrier {
 
 /// A half of a datagram: something that is kept until the other one comes.
 fn half(cargo: Cargo, number: usize) -> Bytes {
-    Parcel::Half { cargo, number: number as u16, second: false, bytes: Bytes::from(vec![1; 700]) }.encode()
+    Parcel::Half { cargo, number: number as u16, second: false, bytes: Bytes::from(vec![1; 600]) }.encode()
 }
 
 /// A peer makes up strangers, by the thousand, while somebody is invited.
