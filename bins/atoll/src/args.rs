@@ -356,8 +356,8 @@ pub(crate) enum NetCommand {
     Check(NetCheck),
     /// Show the ways to a peer: direct ones and relays, what was measured of them, which one is used and why
     Path {
-        /// The peer's id
-        node: NodeId,
+        /// The peer's name, id or planetary address
+        node: String,
     },
     /// Look up among nodes where a node is, peer or not
     Find {

@@ -20,12 +20,12 @@ mod demo;
 mod faults;
 #[path = "processes/filesystems.rs"]
 mod filesystems;
+#[path = "processes/find.rs"]
+mod find;
 #[path = "processes/floods.rs"]
 mod floods;
 #[path = "processes/forgeries.rs"]
 mod forgeries;
-#[path = "processes/find.rs"]
-mod find;
 #[path = "processes/help.rs"]
 mod help;
 #[path = "processes/kill.rs"]
@@ -38,6 +38,8 @@ mod lab_node;
 mod names;
 #[path = "processes/nat.rs"]
 mod nat;
+#[path = "processes/nat_relay.rs"]
+mod nat_relay;
 #[path = "processes/network.rs"]
 mod network;
 #[path = "processes/node.rs"]

@@ -26,7 +26,7 @@ use tokio::net::UnixStream;
 
 use crate::{
     API_VERSION, ApiError, BucketInfo, BucketRequest, ConfigEntry, Event, GetRequest, HealRequest, InviteRequest,
-    Invited, JoinRequest, Listing, NetFound, NetPaths, NetStatus, NodeStatus, ObjectInfo, PeerStatus, PutRequest,
+    Invited, JoinRequest, Joined, Listing, NetFound, NetPaths, NetStatus, NodeStatus, ObjectInfo, PutRequest,
     RemoveRequest, SOCKET_NAME, Usage,
 };
 
@@ -99,12 +99,12 @@ impl Client {
         self.json(Method::GET, "/net", &[], None::<&()>).await
     }
 
-    /// The ways to a peer, measured.
+    /// The ways to a peer, measured. It is named by its id, name or address.
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub async fn net_path(&self, node: &NodeId) -> Result<NetPaths, ClientError> {
-        self.json(Method::GET, &format!("/net/path/{node}"), &[], None::<&()>).await
+    pub async fn net_path(&self, node: &str) -> Result<NetPaths, ClientError> {
+        self.json(Method::GET, "/net/path", &[("node", node)], None::<&()>).await
     }
 
     /// Looks up where a node is that has this id, address or name.
@@ -143,7 +143,7 @@ impl Client {
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub async fn join(&self, request: &JoinRequest) -> Result<PeerStatus, ClientError> {
+    pub async fn join(&self, request: &JoinRequest) -> Result<Joined, ClientError> {
         self.json(Method::POST, "/join", &[], Some(request)).await
     }
 

@@ -41,7 +41,9 @@ pub use net::{
     DroppedPackets, FastStatus, InterfaceStatus, NeighbourStatus, NetFound, NetPath, NetPaths, NetPeer, NetRoute,
     NetStatus,
 };
-pub use node::{ConfigEntry, InviteRequest, Invited, JoinRequest, NodeStatus, PeerStatus, RoleStatus, StorageStatus};
+pub use node::{
+    ConfigEntry, InviteRequest, Invited, JoinRequest, Joined, NodeStatus, PeerStatus, RoleStatus, StorageStatus,
+};
 pub use proxy::{ProxyCounts, ProxyRequest, ProxyStatus};
 pub use rules::{AllowRequest, CheckAnswer, CheckRequest, CheckSide, DenyRequest, LookedAt, NetRule};
 pub use store::{

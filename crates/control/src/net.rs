@@ -126,7 +126,7 @@ pub struct NetPeer {
     pub fast: Option<String>,
 }
 
-/// `GET /v1/net/path/NODE`: the ways to a peer.
+/// `GET /v1/net/path?node=NODE`: the ways to a peer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NetPaths {
     /// To whom.

@@ -114,6 +114,17 @@ pub struct JoinRequest {
     pub ticket: String,
 }
 
+/// Answer to [`JoinRequest`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Joined {
+    /// Who was joined.
+    #[serde(flatten)]
+    pub peer: PeerStatus,
+    /// The relay through which it was joined, if that is no peer of this node: it carries nothing more than the joining.
+    #[serde(default)]
+    pub through: Option<NodeId>,
+}
+
 /// One configuration key with its value and where that came from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConfigEntry {

@@ -83,7 +83,7 @@ fn router(parts: Arc<Parts>) -> Router {
         .route("/net/connect", post(proxy::connect))
         .merge(bus::routes())
         .route("/net/find", get(net::find))
-        .route("/net/path/{node}", get(net::path))
+        .route("/net/path", get(net::path))
         .route("/config", get(node::config))
         .route("/shutdown", post(node::shutdown))
         .route("/invite", post(node::invite))

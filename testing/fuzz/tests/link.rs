@@ -1,7 +1,10 @@
 //! What nodes tell each other about themselves: tickets, the frames of joining and meeting, address records.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use std::net::SocketAddr;
+
 use atoll_fuzz::fuzz;
+use atoll_ids::NodeId;
 use atoll_keys::{NodeKey, Signed};
 use atoll_link::{
     AddressRecord, Hello, JoinAnswer, JoinHello, JoinRefusal, RecordError, StoredPeer, Ticket, TicketError,
@@ -33,6 +36,22 @@ impl Versioned for TicketBody {
     const NAME: &'static str = "ticket";
 }
 
+/// The same with relays: each a node and its addresses for QUIC and for lanes.
+#[derive(Serialize, Deserialize)]
+struct TicketBodyWithRelays(Signed<AddressRecord>, [u8; 16], u64, Vec<(NodeId, Vec<SocketAddr>, Vec<SocketAddr>)>);
+
+impl Versioned for TicketBodyWithRelays {
+    const VERSION: u16 = 2;
+    const NAME: &'static str = "ticket";
+}
+
+fn ticket_body_with_relays() -> Vec<u8> {
+    let record = record(&key());
+    let relay = (NodeId::from_bytes([3; 32]), record.quic.clone(), record.lane.clone());
+    let signed = Signed::sign(&record, &key());
+    encode(&TicketBodyWithRelays(signed, [9; 16], 1_800_000_000, vec![relay.clone(), relay]))
+}
+
 fn ticket_body() -> Vec<u8> {
     encode(&TicketBody(Signed::sign(&record(&key()), &key()), [9; 16], 1_800_000_000))
 }
@@ -45,12 +64,14 @@ fn ticket_text(body: &[u8]) -> String {
 
 #[test]
 fn ticket_texts() {
-    let original = ticket_text(&ticket_body());
-    assert_eq!(original.parse::<Ticket>().unwrap().to_string(), original);
-    fuzz!(20_000, vec![original.clone().into_bytes()], |bytes: &[u8]| {
+    let originals = [ticket_body(), ticket_body_with_relays()].map(|body| ticket_text(&body));
+    for original in &originals {
+        assert_eq!(original.parse::<Ticket>().unwrap().to_string(), *original);
+    }
+    fuzz!(20_000, originals.iter().map(|text| text.clone().into_bytes()).collect(), |bytes: &[u8]| {
         let text = String::from_utf8_lossy(bytes);
         match text.parse::<Ticket>() {
-            Ok(ticket) => assert_eq!(ticket.to_string(), original, "a changed ticket passed"),
+            Ok(ticket) => assert!(originals.contains(&ticket.to_string()), "a changed ticket passed"),
             Err(error) => assert!(!error.to_string().is_empty()),
         }
     });
@@ -58,10 +79,14 @@ fn ticket_texts() {
 
 #[test]
 fn tickets_behind_their_checksum() {
-    fuzz!(3_000, vec![ticket_body()], |bytes: &[u8]| {
+    fuzz!(3_000, vec![ticket_body(), ticket_body_with_relays()], |bytes: &[u8]| {
         match ticket_text(bytes).parse::<Ticket>() {
-            // Secret and end are not signed, but what the inviting node says about itself is.
-            Ok(ticket) => assert_eq!(*ticket.record(), record(&key())),
+            // Secret, end and relays are not signed, but what the inviting node says about itself is.
+            Ok(ticket) => {
+                assert_eq!(*ticket.record(), record(&key()));
+                assert!(ticket.relays().count() <= 3);
+                assert_eq!(ticket.to_string().parse(), Ok(ticket));
+            }
             Err(error) => assert_ne!(error, TicketError::Damaged, "the checksum of this test is not the ticket's"),
         }
     });

@@ -3,7 +3,7 @@
 
 use atoll_fuzz::fuzz;
 use atoll_ids::NodeId;
-use atoll_relay::{Cargo, Frame, Halves, Parcel, Refusal};
+use atoll_relay::{Cargo, Frame, Halves, Parcel, Pass, Refusal};
 use bytes::Bytes;
 
 fn node() -> NodeId {
@@ -17,6 +17,8 @@ fn frames() {
         Frame::Forward { to: node(), payload: payload.clone() },
         Frame::Deliver { from: node(), payload },
         Frame::Refused { to: node(), refusal: Refusal::Budget },
+        Frame::Await { node: node(), pass: Pass::from_bytes([3; 32]), seconds: 60 },
+        Frame::Show { to: node(), proof: [4; 32] },
     ];
     fuzz!(30_000, valid.iter().map(|frame| frame.encode().to_vec()).collect(), |bytes: &[u8]| {
         if let Ok(frame) = Frame::decode(Bytes::copy_from_slice(bytes)) {

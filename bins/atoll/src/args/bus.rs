@@ -21,7 +21,7 @@ pub(crate) enum BusCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct BusSend {
-    /// A node's id, or owner:ID for all known nodes of that owner
+    /// A node's name, id or planetary address, or owner:ID for all known nodes of that owner
     #[arg(value_name = "NODE|owner:ID")]
     pub(crate) to: String,
     /// What it is about: words of a-z A-Z 0-9 - _ joined by dots, such as backup.done

@@ -128,8 +128,15 @@ pub(super) async fn invite(context: &Context, invite: &Invite) -> anyhow::Result
 }
 
 pub(super) async fn join(context: &Context, ticket: String) -> anyhow::Result<()> {
-    let peer = context.client().join(&JoinRequest { ticket: ticket.trim().to_owned() }).await?;
-    print(context.output, &peer, |peer| format!("joined {}\n", peer.node))
+    let joined = context.client().join(&JoinRequest { ticket: ticket.trim().to_owned() }).await?;
+    print(context.output, &joined, |joined| format!("joined {}\n", joined.peer.node))?;
+    if let Some(relay) = joined.through {
+        eprintln!(
+            "joined through relay {relay}, which is no peer of this node and carries no more than that. Unless the two come to reach each other \
+             directly, have this node join that one, or another that both reach: peers relay for each other."
+        );
+    }
+    Ok(())
 }
 
 pub(super) async fn forget(context: &Context, node: NodeId) -> anyhow::Result<()> {

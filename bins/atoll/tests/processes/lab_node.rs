@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use atoll_lab::Netns;
 use serde_json::Value;
 
-use crate::common::{program, run, run_json};
+use crate::common::{fail, program, run, run_json};
 
 /// Long for a busy machine; nothing waits that long when it works.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -95,11 +95,33 @@ impl LabNode {
         self.child.id()
     }
 
+    /// What a command says that fails.
+    pub(crate) fn fails(&self, arguments: &[&str]) -> String {
+        fail(&self.data_dir, arguments)
+    }
+
+    /// Whether this is what somebody's status says of it.
+    pub(crate) fn is(&self, peer: &Value) -> bool {
+        peer["node"] == self.status["node"]
+    }
+
+    /// Whether it has this id.
+    pub(crate) fn is_called(&self, id: &str) -> bool {
+        self.status["node"] == id
+    }
+
+    /// By whom packets go to a peer, if by anybody.
+    pub(crate) fn relay_to(&self, other: &Self) -> Option<String> {
+        let paths = self.json(&["net", "path", &other.address().to_string()]);
+        let used = paths["candidates"].as_array().unwrap().iter().find(|way| way["used"] == true)?.clone();
+        used["via"].as_str().map(str::to_owned)
+    }
+
     /// Whether a stream to a peer was answered lately.
     pub(crate) fn reaches(&self, other: &Self) -> bool {
         let status = self.json(&["status"]);
         let mut peers = status["peers"].as_array().unwrap().iter();
-        peers.any(|peer| peer["node"] == other.status["node"] && peer["reachable"] == true)
+        peers.any(|peer| other.is(peer) && peer["reachable"] == true)
     }
 
     /// Whether a ping over the planetary network is answered.

@@ -5,8 +5,8 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use atoll_ids::NodeId;
 use atoll_lane::{Accepted, Acceptor, LaneStream};
@@ -27,6 +27,7 @@ use crate::packets::PACKET;
 use crate::presence::HELLO;
 use crate::quic::{address_error, code};
 use crate::stream::{BoxStream, CountedLane, QuicStream};
+use crate::suspects::Suspects;
 use crate::via::RELAY;
 
 /// How long a stranger may take for the QUIC handshake, and an opener for the first byte of its stream.
@@ -67,10 +68,43 @@ fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
+/// Where the first packet of a connection came from, if directly.
+fn address_of(incoming: &Incoming) -> Option<SocketAddr> {
+    match incoming.remote_addr() {
+        IncomingAddr::Ip(address) => Some(address),
+        _ => None,
+    }
+}
+
+/// Tells the opener of a lane that it is welcome.
+async fn accept(lane: &mut LaneStream) -> bool {
+    let said = async {
+        lane.write_all(&[ACCEPTED]).await?;
+        lane.flush().await
+    };
+    matches!(timeout(HANDSHAKE_TIMEOUT, said).await, Ok(Ok(())))
+}
+
+/// Tells it that it is not.
+async fn refuse(lane: &mut LaneStream, refusal: Refusal) {
+    let say = async {
+        lane.write_all(&[refusal.to_byte()]).await?;
+        lane.shutdown().await
+    };
+    let _: Result<io::Result<()>, _> = timeout(HANDSHAKE_TIMEOUT, say).await;
+}
+
 impl Node {
     /// Takes in QUIC connections until the link stops.
     pub(crate) async fn accept_connections(self: Arc<Self>) {
         while let Some(Some(incoming)) = self.stop.run_until_cancelled(self.endpoint.accept()).await {
+            if let Some(from) = address_of(&incoming)
+                && self.suspects().passes_over(Instant::now(), from)
+            {
+                debug!(%from, "a handshake from there died; another way is answered first");
+                incoming.ignore();
+                continue;
+            }
             let network = match incoming.remote_addr() {
                 IncomingAddr::Ip(address) => Network::from(address.ip()),
                 _ => Network::Relayed,
@@ -89,8 +123,13 @@ impl Node {
     }
 
     async fn welcome(self: Arc<Self>, incoming: Incoming, place: Place) {
+        let from = address_of(&incoming);
         let handshake = async { incoming.accept().map_err(|e| e.to_string())?.await.map_err(|e| e.to_string()) };
-        let connection = match timeout(HANDSHAKE_TIMEOUT, handshake).await {
+        let outcome = timeout(HANDSHAKE_TIMEOUT, handshake).await;
+        if let Some(from) = from {
+            self.suspects().ended(Instant::now(), from, matches!(outcome, Ok(Ok(_))));
+        }
+        let connection = match outcome {
             Ok(Ok(connection)) => connection,
             Ok(Err(error)) => return debug!(error, "a QUIC handshake failed"),
             Err(_) => return debug!("a QUIC handshake took too long"),
@@ -112,6 +151,9 @@ impl Node {
         }
         if !self.book.knows(&peer) && self.config.find && connection.alpn() == PACKET.as_bytes() {
             return self.meet(peer, connection).await;
+        }
+        if connection.alpn() == RELAY.as_bytes() && !self.book.knows(&peer) && self.takes_guests() {
+            return self.serve_guest(peer, connection).await;
         }
         if !self.book.knows(&peer) {
             return close(code::UNKNOWN, "this node is not known here: join with a ticket");
@@ -219,21 +261,46 @@ impl Node {
             Err(error) => return debug!(%error, "a lane's handshake failed"),
         };
         drop(place);
+        if protocol == JOIN {
+            return self.welcome_to_join(peer, stream).await;
+        }
+        if protocol == RELAY && !self.book.knows(&peer) && self.takes_guests() {
+            if accept(&mut stream).await {
+                self.serve_guest_by_lane(peer, stream).await;
+            }
+            return;
+        }
         let refusal = if self.book.knows(&peer) { Refusal::Busy } else { Refusal::Unknown };
         match self.book.admit(peer, Count::LanesIn) {
+            Some(admission) if protocol == RELAY => {
+                if accept(&mut stream).await {
+                    self.receive_frames_by_lane(peer, stream, admission).await;
+                }
+            }
             Some(admission) => {
                 let node = self.clone();
                 self.spawn_stream(async move { node.serve_lane(peer, &protocol, stream, admission).await });
             }
             None => {
                 debug!(peer = %peer.short(), %refusal, "refused a lane");
-                let say = async {
-                    stream.write_all(&[refusal.to_byte()]).await?;
-                    stream.shutdown().await
-                };
-                let _: Result<io::Result<()>, _> = timeout(HANDSHAKE_TIMEOUT, say).await;
+                refuse(&mut stream, refusal).await;
             }
         }
+    }
+
+    async fn welcome_to_join(self: Arc<Self>, peer: NodeId, mut stream: LaneStream) {
+        match self.joins.clone().try_acquire_owned() {
+            Ok(_place) => {
+                if accept(&mut stream).await {
+                    self.serve_join_by_lane(peer, stream).await;
+                }
+            }
+            Err(_) => refuse(&mut stream, Refusal::Busy).await,
+        }
+    }
+
+    fn suspects(&self) -> MutexGuard<'_, Suspects> {
+        self.suspects.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn serve_lane(&self, peer: NodeId, protocol: &str, stream: LaneStream, _admission: CountGuard) {

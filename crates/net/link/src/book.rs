@@ -289,11 +289,9 @@ impl Book {
         self.lock().get(node).is_some_and(|entry| !entry.present.is_empty())
     }
 
-    /// Whether there is any peer through which another may be reached.
-    pub(crate) fn has_relay_to(&self, target: &NodeId) -> bool {
-        let entries = self.lock();
-        entries.contains_key(target)
-            && entries.iter().any(|(node, entry)| node != target && entry.direct_round_trip().is_some())
+    /// Whether a peer is connected directly.
+    pub(crate) fn is_direct(&self, node: &NodeId) -> bool {
+        self.lock().get(node).is_some_and(|entry| entry.direct_round_trip().is_some())
     }
 
     /// The peers through which another may be reached, those with the least round trip first: all that are connected directly.

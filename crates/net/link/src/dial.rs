@@ -5,12 +5,15 @@
 //! connection itself is the opener's byte.
 
 use std::collections::HashMap;
+use std::future::pending;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use atoll_ids::NodeId;
 use atoll_lane::LaneStream;
 use futures_util::StreamExt;
+use futures_util::future::{Either, select};
 use futures_util::stream::FuturesUnordered;
 use iroh::endpoint::{ConnectOptions, ConnectingError, Connection, ConnectionError};
 use iroh::{EndpointAddr, EndpointId};
@@ -26,6 +29,7 @@ use crate::quic::{code, is_direct, transport};
 use crate::stream::{BoxStream, CountedLane, QuicStream, Traffic};
 use crate::via::RELAY;
 use crate::via::transport::address as via_address;
+use crate::via::ways::LANE_AFTER;
 
 /// The byte with which a QUIC stream is opened.
 pub(crate) const OPENING: u8 = 1;
@@ -152,32 +156,34 @@ impl Node {
         self.open_quic(peer, protocol, &record).await
     }
 
-    /// Tries all lane addresses of a peer at once and takes the first that works.
     async fn open_lane(
         self: &Arc<Self>,
         peer: NodeId,
         protocol: &str,
         record: &AddressRecord,
     ) -> Result<BoxStream, DialError> {
+        let lane = self.dial_lane(peer, protocol, record).await?;
+        Ok(Box::new(CountedLane::new(lane, self.book.admit(peer, Count::Lanes))))
+    }
+
+    /// Tries all lane addresses of a node at once and takes the first that works.
+    pub(crate) async fn dial_lane(
+        &self,
+        peer: NodeId,
+        protocol: &str,
+        record: &AddressRecord,
+    ) -> Result<LaneStream, DialError> {
         let addresses = record.lane.iter().filter(|address| is_dialable(address));
         let mut attempts: FuturesUnordered<_> =
             addresses.map(|address| self.connector.connect(*address, peer, protocol)).collect();
         let mut failure = DialError::Failed("it named no lane address".to_owned());
         while let Some(attempt) = attempts.next().await {
             match attempt {
-                Ok(lane) => return self.begin_lane(peer, lane).await,
+                Ok(lane) => return begin_lane(lane).await,
                 Err(error) => failure = DialError::Failed(error.to_string()),
             }
         }
         Err(failure)
-    }
-
-    async fn begin_lane(self: &Arc<Self>, peer: NodeId, mut lane: LaneStream) -> Result<BoxStream, DialError> {
-        let answer = lane.read_u8().await.map_err(|error| DialError::Failed(error.to_string()))?;
-        match Refusal::from_byte(answer) {
-            None => Ok(Box::new(CountedLane::new(lane, self.book.admit(peer, Count::Lanes)))),
-            Some(reason) => Err(DialError::Refused(reason)),
-        }
     }
 
     async fn open_quic(
@@ -228,7 +234,7 @@ impl Node {
 
     /// Makes a connection to a node where its record says it is.
     pub(crate) async fn dial(
-        &self,
+        self: &Arc<Self>,
         peer: NodeId,
         record: &AddressRecord,
         protocol: &str,
@@ -239,7 +245,7 @@ impl Node {
 
     /// The same with options for the connection.
     pub(crate) async fn dial_with(
-        &self,
+        self: &Arc<Self>,
         peer: NodeId,
         record: &AddressRecord,
         protocol: &str,
@@ -260,16 +266,26 @@ impl Node {
             to = to.with_relay_url(url);
         }
         // Direct paths have the start; where none worked last time, or none is known, relays are tried along with them.
-        let by_relay = to.is_empty() || self.via.is_needed(&peer);
-        if by_relay && protocol != RELAY && self.book.has_relay_to(&peer) {
+        let by_relay = protocol != RELAY && (to.is_empty() || self.via.is_needed(&peer));
+        let has_relay = self.via.reach.has_relay_to(&self.book, &peer);
+        if by_relay && has_relay {
             to = to.with_addrs([via_address(&peer)]);
         }
-        if to.is_empty() {
+        if to.is_empty() && record.lane.is_empty() {
             return Err(failed("it named no address that can be dialled"));
         }
-        let connection = match timeout(self.config.dial_timeout, self.connect(to, protocol, options)).await {
-            Ok(outcome) => outcome?,
-            Err(_) => return Err(failed("no answer from any of its addresses")),
+        let connecting = timeout(self.config.dial_timeout, self.connect(to, protocol, options));
+        // A lane that comes up meanwhile carries the very packets of this attempt.
+        let lane = async {
+            if protocol != RELAY {
+                sleep(if by_relay && !has_relay { Duration::ZERO } else { LANE_AFTER }).await;
+                self.want_lane(peer);
+            }
+            pending().await
+        };
+        let connection = tokio::select! {
+            outcome = connecting => outcome.map_err(|_| failed("no answer from any of its addresses"))??,
+            never = lane => never,
         };
         self.via.note(peer, is_direct(&connection));
         if connection.alpn() == NONE.as_bytes() {
@@ -293,6 +309,30 @@ impl Node {
             Err(error) => Err(DialError::Failed(error.to_string())),
         }
     }
+}
+
+/// The outcome of the first of two attempts that succeeds. The second begins when the first has failed, or has had its start; if neither succeeds it is the first one's error.
+pub(crate) async fn either<T>(
+    first: impl Future<Output = Result<T, DialError>>,
+    start: Duration,
+    second: impl Future<Output = Result<T, DialError>>,
+) -> Result<T, DialError> {
+    let mut first = pin!(first);
+    match timeout(start, &mut first).await {
+        Ok(Ok(done)) => return Ok(done),
+        Ok(Err(error)) => return second.await.map_err(|_| error),
+        Err(_) => {}
+    }
+    match select(first, pin!(second)).await {
+        Either::Left((Ok(done), _)) | Either::Right((Ok(done), _)) => Ok(done),
+        Either::Left((Err(error), second)) => second.await.map_err(|_| error),
+        Either::Right((Err(_), first)) => first.await,
+    }
+}
+
+async fn begin_lane(mut lane: LaneStream) -> Result<LaneStream, DialError> {
+    let answer = lane.read_u8().await.map_err(|error| DialError::Failed(error.to_string()))?;
+    Refusal::from_byte(answer).map_or(Ok(lane), |reason| Err(DialError::Refused(reason)))
 }
 
 /// Opens a stream on a connection and waits for the peer to accept it.

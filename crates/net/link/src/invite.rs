@@ -6,14 +6,23 @@
 //! secret, over both NodeIds. BLAKE3's keyed mode is a PRF, so a proof says nothing about the secret. The connection on which it is
 //! sent has proven both NodeIds, and the proof names them in their roles: shown to anybody else or by anybody else it is worth nothing, and there is nothing to replay.
 //!
+//! # The pass
+//!
+//! Relays that are to let the bearer of a ticket through learn a key that is derived from the secret under another context: from it nothing is learnt of the secret
+//! or of proofs, so a relay cannot join with it.
+//!
 //! Invitations are kept in memory only: a restart of the inviting node ends them.
 
 use atoll_ids::NodeId;
+use atoll_relay::{PASSES_MAX, Pass};
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 /// BLAKE3 context in which a secret becomes the key of proofs.
 const PROOF_CONTEXT: &str = "atoll 2026-11 join proof v1";
+
+/// BLAKE3 context in which a secret becomes what relays let its bearer through for.
+const PASS_CONTEXT: &str = "atoll 2026-12 pass to an inviting node v1";
 
 /// Invitations outstanding at once: each is tried for each attempt to join, which costs a few hundred nanoseconds.
 const INVITES_MAX: usize = 256;
@@ -50,6 +59,11 @@ impl Secret {
         hasher.update(joiner.as_bytes()).update(inviter.as_bytes());
         *hasher.finalize().as_bytes()
     }
+
+    /// What relays let the bearer of the secret through for.
+    pub(crate) fn pass(&self) -> Pass {
+        Pass::from_bytes(blake3::derive_key(PASS_CONTEXT, &self.0))
+    }
 }
 
 /// Why somebody may not join.
@@ -77,6 +91,23 @@ struct Invite {
     secret: Secret,
     expires: u64,
     uses_left: u32,
+    /// Those that the ticket names.
+    relays: Vec<NodeId>,
+}
+
+impl Invite {
+    fn is_open(&self, now: u64) -> bool {
+        self.expires > now && self.uses_left > 0
+    }
+}
+
+/// What relays have to know of an invitation.
+#[derive(Debug)]
+pub(crate) struct Awaiting {
+    pub(crate) pass: Pass,
+    /// Seconds left.
+    pub(crate) seconds: u64,
+    pub(crate) relays: Vec<NodeId>,
 }
 
 /// All invitations of one node.
@@ -87,17 +118,32 @@ pub(crate) struct Invites {
 
 impl Invites {
     /// Makes an invitation that ends at `expires` (seconds since 1970) or after `uses`. `None` when too many are outstanding.
-    pub(crate) fn add(&mut self, now: u64, expires: u64, uses: u32) -> Option<Secret> {
+    pub(crate) fn add(&mut self, now: u64, expires: u64, uses: u32, relays: Vec<NodeId>) -> Option<Secret> {
         self.invites.retain(|invite| invite.expires.saturating_add(REMEMBERED_SECONDS) > now);
         if self.invites.len() >= INVITES_MAX {
-            self.invites.retain(|invite| invite.expires > now && invite.uses_left > 0);
+            self.invites.retain(|invite| invite.is_open(now));
         }
         if self.invites.len() >= INVITES_MAX {
             return None;
         }
         let secret = Secret::generate();
-        self.invites.push(Invite { secret: secret.clone(), expires, uses_left: uses });
+        self.invites.push(Invite { secret: secret.clone(), expires, uses_left: uses, relays });
         Some(secret)
+    }
+
+    /// Whether anybody may join.
+    pub(crate) fn is_any_open(&self, now: u64) -> bool {
+        self.invites.iter().any(|invite| invite.is_open(now))
+    }
+
+    /// The newest invitations whose bearers come through relays, as many as one relay takes.
+    pub(crate) fn awaiting(&self, now: u64) -> Vec<Awaiting> {
+        let open = self.invites.iter().rev().filter(|invite| invite.is_open(now) && !invite.relays.is_empty());
+        let awaiting = |invite: &Invite| {
+            let (pass, seconds) = (invite.secret.pass(), invite.expires.saturating_sub(now));
+            Awaiting { pass, seconds, relays: invite.relays.clone() }
+        };
+        open.take(PASSES_MAX).map(awaiting).collect()
     }
 
     /// Takes one use of the invitation that `proof` fits. A node that is known already takes none, so that whoever did
@@ -147,7 +193,7 @@ mod tests {
     #[test]
     fn an_invitation_is_used_as_often_as_it_says() {
         let mut invites = Invites::default();
-        let secret = invites.add(100, 200, 2).unwrap();
+        let secret = invites.add(100, 200, 2, Vec::new()).unwrap();
         let other = NodeId::from_bytes([3; 32]);
         let third = NodeId::from_bytes([4; 32]);
         for (joiner, known, expect) in [
@@ -167,18 +213,18 @@ mod tests {
     #[test]
     fn an_invitation_ends() {
         let mut invites = Invites::default();
-        let secret = invites.add(100, 200, 1).unwrap();
+        let secret = invites.add(100, 200, 1, Vec::new()).unwrap();
         let proof = secret.proof(JOINER, INVITER);
         assert_eq!(invites.redeem(200, JOINER, INVITER, &proof, false), Err(JoinRefusal::Expired));
         // Making another forgets those that ended long ago.
-        invites.add(200 + REMEMBERED_SECONDS, u64::MAX, 1).unwrap();
+        invites.add(200 + REMEMBERED_SECONDS, u64::MAX, 1, Vec::new()).unwrap();
         assert_eq!(invites.redeem(199, JOINER, INVITER, &proof, false), Err(JoinRefusal::Unknown));
     }
 
     #[test]
     fn a_proof_is_good_for_one_pair_of_nodes() {
         let mut invites = Invites::default();
-        let secret = invites.add(100, 200, 1).unwrap();
+        let secret = invites.add(100, 200, 1, Vec::new()).unwrap();
         for proof in [
             secret.proof(INVITER, JOINER),
             secret.proof(JOINER, JOINER),
@@ -190,12 +236,32 @@ mod tests {
     }
 
     #[test]
+    fn relays_hear_of_open_invitations_that_name_them_and_learn_no_proof() {
+        let mut invites = Invites::default();
+        let relay = NodeId::from_bytes([5; 32]);
+        assert!(!invites.is_any_open(100));
+        let secret = invites.add(100, 200, 1, vec![relay]).unwrap();
+        invites.add(100, 200, 1, Vec::new()).unwrap();
+        let awaiting = invites.awaiting(150);
+        assert_eq!(awaiting.len(), 1);
+        assert_eq!((&awaiting[0].pass, awaiting[0].seconds), (&secret.pass(), 50));
+        assert_ne!(secret.pass().proof(JOINER, relay, INVITER), secret.proof(JOINER, INVITER));
+        assert_eq!(invites.redeem(150, JOINER, INVITER, &secret.proof(JOINER, INVITER), false), Ok(()));
+        assert!(invites.awaiting(150).is_empty(), "it is used up");
+        assert!(invites.is_any_open(150) && !invites.is_any_open(200));
+        for _ in 0..2 * PASSES_MAX {
+            invites.add(100, 200, 1, vec![relay]).unwrap();
+        }
+        assert_eq!(invites.awaiting(150).len(), PASSES_MAX);
+    }
+
+    #[test]
     fn there_are_only_so_many() {
         let mut invites = Invites::default();
         for _ in 0..INVITES_MAX {
-            invites.add(100, 200, 1).unwrap();
+            invites.add(100, 200, 1, Vec::new()).unwrap();
         }
-        assert!(invites.add(100, 200, 1).is_none());
-        assert!(invites.add(200, 300, 1).is_some(), "ended ones make room");
+        assert!(invites.add(100, 200, 1, Vec::new()).is_none());
+        assert!(invites.add(200, 300, 1, Vec::new()).is_some(), "ended ones make room");
     }
 }

@@ -41,6 +41,7 @@ mod peers;
 mod presence;
 mod quic;
 mod stream;
+mod suspects;
 mod ticket;
 mod via;
 
@@ -63,6 +64,6 @@ pub use meter::Carried;
 pub use packets::{PacketCounts, PacketRefusal, Packets};
 pub use peers::{Connected, FixedPeer, FixedPeerError, MemoryPeers, Path, Peer, PeerStore, PeerStoreError, StoredPeer};
 pub use stream::{BoxStream, Stream, StreamHandler, Traffic};
-pub use ticket::{TICKET_CHARS_MAX, Ticket, TicketError};
+pub use ticket::{TICKET_CHARS_MAX, TICKET_RELAYS_MAX, Ticket, TicketError};
 pub use via::RelayCounts;
 pub use via::paths::{Candidate, Paths};

@@ -30,6 +30,7 @@ use crate::presence::HELLO;
 use crate::quic::code;
 use crate::stream::{BoxStream, StreamHandler, Traffic};
 use crate::ticket::Ticket;
+use crate::via::reach::Reach;
 use crate::via::transport::{Lookup, ViaTransport};
 use crate::via::{Ends, RELAY, Via};
 
@@ -150,16 +151,19 @@ impl Builder {
         let fixed: Vec<FixedPeer> =
             self.config.peers.iter().filter(|peer| peer.node != self.key.id()).copied().collect();
         book.fix(&fixed);
-        let acceptor = Acceptor::new(&self.key, &names)?;
-        let listeners = if names.is_empty() { Vec::new() } else { listen(&self.config.lane_bind)? };
+        // Joining and relaying get through as lanes where UDP does not.
+        let on_lanes: Vec<&str> = names.iter().copied().chain([JOIN, RELAY]).collect();
+        let acceptor = Acceptor::new(&self.key, &on_lanes)?;
+        let listeners = listen(&self.config.lane_bind)?;
         let listening = listeners.iter().filter_map(|listener| listener.local_addr().ok());
         let lanes = listening.chain(self.config.lane_external.iter().copied()).collect();
         let book = Arc::new(book);
         let (transport, Ends { arrived, outgoing: (outgoing, leaving), unsent }) = ViaTransport::new();
-        let via = (transport, Lookup(book.clone()));
+        let reach = Arc::new(Reach::default());
+        let via = (transport, Lookup(book.clone(), reach.clone()));
         let endpoint = crate::quic::bind(&self.key, &self.config, alpns, via).await?;
         wait_for_interfaces(&endpoint).await;
-        let via = Via::new(self.key.id(), self.config.relay, arrived, outgoing, unsent);
+        let via = Via::new(self.key.id(), self.config.relay, arrived, outgoing, unsent, reach);
         let society = self.society;
         let parts = Parts { key: self.key, config: self.config, endpoint, lanes, book, via, protocols, society };
         let node = Node::new(parts);

@@ -27,6 +27,7 @@ use crate::link::LinkConfig;
 use crate::meter::Meters;
 use crate::packets::PacketPaths;
 use crate::stream::StreamHandler;
+use crate::suspects::Suspects;
 use crate::via::Via;
 
 /// Nodes joining at once.
@@ -65,6 +66,7 @@ pub(crate) struct Node {
     /// For handshakes over QUIC, and for those of lanes: who has used up one has not used up the other.
     pub(crate) doors: Arc<Doors>,
     pub(crate) lane_doors: Arc<Doors>,
+    pub(crate) suspects: Mutex<Suspects>,
     pub(crate) joins: Arc<Semaphore>,
     /// Streams being served: what a shutdown waits for.
     pub(crate) streams: TaskTracker,
@@ -122,6 +124,7 @@ impl Node {
             instance: u64::from_le_bytes(instance),
             doors: Arc::default(),
             lane_doors: Arc::default(),
+            suspects: Mutex::default(),
             joins: Arc::new(Semaphore::new(JOINS_MAX)),
             streams: TaskTracker::new(),
             tasks: TaskTracker::new(),

@@ -214,7 +214,7 @@ impl Node {
             return;
         }
         if silent < SILENT {
-            if is_direct(connection) && self.book.has_relay_to(&peer) {
+            if is_direct(connection) && self.via.reach.has_relay_to(&self.book, &peer) {
                 self.measure_relays(peer);
             }
             return;

@@ -1,25 +1,26 @@
 //! A ticket: what somebody hands to a node so that it can join theirs.
 //!
 //! It says where the inviting node is (its signed address record), carries a secret that shows that the bearer was
-//! invited, and ends. As text it is `atoll1` and lower-case base32 with a checksum, so that a ticket cut short or
+//! invited, and ends. It may name a few nodes that relay for the inviting one, where a joining node that cannot reach that directly asks to be let through. As text it is `atoll1` and lower-case base32 with a checksum, so that a ticket cut short or
 //! mistyped is told from a wrong one. Whoever holds a ticket can use it: treat it like a key to the door.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::str::FromStr;
 
 use atoll_ids::NodeId;
 use atoll_keys::Signed;
-use atoll_wire::{DecodeError, Versioned};
+use atoll_wire::{DecodeError, Versioned, decode_body};
 use data_encoding::BASE32_NOPAD;
 use serde::{Deserialize, Serialize};
 
-use crate::address::{AddressRecord, RecordError, open_record};
+use crate::address::{AddressRecord, RecordError, is_dialable, open_record};
 use crate::invite::Secret;
 
 /// What every ticket starts with. Not part of the base32.
 const PREFIX: &str = "atoll1";
 
-/// The longest text that is looked at: a record with all its addresses takes less than 2,200 characters.
+/// The longest text that is looked at: a record with all its addresses takes less than 2,200 characters, relays less than 800.
 pub const TICKET_CHARS_MAX: usize = 4096;
 
 /// Bytes of the checksum behind the ticket's bytes. Against accidents only: authenticity is the signature's business.
@@ -28,6 +29,39 @@ const CHECKSUM_BYTES: usize = 4;
 /// BLAKE3 context of the checksum.
 const CHECKSUM_CONTEXT: &str = "atoll 2026-11 ticket checksum v1";
 
+/// Relays that a ticket names: one that is gone does not matter then, and the text stays short enough to be sent by hand.
+pub const TICKET_RELAYS_MAX: usize = 3;
+
+/// Addresses of each kind that a ticket names of a relay: one of each family and one to spare.
+const RELAY_ADDRESSES_MAX: usize = 3;
+
+/// A node through which the inviting one can be reached, and where it is. Nobody signed that: the handshake shows whether it is that node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct TicketRelay {
+    pub(crate) node: NodeId,
+    pub(crate) quic: Vec<SocketAddr>,
+    pub(crate) lane: Vec<SocketAddr>,
+}
+
+impl TicketRelay {
+    /// Of these addresses the first ones.
+    pub(crate) fn new(node: NodeId, quic: &[SocketAddr], lane: &[SocketAddr]) -> Self {
+        let few = |addresses: &[SocketAddr]| addresses.iter().copied().take(RELAY_ADDRESSES_MAX).collect();
+        Self { node, quic: few(quic), lane: few(lane) }
+    }
+
+    fn is_within_limits(&self) -> bool {
+        self.quic.len() <= RELAY_ADDRESSES_MAX && self.lane.len() <= RELAY_ADDRESSES_MAX
+    }
+
+    /// Where it is, in the form in which nodes are dialled.
+    pub(crate) fn record(&self) -> AddressRecord {
+        let dialable = |addresses: &[SocketAddr]| addresses.iter().copied().filter(is_dialable).collect();
+        let (quic, lane) = (dialable(&self.quic), dialable(&self.lane));
+        AddressRecord { node: self.node, sequence: 0, quic, lane, relay: None }
+    }
+}
+
 /// An invitation to a node. See the [module](self).
 #[derive(Clone, PartialEq, Eq)]
 pub struct Ticket {
@@ -35,17 +69,36 @@ pub struct Ticket {
     record: AddressRecord,
 }
 
-/// Version 1 of the encoding.
+/// Version 2 of the encoding. One that names no relays is written in version 1, so that older programs read it.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Body {
     record: Signed<AddressRecord>,
     secret: Secret,
     expires: u64,
+    relays: Vec<TicketRelay>,
 }
 
 impl Versioned for Body {
-    const VERSION: u16 = 1;
+    const VERSION: u16 = 2;
     const NAME: &'static str = "ticket";
+
+    fn from_older(_: u16, body: &[u8]) -> Result<Self, DecodeError> {
+        let BodyWithoutRelays { record, secret, expires } = decode_body(Self::NAME, body)?;
+        Ok(Self { record, secret, expires, relays: Vec::new() })
+    }
+}
+
+/// Version 1 of the encoding.
+#[derive(Serialize, Deserialize)]
+struct BodyWithoutRelays {
+    record: Signed<AddressRecord>,
+    secret: Secret,
+    expires: u64,
+}
+
+impl Versioned for BodyWithoutRelays {
+    const VERSION: u16 = 1;
+    const NAME: &'static str = Body::NAME;
 }
 
 /// Why a text is not a ticket.
@@ -69,12 +122,36 @@ pub enum TicketError {
     /// Whole, but the inviting node did not sign it.
     #[error("this ticket is not genuine: {0}")]
     Record(#[from] RecordError),
+    /// Whole, and names more relays or addresses of them than a ticket does, or says that it names some and does not.
+    #[error("this ticket does not name relays as tickets do: ask for a new one")]
+    Relays,
 }
 
 impl Ticket {
-    pub(crate) fn new(record: Signed<AddressRecord>, secret: Secret, expires: u64) -> Result<Self, TicketError> {
+    /// As many of the relays are named as may be.
+    pub(crate) fn new(
+        record: Signed<AddressRecord>,
+        secret: Secret,
+        expires: u64,
+        mut relays: Vec<TicketRelay>,
+    ) -> Result<Self, TicketError> {
         let opened = open_record(&record)?;
-        Ok(Self { body: Body { record, secret, expires }, record: opened })
+        relays.truncate(TICKET_RELAYS_MAX);
+        let mut ticket = Self { body: Body { record, secret, expires, relays }, record: opened };
+        // A record as long as may be, with signatures still to come, leaves less room.
+        while !ticket.body.relays.is_empty() && ticket.to_string().len() > TICKET_CHARS_MAX {
+            ticket.body.relays.pop();
+        }
+        Ok(ticket)
+    }
+
+    /// The nodes that the ticket names as relays for the one that invites.
+    pub fn relays(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.body.relays.iter().map(|relay| relay.node)
+    }
+
+    pub(crate) fn named_relays(&self) -> &[TicketRelay] {
+        &self.body.relays
     }
 
     /// The node that invites.
@@ -103,6 +180,7 @@ impl fmt::Debug for Ticket {
         f.debug_struct("Ticket")
             .field("record", &self.record)
             .field("expires", &self.body.expires)
+            .field("relays", &self.body.relays)
             .finish_non_exhaustive()
     }
 }
@@ -114,7 +192,13 @@ fn checksum(bytes: &[u8]) -> [u8; CHECKSUM_BYTES] {
 
 impl fmt::Display for Ticket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut bytes = atoll_wire::encode(&self.body);
+        let Body { record, secret, expires, relays } = &self.body;
+        let mut bytes = if relays.is_empty() {
+            let (record, secret, expires) = (record.clone(), secret.clone(), *expires);
+            atoll_wire::encode(&BodyWithoutRelays { record, secret, expires })
+        } else {
+            atoll_wire::encode(&self.body)
+        };
         bytes.extend(checksum(&bytes));
         write!(f, "{PREFIX}{}", BASE32_NOPAD.encode(&bytes).to_ascii_lowercase())
     }
@@ -136,8 +220,14 @@ impl FromStr for Ticket {
         if checksum(bytes) != *found {
             return Err(TicketError::Damaged);
         }
-        let Body { record, secret, expires } = atoll_wire::decode(bytes)?;
-        Self::new(record, secret, expires)
+        let body: Body = atoll_wire::decode(bytes)?;
+        let named = (1..=TICKET_RELAYS_MAX).contains(&body.relays.len())
+            && body.relays.iter().all(TicketRelay::is_within_limits);
+        let says_so = atoll_wire::version_of(bytes) == Some(Body::VERSION);
+        if says_so != named {
+            return Err(TicketError::Relays);
+        }
+        Ok(Self { record: open_record(&body.record)?, body })
     }
 }
 
@@ -146,7 +236,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
     use atoll_keys::NodeKey;
-    use proptest::prelude::{any, proptest};
+    use proptest::prelude::proptest;
     use proptest::{prop_assert, prop_assert_eq};
 
     use super::*;
@@ -155,7 +245,15 @@ mod tests {
         let key = NodeKey::from_secret_bytes(&[7; 32]);
         let quic = vec!["192.0.2.1:4000".parse().unwrap(), "[2001:db8::1]:4000".parse().unwrap()];
         let record = AddressRecord { node: key.id(), sequence: 5, quic, lane: Vec::new(), relay: None };
-        Ticket::new(Signed::sign(&record, &key), Secret::from_bytes([9; 16]), 1_800_000_000).unwrap()
+        Ticket::new(Signed::sign(&record, &key), Secret::from_bytes([9; 16]), 1_800_000_000, Vec::new()).unwrap()
+    }
+
+    fn with_relays() -> Ticket {
+        let place = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let (quic, lane) = ([place("198.51.100.1:5771"), place("[2001:db8::5]:5771")], [place("198.51.100.1:443")]);
+        let relays = [3, 4].map(|number| TicketRelay::new(NodeId::from_bytes([number; 32]), &quic, &lane));
+        let Body { record, secret, expires, .. } = ticket().body;
+        Ticket::new(record, secret, expires, relays.into()).unwrap()
     }
 
     /// Version 1, as it stands on paper somewhere. This may never change.
@@ -164,6 +262,42 @@ mod tests {
         let old = include_str!("../tests/fixtures/ticket-v1.txt");
         assert_eq!(old.trim_end(), ticket().to_string());
         assert_eq!(old.parse::<Ticket>().unwrap(), ticket());
+    }
+
+    /// Version 2, the same.
+    #[test]
+    fn a_ticket_that_names_relays_is_read() {
+        let old = include_str!("../tests/fixtures/ticket-v2.txt");
+        assert_eq!(old.trim_end(), with_relays().to_string());
+        assert_eq!(old.parse::<Ticket>().unwrap(), with_relays());
+    }
+
+    #[test]
+    fn a_ticket_names_few_relays_and_few_addresses_of_each() {
+        let text = |relays: Vec<TicketRelay>| {
+            let mut bytes = atoll_wire::encode(&Body { relays, ..ticket().body });
+            bytes.extend(checksum(&bytes));
+            format!("{PREFIX}{}", BASE32_NOPAD.encode(&bytes))
+        };
+        let relay = &with_relays().body.relays[0];
+        let too_long = TicketRelay { quic: vec![relay.quic[0]; RELAY_ADDRESSES_MAX + 1], ..relay.clone() };
+        for relays in [Vec::new(), vec![relay.clone(); TICKET_RELAYS_MAX + 1], vec![too_long]] {
+            assert_eq!(text(relays).parse::<Ticket>().unwrap_err(), TicketError::Relays);
+        }
+    }
+
+    #[test]
+    fn the_longest_ticket_is_read() {
+        let key = NodeKey::from_secret_bytes(&[7; 32]);
+        let six: SocketAddr = "[2001:db8:1111:2222:3333:4444:5555:6666]:50000".parse().unwrap();
+        let all = vec![six; crate::ADDRESSES_MAX];
+        let record =
+            AddressRecord { node: key.id(), sequence: u64::MAX, quic: all.clone(), lane: all.clone(), relay: None };
+        let relays = vec![TicketRelay::new(NodeId::from_bytes([3; 32]), &all, &all); 9];
+        let secret = Secret::from_bytes([9; 16]);
+        let ticket = Ticket::new(Signed::sign(&record, &key), secret, u64::MAX, relays).unwrap();
+        assert_eq!(ticket.relays().count(), TICKET_RELAYS_MAX, "{}", ticket.to_string().len());
+        assert_eq!(ticket.to_string().parse::<Ticket>().unwrap(), ticket);
     }
 
     #[test]
@@ -191,7 +325,7 @@ mod tests {
 
     #[test]
     fn a_forged_ticket_with_a_good_checksum_is_refused() {
-        let mut body = ticket().body;
+        let mut body = with_relays().body;
         let other = NodeKey::generate();
         body.record = Signed::sign(&ticket().record, &other);
         let mut bytes = atoll_wire::encode(&body);
@@ -224,9 +358,9 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_with_a_good_checksum_are_read_or_refused(mut bytes: Vec<u8>, version in any::<bool>()) {
-            if version {
-                bytes.splice(0..0, [1, 0]);
+        fn any_bytes_with_a_good_checksum_are_read_or_refused(mut bytes: Vec<u8>, version in 0u8..3) {
+            if version > 0 {
+                bytes.splice(0..0, [version, 0]);
             }
             bytes.extend(checksum(&bytes));
             let _: Result<Ticket, TicketError> = format!("{PREFIX}{}", BASE32_NOPAD.encode(&bytes)).parse();

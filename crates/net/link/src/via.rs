@@ -3,34 +3,42 @@
 //! To iroh this is one more transport ([`transport`]): what it sends to a peer "via" are the datagrams of the very QUIC connection between the two, handshake
 //! included, and they travel inside datagrams of a connection to the relay and of one from there to the peer. The relay sees who sends how much to whom. An address of this transport is
 //! the peer's id and names no relay: which one carries is decided here for every datagram ([`atoll_relay::Choices`]), so iroh sees one path that goes on when
-//! a relay does not. [`user`] is that side, [`relay`] the other one, [`ways`] the connections both use.
+//! a relay does not. [`user`] is that side, [`relay`] the other one, [`guests`] what both do for strangers that join, [`ways`] the connections all use, [`carrier`] what these are made of.
 //!
 //! # What holds
 //!
-//! - Only known peers are carried for, and only to known peers that are connected directly. A relay is never reached through a relay.
+//! - Only known peers are carried for, and only to known peers that are connected directly or by a lane; strangers with a pass for a minute, to the peer that awaits them. A relay is never reached
+//!   through a relay.
+//! - Where UDP does not get through, a lane to the relay takes the place of the connection, and the peer at its other end is reached by it, too.
 //! - The connections for relaying send on what this node dialled and receive on all, as those for packets do.
 //! - When a direct path works it is used, whatever its round trip: a relay's budget is somebody else's.
 //! - Memory is bounded: queues by number, users and targets by the cores in `atoll-relay`.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use atoll_ids::NodeId;
-use atoll_relay::{Budget, Cargo, Choices, Counts, Forwarder, Halves, WayReport, WayState};
+use atoll_relay::{Awaited, Budget, Cargo, Choices, Counts, Forwarder, GUESTS_MAX, Halves, WayReport, WayState};
 use bytes::Bytes;
-use iroh::endpoint::Connection;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 
 use crate::node::Node;
+use crate::via::carrier::Carrier;
+use crate::via::reach::Reach;
 use crate::via::ways::Way;
 
+mod carrier;
+mod guests;
 pub(crate) mod paths;
+pub(crate) mod reach;
 mod relay;
+#[cfg(test)]
+mod tests;
 pub(crate) mod transport;
 mod user;
-mod ways;
+pub(crate) mod ways;
 
 /// The protocol's name.
 pub(crate) const RELAY: &str = "atoll/relay/1";
@@ -57,8 +65,17 @@ pub(crate) struct Via {
     /// Rung when there is something to hand on.
     to_hand_on: Notify,
     ways: Mutex<HashMap<NodeId, Way>>,
-    /// Connections that peers dialled.
-    accepted: Mutex<Vec<(NodeId, Connection)>>,
+    /// Connections that peers dialled, and strangers that are let through.
+    accepted: Mutex<Vec<(NodeId, Carrier)>>,
+    /// Who is awaited by peers of this node.
+    awaited: Mutex<Awaited>,
+    /// Places for strangers that are let through or are about to show that they may be: these have five seconds for that.
+    guests: Arc<Semaphore>,
+    /// Peers that do not let anybody through to this node, and until when they are not asked.
+    unwilling: Mutex<BTreeMap<NodeId, Instant>>,
+    /// Rung when there is a new invitation.
+    pub(crate) invited: Notify,
+    pub(crate) reach: Arc<Reach>,
     halves: Mutex<HashMap<NodeId, Halves>>,
     /// Peers that were reached in this way last time: it is tried at once next time.
     needed: Mutex<BTreeSet<NodeId>>,
@@ -109,6 +126,7 @@ impl Via {
         arrived: mpsc::Sender<(NodeId, Bytes)>,
         outgoing: mpsc::Sender<Outgoing>,
         unsent: Arc<AtomicU64>,
+        reach: Arc<Reach>,
     ) -> Self {
         let mut first = [0; 8];
         getrandom::fill(&mut first).expect("the operating system has randomness");
@@ -119,6 +137,11 @@ impl Via {
             to_hand_on: Notify::new(),
             ways: Mutex::default(),
             accepted: Mutex::default(),
+            awaited: Mutex::default(),
+            guests: Arc::new(Semaphore::new(2 * GUESTS_MAX)),
+            unwilling: Mutex::default(),
+            invited: Notify::new(),
+            reach,
             halves: Mutex::default(),
             needed: Mutex::default(),
             arrived,
@@ -134,12 +157,13 @@ impl Via {
     pub(crate) fn close(&self, peer: &NodeId, code: u32, reason: &str) {
         // One that is being dialled at this moment is new and stays.
         let up = lock(&self.ways).extract_if(|node, way| node == peer && way.is_up()).next();
-        if let Some((_, Way::Up { connection, .. })) = up {
-            connection.close(code.into(), reason.as_bytes());
+        if let Some((_, Way::Up { carrier, .. })) = up {
+            carrier.close(code, reason);
         }
-        for (_, connection) in lock(&self.accepted).extract_if(.., |(node, _)| node == peer) {
-            connection.close(code.into(), reason.as_bytes());
+        for (_, carrier) in lock(&self.accepted).extract_if(.., |(node, _)| node == peer) {
+            carrier.close(code, reason);
         }
+        self.reach.set_laned(*peer, false);
         lock(&self.halves).remove(peer);
     }
 
@@ -188,6 +212,7 @@ impl Node {
     /// Starts what runs all the time.
     pub(crate) fn relay_on(self: &Arc<Self>, outgoing: mpsc::Receiver<Outgoing>) {
         self.spawn(self.clone().send_by_relays(outgoing));
+        self.spawn(self.clone().await_joiners());
         if self.via.offers {
             self.spawn(self.clone().hand_on_for_others());
         }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use atoll_ids::NodeId;
 use bytes::Bytes;
 
+use crate::awaited::GUESTS_MAX;
 use crate::bucket::Bucket;
 use crate::frame::{HEADER_BYTES, PAYLOAD_BYTES_MAX, Refusal};
 
@@ -33,6 +34,12 @@ const BURST: Duration = Duration::from_millis(250);
 
 /// The least burst, in bytes: a few frames go even at a rate of a few KiB per second.
 const BURST_LEAST: u64 = 8 * (PAYLOAD_BYTES_MAX + HEADER_BYTES) as u64;
+
+/// What a stranger may send that is let through to who awaits it, in bytes per second: joining takes some 15 KiB, most of it at once.
+const GUEST_RATE: u64 = 16 << 10;
+
+/// The part of what is carried for all that strangers may have together, however many come one after the other: one in so many bytes.
+const GUESTS_PART: u64 = 8;
 
 /// What an owner lets a node carry for others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +70,8 @@ pub struct Counts {
 #[derive(Debug)]
 struct User {
     bucket: Bucket,
+    /// Whether it is a stranger that is let through.
+    guest: bool,
     queue: VecDeque<(NodeId, Bytes)>,
     bytes: usize,
     credit: usize,
@@ -76,6 +85,8 @@ struct User {
 pub struct Forwarder {
     budget: Budget,
     total: Bucket,
+    /// What all strangers may send together. What is over that is refused and waits nowhere.
+    guests: Bucket,
     users: BTreeMap<NodeId, User>,
     turns: VecDeque<NodeId>,
     waiting: usize,
@@ -116,6 +127,7 @@ impl Forwarder {
         Self {
             budget,
             total: bucket(budget.rate),
+            guests: bucket((budget.rate / GUESTS_PART).min(GUESTS_MAX as u64 * GUEST_RATE)),
             users: BTreeMap::new(),
             turns: VecDeque::new(),
             waiting: 0,
@@ -129,8 +141,38 @@ impl Forwarder {
     ///
     /// [`Refusal::Budget`] when as much waits as may; [`Refusal::Crowded`] for one user too many.
     pub fn offer(&mut self, now: Instant, from: NodeId, to: NodeId, payload: Bytes) -> Result<(), Refusal> {
+        self.offer_as(now, from, to, payload, false)
+    }
+
+    /// The same from a stranger that is let through, with less of a share; all of them together have a part of the budget, so that those who come and go by the dozen take
+    /// nothing from others.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::offer`].
+    pub fn offer_from_guest(&mut self, now: Instant, from: NodeId, to: NodeId, payload: Bytes) -> Result<(), Refusal> {
         let size = size(&payload);
-        let admitted = self.admit(now, from);
+        if !self.guests.wait(now, size).is_zero() {
+            return self.refuse(Refusal::Budget);
+        }
+        self.offer_as(now, from, to, payload, true)?;
+        self.guests.take(now, size);
+        Ok(())
+    }
+
+    /// A stranger is gone: what it left is not handed on, and its place is free.
+    pub fn leave(&mut self, guest: &NodeId) {
+        // Who became a peer in the meantime stays.
+        if self.users.get(guest).is_some_and(|user| user.guest) {
+            let waiting = self.users.remove(guest).map_or(0, |user| user.bytes);
+            self.waiting = self.waiting.saturating_sub(waiting);
+            self.turns.retain(|user| user != guest);
+        }
+    }
+
+    fn offer_as(&mut self, now: Instant, from: NodeId, to: NodeId, payload: Bytes, guest: bool) -> Result<(), Refusal> {
+        let size = size(&payload);
+        let admitted = self.admit(now, from, guest);
         let Some(user) = self.users.get_mut(&from).filter(|_| admitted) else { return self.refuse(Refusal::Crowded) };
         user.active = now;
         if user.bytes + size > USER_QUEUE_BYTES_MAX || self.waiting + size > QUEUE_BYTES_MAX {
@@ -157,8 +199,13 @@ impl Forwarder {
     }
 
     /// Whether there is room for a user, or it is there.
-    fn admit(&mut self, now: Instant, from: NodeId) -> bool {
-        if self.users.contains_key(&from) {
+    fn admit(&mut self, now: Instant, from: NodeId, guest: bool) -> bool {
+        let rate = self.budget.rate_per_user;
+        let rate = if guest { rate.min(GUEST_RATE) } else { rate };
+        if let Some(user) = self.users.get_mut(&from) {
+            if user.guest != guest {
+                (user.bucket, user.guest) = (bucket(rate), guest);
+            }
             return true;
         }
         if self.users.len() >= USERS_MAX {
@@ -168,8 +215,8 @@ impl Forwarder {
         if self.users.len() >= USERS_MAX {
             return false;
         }
-        let bucket = bucket(self.budget.rate_per_user);
-        let user = User { bucket, queue: VecDeque::new(), bytes: 0, credit: 0, on: false, active: now };
+        let user =
+            User { bucket: bucket(rate), guest, queue: VecDeque::new(), bytes: 0, credit: 0, on: false, active: now };
         self.users.insert(from, user);
         true
     }

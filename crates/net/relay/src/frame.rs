@@ -1,4 +1,4 @@
-//! What goes to and from a relay: one frame in one QUIC datagram.
+//! What goes to and from a relay: one frame in one QUIC datagram, or behind its length on a lane.
 //!
 //! ```text
 //! version u16 (1, little endian) | kind u8 | node, 32 bytes | payload
@@ -8,6 +8,8 @@
 
 use atoll_ids::NodeId;
 use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::pass::{Pass, Proof};
 
 /// The version of this format.
 const VERSION: u16 = 1;
@@ -87,12 +89,28 @@ pub enum Frame {
         /// What.
         payload: Bytes,
     },
-    /// From a relay: something for this node was not carried.
+    /// From a relay: something for this node was not carried. Named is the node that it is said to, if it is not awaited here either ([`Frame::Await`]).
     Refused {
         /// To whom it was to go.
         to: NodeId,
         /// Why not.
         refusal: Refusal,
+    },
+    /// To a relay: strangers with this pass may talk to the sender through it for a while.
+    Await {
+        /// Who is awaited: the sender.
+        node: NodeId,
+        /// What they have to know.
+        pass: Pass,
+        /// For how many seconds.
+        seconds: u16,
+    },
+    /// To a relay, from a stranger: that node awaits me.
+    Show {
+        /// Who awaits the sender.
+        to: NodeId,
+        /// That the sender knows a pass.
+        proof: Proof,
     },
 }
 
@@ -119,14 +137,28 @@ pub enum FrameError {
     },
 }
 
+/// Bytes of what is said with [`Frame::Await`]: the pass and the seconds.
+const AWAIT_BYTES: usize = 32 + 2;
+
+fn wrong_length(body: &[u8], right: usize) -> FrameError {
+    if body.len() < right { FrameError::Short } else { FrameError::Long { found: body.len() } }
+}
+
 impl Frame {
     /// As bytes.
     #[must_use]
     pub fn encode(&self) -> Bytes {
+        let mut await_body = [0; AWAIT_BYTES];
         let (kind, node, payload): (u8, &NodeId, &[u8]) = match self {
             Self::Forward { to, payload } => (1, to, payload),
             Self::Deliver { from, payload } => (2, from, payload),
             Self::Refused { to, refusal } => (3, to, &[refusal.to_byte()]),
+            Self::Await { node, pass, seconds } => {
+                await_body[..32].copy_from_slice(pass.as_bytes());
+                await_body[32..].copy_from_slice(&seconds.to_le_bytes());
+                (4, node, &await_body)
+            }
+            Self::Show { to, proof } => (5, to, proof),
         };
         let mut bytes = BytesMut::with_capacity(HEADER_BYTES + payload.len());
         bytes.put_u16_le(VERSION);
@@ -155,11 +187,20 @@ impl Frame {
             return Err(FrameError::Long { found: payload.len() });
         }
         match (kind, &payload[..]) {
-            (1 | 2, []) | (3, []) => Err(FrameError::Short),
+            (1..=3, []) => Err(FrameError::Short),
             (1, _) => Ok(Self::Forward { to: node, payload }),
             (2, _) => Ok(Self::Deliver { from: node, payload }),
             (3, [reason]) => Ok(Self::Refused { to: node, refusal: Refusal::from_byte(*reason) }),
             (3, more) => Err(FrameError::Long { found: more.len() }),
+            (4, body) => {
+                let body = <&[u8; AWAIT_BYTES]>::try_from(body).map_err(|_| wrong_length(body, AWAIT_BYTES))?;
+                let [pass @ .., low, high] = *body;
+                Ok(Self::Await { node, pass: Pass::from_bytes(pass), seconds: u16::from_le_bytes([low, high]) })
+            }
+            (5, body) => {
+                let proof = Proof::try_from(body).map_err(|_| wrong_length(body, 32))?;
+                Ok(Self::Show { to: node, proof })
+            }
             _ => Err(FrameError::Kind),
         }
     }
@@ -193,6 +234,8 @@ mod tests {
         ] {
             frames.push(Frame::Refused { to: node(3), refusal });
         }
+        frames.push(Frame::Await { node: node(4), pass: Pass::from_bytes([5; 32]), seconds: 60 });
+        frames.push(Frame::Show { to: node(4), proof: [6; 32] });
         for frame in frames {
             assert_eq!(Frame::decode(frame.encode()), Ok(frame));
         }
@@ -204,6 +247,10 @@ mod tests {
         let frame = Frame::Forward { to: node(7), payload: Bytes::from_static(&[0xaa]) };
         let expected = [&[1, 0, 1][..], &[7; 32], &[0xaa]].concat();
         assert_eq!(frame.encode(), expected);
+        let frame = Frame::Await { node: node(7), pass: Pass::from_bytes([8; 32]), seconds: 258 };
+        assert_eq!(frame.encode(), [&[1, 0, 4][..], &[7; 32], &[8; 32], &[2, 1]].concat());
+        let frame = Frame::Show { to: node(7), proof: [9; 32] };
+        assert_eq!(frame.encode(), [&[1, 0, 5][..], &[7; 32], &[9; 32]].concat());
     }
 
     #[test]
@@ -216,6 +263,10 @@ mod tests {
         check(header(1), FrameError::Short);
         check([header(9), vec![1]].concat(), FrameError::Kind);
         check([header(3), vec![1, 2]].concat(), FrameError::Long { found: 2 });
+        check([header(4), vec![1; 33]].concat(), FrameError::Short);
+        check([header(4), vec![1; 35]].concat(), FrameError::Long { found: 35 });
+        check([header(5), vec![1; 31]].concat(), FrameError::Short);
+        check([header(5), vec![1; 33]].concat(), FrameError::Long { found: 33 });
         let long = PAYLOAD_BYTES_MAX + 1;
         check([header(2), vec![0; long]].concat(), FrameError::Long { found: long });
     }

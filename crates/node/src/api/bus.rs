@@ -126,7 +126,7 @@ async fn new_message(parts: &Parts, request: SendRequest) -> Result<NewMessage, 
             nodes
         }
         None => {
-            let node: NodeId = request.to.parse().map_err(input)?;
+            let node = super::rules::find(parts, &request.to).await?;
             if node != parts.node && parts.link.peer(&node).is_none() {
                 let text = format!("node {node} is not known here");
                 return Err(ApiError::new(Kind::NotFound, text).with_help("`atoll join` its ticket"));

@@ -81,7 +81,7 @@ pub(super) async fn give(
 }
 
 /// The one node that a text names, by its id or by name.
-fn node(zone: &Zone, target: &str) -> Result<NodeId, Refused> {
+pub(super) fn node(zone: &Zone, target: &str) -> Result<NodeId, Refused> {
     if let Ok(node) = target.parse() {
         return Ok(node);
     }

@@ -10,7 +10,7 @@ use atoll_control::{
 use atoll_ids::{NodeId, PlanetaryAddress};
 use atoll_link::{Candidate, FindError, Found, Miss, Path as LinkPath};
 use atoll_tun::TunStatus;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use axum::response::Json;
 use serde::Deserialize;
 
@@ -43,7 +43,7 @@ pub(super) async fn find(State(parts): Shared, Query(Sought { who }): Query<Soug
     let address = match who.parse::<Ipv6Addr>() {
         Ok(ip) => PlanetaryAddress::from_ip(ip)
             .map_err(|error| Refused(ApiError::new(Kind::Input, format!("{who}: {error}"))))?,
-        Err(_) => rules::find(&parts, &who)?.planetary_address(),
+        Err(_) => rules::find(&parts, &who).await?.planetary_address(),
     };
     let found = parts.link.find(address).await.map_err(|error| not_found(address, error))?;
     let Found { record, steps, took } = found;
@@ -77,7 +77,14 @@ fn not_found(address: PlanetaryAddress, error: FindError) -> Refused {
     Refused(ApiError::new(kind, format!("{address} is not found: {error}")).with_help(help))
 }
 
-pub(super) async fn path(State(parts): Shared, Path(node): Path<NodeId>) -> Answer<NetPaths> {
+/// To which node the ways are asked for, in any way in which it can be named.
+#[derive(Deserialize)]
+pub(super) struct Asked {
+    node: String,
+}
+
+pub(super) async fn path(State(parts): Shared, Query(asked): Query<Asked>) -> Answer<NetPaths> {
+    let node = rules::find(&parts, &asked.node).await?;
     let paths = parts.link.paths(node).await;
     let paths = paths.ok_or_else(|| ApiError::new(Kind::NotFound, format!("{node} is no peer of this node")))?;
     let name_of = |node: NodeId| parts.peers.status().into_iter().find(|peer| peer.node == node)?.name;

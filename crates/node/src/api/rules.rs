@@ -64,7 +64,7 @@ pub(super) async fn allow(State(parts): Shared, Json(request): Json<AllowRequest
         Err(error) if ["owner:", "node:", "group:"].iter().any(|kind| request.who.starts_with(kind)) => {
             return Err(input(error).into());
         }
-        Err(_) => Who::Node(find(&parts, &request.who)?),
+        Err(_) => Who::Node(find(&parts, &request.who).await?),
     };
     let until = request.for_seconds.map(|seconds| -> Result<Timestamp, ApiError> {
         let seconds = i64::try_from(seconds.min(GRANT_SECONDS_MAX)).map_err(input)?;
@@ -94,7 +94,7 @@ pub(super) async fn deny(State(parts): Shared, Json(request): Json<DenyRequest>)
 
 pub(super) async fn check(State(parts): Shared, Json(request): Json<CheckRequest>) -> Answer<CheckAnswer> {
     let probe: Probe = request.what.parse().map_err(input)?;
-    let (from, to) = (find(&parts, &request.from)?, find(&parts, &request.to)?);
+    let (from, to) = (find(&parts, &request.from).await?, find(&parts, &request.to).await?);
     let (peer, outward) = match (from == parts.node, to == parts.node) {
         (true, false) => (to, true),
         (false, true) => (from, false),
@@ -205,14 +205,31 @@ fn missing(miss: Miss) -> &'static str {
     }
 }
 
-/// The node that somebody means: `me`, an id or the beginning of one, a planetary address, a name.
-pub(super) fn find(parts: &Parts, text: &str) -> Result<NodeId, ApiError> {
+/// The node that somebody means: `me`, an id or the beginning of one, a planetary address, a name as peers say it or in full.
+pub(super) async fn find(parts: &Parts, text: &str) -> Result<NodeId, ApiError> {
+    if let Ok(node) = text.parse() {
+        return Ok(node);
+    }
     let own = PeerName { node: parts.node, name: parts.config.name.clone() };
-    let peers: Vec<PeerName> = parts.peers.status().into_iter().map(PeerName::from).collect();
-    meant(text, own, &peers)
+    let look = || {
+        let peers: Vec<PeerName> = parts.peers.status().into_iter().map(PeerName::from).collect();
+        meant(text, own.clone(), &peers).or_else(|error| match error.kind {
+            Kind::NotFound => super::names::node(&parts.names.names().zone(), text).map_err(|_| error),
+            _ => Err(error),
+        })
+    };
+    match look() {
+        // Right after a start nobody has said yet what it is called.
+        Err(error) if error.kind == Kind::NotFound => {
+            parts.peers.settled().await;
+            look()
+        }
+        found => found,
+    }
 }
 
 /// What a node can be called by.
+#[derive(Clone)]
 struct PeerName {
     node: NodeId,
     name: Option<String>,

@@ -71,7 +71,8 @@ impl FastPath<'_> {
             let (doubt, at_work) = session.watching(|watch| (watch.doubts(now), watch.target().is_some()));
             let at_work = at_work && !doubt;
             let gets_through = connection.is_some_and(|connection| hearing.listen(now, connection, doubt));
-            let besides = Besides { connection: gets_through, relays: node.book.has_relay_to(&session.peer) };
+            let besides =
+                Besides { connection: gets_through, relays: node.via.reach.has_relay_to(&node.book, &session.peer) };
             let places = if at_work { Vec::new() } else { self.places(node) };
             let step = session.watching(|watch| {
                 watch.know(places.into_iter());

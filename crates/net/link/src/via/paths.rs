@@ -46,11 +46,17 @@ impl LinkHandle {
     /// The ways to a peer; relays are measured first, which takes a moment. `None` if it is not known.
     pub async fn paths(&self, peer: NodeId) -> Option<Paths> {
         self.node.book.record(&peer)?;
-        if self.node.book.has_relay_to(&peer) {
+        if self.node.via.reach.has_relay_to(&self.node.book, &peer) {
             self.node.measure_relays(peer);
             sleep(MEASURING).await;
         }
         self.node.paths(&peer)
+    }
+
+    /// The relay by which a peer was reached when it was joined, if that is no peer of this node: it carries nothing beyond the joining.
+    pub fn joined_through(&self, peer: &NodeId) -> Option<NodeId> {
+        let (book, relay) = (&self.node.book, self.node.via.relay_to(peer)?);
+        (relay != *peer && !book.knows(&relay) && !book.is_direct(peer)).then_some(relay)
     }
 
     /// What was relayed since the start, for others and by others.
@@ -85,7 +91,9 @@ impl Node {
         let why = match (direct, by_relay) {
             (true, _) => "a direct path works, and is preferred to any relay".to_owned(),
             (false, true) => format!("no direct path answers; {}", words(reason)),
-            (false, false) if relays.is_empty() => "not connected, and no peer could relay".to_owned(),
+            (false, false) if relays.is_empty() => {
+                "not connected, and no peer could relay: join a node that both ends reach".to_owned()
+            }
             (false, false) => "not connected".to_owned(),
         };
         Some(Paths { candidates, why })

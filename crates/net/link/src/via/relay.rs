@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use atoll_ids::NodeId;
 use atoll_relay::{Bucket, Cargo, Frame, Input, Next, Parcel, Refusal};
 use bytes::Bytes;
-use iroh::endpoint::Connection;
 use tokio::time::{sleep, timeout};
 use tracing::trace;
 
 use crate::node::Node;
+use crate::via::carrier::Carrier;
 use crate::via::lock;
 use crate::via::ways::Load;
 
@@ -42,38 +42,45 @@ impl Manners {
 
 impl Node {
     /// Takes in one frame of a peer.
-    pub(super) fn hear_frame(
-        self: &Arc<Self>,
-        peer: NodeId,
-        connection: &Connection,
-        frame: Bytes,
-        manners: &mut Manners,
-    ) {
+    pub(super) fn hear_frame(self: &Arc<Self>, peer: NodeId, carrier: &Carrier, frame: Bytes, manners: &mut Manners) {
         match Frame::decode(frame) {
             Ok(Frame::Forward { to, payload }) => {
                 if let Err(refusal) = self.carry(peer, to, payload)
                     && manners.refusals.take(Instant::now(), 1)
                 {
-                    let _: Result<(), _> = connection.send_datagram(Frame::Refused { to, refusal }.encode());
+                    let _: Result<(), _> = carrier.send(Frame::Refused { to, refusal }.encode());
                 }
             }
-            Ok(Frame::Deliver { from, payload }) => self.take_delivery(peer, from, payload, manners),
+            Ok(Frame::Deliver { from, payload }) => self.take_delivery((peer, carrier), from, payload, manners),
+            Ok(Frame::Refused { to, refusal }) if to == self.id => self.not_awaited_at(peer, refusal),
             Ok(Frame::Refused { to, refusal }) => {
                 trace!(relay = %peer.short(), to = %to.short(), %refusal, "a relay refuses");
                 self.choose(Input::Refused { target: to, relay: peer, refusal });
             }
+            Ok(Frame::Await { node, pass, seconds }) => {
+                if let Err(refusal) = self.expect(peer, node, pass, seconds)
+                    && manners.refusals.take(Instant::now(), 1)
+                {
+                    let _: Result<(), _> = carrier.send(Frame::Refused { to: node, refusal }.encode());
+                }
+            }
+            // Who is known here needs no pass.
+            Ok(Frame::Show { .. }) => {}
             Err(error) => trace!(peer = %peer.short(), %error, "not a frame"),
         }
     }
 
     /// Carries something for a peer, or says why not.
-    fn carry(&self, from: NodeId, to: NodeId, payload: Bytes) -> Result<(), Refusal> {
+    pub(super) fn carry(&self, from: NodeId, to: NodeId, payload: Bytes) -> Result<(), Refusal> {
+        // The one that is not known here is let through to the other, which is.
+        let guests = lock(&self.via.awaited).links(Instant::now(), &from, &to);
+        let (knows_from, knows_to) = (self.book.knows(&from), self.book.knows(&to));
         let mut forwarder = lock(&self.via.forwarder);
         let refusal = if !self.via.offers {
             Some(Refusal::Off)
-        } else if to == self.id || !self.book.knows(&from) || !self.book.knows(&to) {
+        } else if to == self.id || !(knows_from && knows_to || guests && (knows_from || knows_to)) {
             Some(Refusal::Unknown)
-        } else if !self.book.is_present(&to) || !self.has_way(&to) {
+        } else if knows_to && (!self.book.is_present(&to) || !self.has_way(&to)) {
             Some(Refusal::Away)
         } else {
             None
@@ -82,7 +89,12 @@ impl Node {
             forwarder.note_refused();
             return Err(refusal);
         }
-        forwarder.offer(Instant::now(), from, to, payload)?;
+        let now = Instant::now();
+        if knows_from {
+            forwarder.offer(now, from, to, payload)?;
+        } else {
+            forwarder.offer_from_guest(now, from, to, payload)?;
+        }
         self.via.to_hand_on.notify_one();
         Ok(())
     }
@@ -94,7 +106,13 @@ impl Node {
             let next = lock(&self.via.forwarder).next(Instant::now());
             match next {
                 Next::Send { from, to, payload } => {
-                    self.send_load(to, Load::Frame(Frame::Deliver { from, payload }));
+                    let frame = Frame::Deliver { from, payload };
+                    if self.book.knows(&to) {
+                        self.send_load(to, Load::Frame(frame));
+                    } else {
+                        // A stranger is not dialled: it came.
+                        self.answer_frame(&to, &frame);
+                    }
                     at_once += 1;
                     if at_once == AT_ONCE {
                         at_once = 0;
@@ -115,16 +133,22 @@ impl Node {
     }
 
     /// Takes in what a relay delivers from a node.
-    fn take_delivery(self: &Arc<Self>, relay: NodeId, from: NodeId, payload: Bytes, manners: &mut Manners) {
-        // A stranger gets no answer through a relay.
-        if from == self.id || from == relay || !self.book.knows(&from) {
+    fn take_delivery(
+        self: &Arc<Self>,
+        (relay, carrier): (NodeId, &Carrier),
+        from: NodeId,
+        payload: Bytes,
+        manners: &mut Manners,
+    ) {
+        // On a lane a peer speaks for itself as well.
+        let itself = from == relay && !carrier.is_lane();
+        if from == self.id || itself || !self.listens_to(from, relay) {
             return;
         }
         match Parcel::decode(payload) {
             Ok(Parcel::Whole { cargo, bytes }) => self.take_datagram(relay, from, cargo, bytes),
             Ok(Parcel::Half { cargo, number, second, bytes }) => {
-                let whole = lock(&self.via.halves).entry(from).or_default().join(number, second, bytes);
-                if let Some(datagram) = whole {
+                if let Some(datagram) = self.join_half(from, number, second, bytes) {
                     self.take_datagram(relay, from, cargo, datagram);
                 }
             }
@@ -138,7 +162,19 @@ impl Node {
         }
     }
 
+    /// What is kept of strangers goes with them.
+    fn join_half(&self, from: NodeId, number: u16, second: bool, bytes: Bytes) -> Option<Bytes> {
+        let mut halves = lock(&self.via.halves);
+        if !halves.contains_key(&from) {
+            halves.retain(|node, _| self.via.reach.speaks_to(&self.book, node));
+        }
+        halves.entry(from).or_default().join(number, second, bytes)
+    }
+
     fn take_datagram(self: &Arc<Self>, relay: NodeId, from: NodeId, cargo: Cargo, datagram: Bytes) {
+        if cargo == Cargo::Sealed && !self.book.knows(&from) {
+            return trace!(relay = %relay.short(), from = %from.short(), "a packet of a stranger");
+        }
         self.choose(Input::Heard { target: from, relay });
         if cargo == Cargo::Sealed {
             self.via.received.fetch_add(1, Ordering::Relaxed);

@@ -25,9 +25,10 @@ use iroh::{EndpointId, TransportAddr};
 use iroh_base::CustomAddr;
 use noq_udp::RecvMeta;
 use tokio::sync::mpsc;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::book::Book;
+use crate::via::reach::Reach;
 use crate::via::{Ends, Outgoing};
 
 /// The number of this kind of address: "atoll" in ASCII. It never leaves the process.
@@ -41,6 +42,9 @@ const SEGMENTS_MAX: NonZeroUsize = NonZeroUsize::new(64).expect("not zero");
 
 /// How long direct paths have the handshake for themselves. QUIC repeats its first packet after a second, then also by relays; where the direct way works, it is done by then.
 const DIRECT_FIRST: Duration = Duration::from_millis(500);
+
+/// How long it is looked out for a relay or a lane to turn up. As long as dialling takes by default; the next attempt looks again.
+const LOOK_OUT: Duration = Duration::from_secs(5);
 
 /// What IPv6 may be slower than IPv4 and still be preferred; iroh's default.
 const IPV6_ADVANTAGE: Duration = Duration::from_millis(3);
@@ -207,8 +211,8 @@ impl PathSelector for DirectFirst {
     }
 }
 
-/// Tells iroh, a moment after it began to look for a peer, that it may be reached by relays: if it is one of ours and there is another through which to try.
-pub(crate) struct Lookup(pub(crate) Arc<Book>);
+/// Tells iroh, a moment after it began to look for a peer, that it may be reached by relays: if it is one of ours, or being joined, and there is another through which to try.
+pub(crate) struct Lookup(pub(crate) Arc<Book>, pub(crate) Arc<Reach>);
 
 impl std::fmt::Debug for Lookup {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -218,12 +222,20 @@ impl std::fmt::Debug for Lookup {
 
 impl AddressLookup for Lookup {
     fn resolve(&self, id: EndpointId) -> Option<BoxStream<'static, Result<Item, address_lookup::Error>>> {
-        let (book, peer) = (self.0.clone(), NodeId::from_bytes(*id.as_bytes()));
+        let (book, reach, peer) = (self.0.clone(), self.1.clone(), NodeId::from_bytes(*id.as_bytes()));
         let found = async move {
             sleep(DIRECT_FIRST).await;
+            let mut changes = reach.changes();
+            let there_is_one = async {
+                while !reach.has_relay_to(&book, &peer) {
+                    if changes.changed().await.is_err() {
+                        return;
+                    }
+                }
+            };
+            let found = timeout(LOOK_OUT, there_is_one).await.is_ok();
             let data = EndpointData::from_iter([address(&peer)]);
-            let item = || Item::new(EndpointInfo { endpoint_id: id, data }, "relays", None);
-            book.has_relay_to(&peer).then(|| Ok(item()))
+            found.then(|| Ok(Item::new(EndpointInfo { endpoint_id: id, data }, "relays", None)))
         };
         Some(once(found).filter_map(ready).boxed())
     }

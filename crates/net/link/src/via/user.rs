@@ -46,7 +46,7 @@ impl Node {
     }
 
     fn send_by_relay(self: &Arc<Self>, to: NodeId, cargo: Cargo, datagram: Bytes) {
-        if !self.book.knows(&to) {
+        if !self.via.reach.speaks_to(&self.book, &to) {
             return;
         }
         self.choose(Input::Sent { target: to });
@@ -67,7 +67,7 @@ impl Node {
                     self.send_load(relay, Load::Through { to: target, parcel: Parcel::Probe(number) });
                 }
                 Action::Candidates { target } => {
-                    let relays = self.book.relays_to(&target, CANDIDATES_MAX);
+                    let relays = self.via.reach.relays_to(&self.book, &target, CANDIDATES_MAX);
                     let told = Input::Candidates { target, relays: &relays };
                     actions.extend(lock(&self.via.choices).step(Instant::now(), told));
                 }

@@ -1,25 +1,29 @@
 //! The connections on which relaying is done: one to each peer that something is sent to, dialled when there is something, closed when there was nothing for a
-//! while. They must be direct: a relay that is reached by a relay would carry itself.
+//! while. They must be direct: a relay that is reached by a relay would carry itself. Where QUIC does not come up, a lane (TCP) takes its place; then the peer is also reached
+//! itself in this way, as what is for it is sent over the lane.
 
 use std::collections::VecDeque;
-use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use atoll_ids::NodeId;
+use atoll_lane::LaneStream;
 use atoll_relay::{Frame, HEADER_BYTES, Input, Parcel, Refusal};
 use bytes::Bytes;
-use iroh::endpoint::{ConnectOptions, Connection, SendDatagramError};
+use iroh::endpoint::{ConnectOptions, Connection};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::debug;
 
+use crate::address::AddressRecord;
 use crate::book::CountGuard;
-use crate::dial::DialError;
+use crate::dial::{DialError, either};
 use crate::error::Refusal as LinkRefusal;
 use crate::node::Node;
 use crate::packets::packet_transport;
-use crate::quic::{code, is_direct};
+use crate::quic::code;
+use crate::via::carrier::{Carrier, FrameLane, LaneEnd, NotSent};
 use crate::via::relay::Manners;
 use crate::via::{RELAY, lock};
 
@@ -38,6 +42,15 @@ const REST: Duration = Duration::from_secs(2);
 /// The same for one that does not know this protocol: that takes an upgrade.
 const REST_FOREIGN: Duration = Duration::from_secs(60);
 
+/// What QUIC has before a lane is tried. Where UDP gets through at all it is up by then.
+pub(crate) const LANE_AFTER: Duration = Duration::from_secs(1);
+
+/// A lane on which something was sent and nothing heard for this long is given up: both ends of the connections inside send something every two seconds.
+const LANE_SILENCE: Duration = Duration::from_secs(15);
+
+/// How long a peer that is reached by a lane has to be reached directly until QUIC is used for relaying again.
+const LANE_SPARED: Duration = Duration::from_secs(10);
+
 /// What frames to a relay may take when its own way on carries less than ours to it: the least that QUIC gets through anywhere, 1,200 bytes, less what a
 /// datagram's header takes there.
 const NARROW_BYTES: usize = 1100;
@@ -54,8 +67,19 @@ pub(super) enum Load {
 /// The connection to one peer.
 pub(super) enum Way {
     Dialling { waiting: VecDeque<Load> },
-    Up { connection: Connection, used: Instant },
+    Up { carrier: Carrier, used: Instant },
     Resting { until: Instant },
+}
+
+/// Whether a lane is used and nothing comes.
+fn is_silent(lane: &LaneEnd, used: Instant) -> bool {
+    used.elapsed() < LANE_SILENCE && lane.heard().elapsed() >= LANE_SILENCE
+}
+
+/// What came of dialling.
+enum Dialled {
+    Quic(Connection),
+    Lane(FrameLane<LaneStream>),
 }
 
 impl Way {
@@ -69,11 +93,11 @@ impl Node {
     pub(super) fn send_load(self: &Arc<Self>, peer: NodeId, load: Load) {
         let mut ways = lock(&self.via.ways);
         match ways.get_mut(&peer) {
-            Some(Way::Up { connection, used }) if connection.close_reason().is_none() => {
+            Some(Way::Up { carrier, used }) if !carrier.is_closed() => {
                 *used = Instant::now();
-                let connection = connection.clone();
+                let carrier = carrier.clone();
                 drop(ways);
-                return self.send_load_on(peer, &connection, load);
+                return self.send_load_on(peer, &carrier, load);
             }
             Some(Way::Dialling { waiting }) if waiting.len() < WAITING_MAX => return waiting.push_back(load),
             Some(Way::Resting { until }) if Instant::now() >= *until => {}
@@ -83,13 +107,35 @@ impl Node {
             }
             _ => {}
         }
-        if self.is_closing() || !self.book.knows(&peer) {
+        if self.is_closing() || self.record_for_way(&peer).is_none() {
             ways.remove(&peer);
             return;
         }
         ways.insert(peer, Way::Dialling { waiting: VecDeque::from([load]) });
         drop(ways);
-        self.spawn(self.clone().open_way(peer));
+        self.spawn(self.clone().open_way(peer, false));
+    }
+
+    /// Opens a lane to a peer that QUIC does not reach, unless there is one or was just none.
+    pub(crate) fn want_lane(self: &Arc<Self>, peer: NodeId) {
+        if self.is_closing() || self.book.record(&peer).is_none_or(|record| record.lane.is_empty()) {
+            return;
+        }
+        let mut ways = lock(&self.via.ways);
+        match ways.get(&peer) {
+            Some(Way::Up { carrier, .. }) if !carrier.is_closed() => return,
+            Some(Way::Dialling { .. }) => return,
+            Some(Way::Resting { until }) if Instant::now() < *until => return,
+            _ => {}
+        }
+        ways.insert(peer, Way::Dialling { waiting: VecDeque::new() });
+        drop(ways);
+        self.spawn(self.clone().open_way(peer, true));
+    }
+
+    /// Where a peer is that carries for us, or a relay that a ticket names.
+    fn record_for_way(&self, peer: &NodeId) -> Option<AddressRecord> {
+        self.book.record(peer).or_else(|| self.via.reach.relay_of_ticket(peer))
     }
 
     /// Whether frames for a peer have a chance: it is not one that was just not reached.
@@ -97,29 +143,35 @@ impl Node {
         !matches!(lock(&self.via.ways).get(peer), Some(Way::Resting { until }) if Instant::now() < *until)
     }
 
-    fn send_load_on(self: &Arc<Self>, peer: NodeId, connection: &Connection, load: Load) {
-        let room = connection.max_datagram_size().unwrap_or(0);
+    fn send_load_on(self: &Arc<Self>, peer: NodeId, carrier: &Carrier, load: Load) {
         let frames = match &load {
             Load::Frame(frame) => vec![frame.encode()],
-            Load::Through { to, parcel } => self.frames(peer, *to, parcel, room),
+            Load::Through { to, parcel } => self.frames(peer, *to, parcel, carrier.room()),
         };
+        if matches!(&load, Load::Through { parcel: Parcel::Probe(_), .. }) {
+            self.show_passes(peer, carrier);
+        }
         let sent = !frames.is_empty()
-            && frames.into_iter().all(|frame| match connection.send_datagram(frame) {
+            && frames.into_iter().all(|frame| match carrier.send(frame) {
                 Ok(()) => true,
-                Err(SendDatagramError::TooLarge) => {
+                Err(NotSent::TooLarge) => {
                     self.say_too_large(peer, &load);
                     false
                 }
-                Err(_) => false,
+                Err(NotSent::Dropped) => false,
             });
         if !sent {
             self.via.unsent.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// The frames for a parcel; none if it cannot be carried.
+    /// The frames for a parcel; none if it cannot be carried. For the peer itself it is as if somebody had carried it already.
     fn frames(&self, relay: NodeId, to: NodeId, parcel: &Parcel, room: usize) -> Vec<Bytes> {
-        let frame = |parcel: Parcel| Frame::Forward { to, payload: parcel.encode() }.encode();
+        let frame = |parcel: Parcel| {
+            let payload = parcel.encode();
+            if to == relay { Frame::Deliver { from: self.id, payload } } else { Frame::Forward { to, payload } }
+                .encode()
+        };
         let Parcel::Whole { cargo, bytes: datagram } = parcel else { return vec![frame(parcel.clone())] };
         let narrow = lock(&self.via.choices).is_narrow(&to, &relay);
         let room = if narrow { room.min(NARROW_BYTES) } else { room };
@@ -136,78 +188,129 @@ impl Node {
     }
 
     /// Says something on a connection that the peer dialled.
-    fn answer_frame(&self, peer: &NodeId, frame: &Frame) {
+    pub(super) fn answer_frame(&self, peer: &NodeId, frame: &Frame) {
         let accepted = lock(&self.via.accepted);
-        if let Some((_, connection)) = accepted.iter().rev().find(|(node, _)| node == peer) {
-            let _: Result<(), _> = connection.send_datagram(frame.encode());
+        if let Some((_, carrier)) = accepted.iter().rev().find(|(node, _)| node == peer) {
+            let _: Result<(), _> = carrier.send(frame.encode());
         }
     }
 
-    async fn open_way(self: Arc<Self>, peer: NodeId) {
-        let connection = match self.dial_way(peer).await {
-            Ok(connection) => connection,
+    async fn open_way(self: Arc<Self>, peer: NodeId, by_lane: bool) {
+        match self.dial_way(peer, by_lane).await {
+            Ok(Dialled::Quic(connection)) => {
+                let carrier = Carrier::Quic(connection.clone());
+                self.begin_way(peer, &carrier);
+                debug!(peer = %peer.short(), room = carrier.room(), "relaying has a connection");
+                let reading = self.read_way(peer, &connection, &carrier);
+                let idle = self.keep_way(peer, &carrier, true, reading).await;
+                self.end_way(peer, &carrier, idle);
+            }
+            Ok(Dialled::Lane(lane)) => {
+                debug!(peer = %peer.short(), "relaying has a lane");
+                // The connections that it is for are made anew by it.
+                self.via.note(peer, false);
+                self.keep_lane(peer, lane, true).await;
+            }
             Err(error) => {
                 debug!(peer = %peer.short(), %error, "no connection for relaying");
                 let foreign = matches!(error, DialError::Refused(LinkRefusal::Protocol));
                 let until = Instant::now() + if foreign { REST_FOREIGN } else { REST };
-                lock(&self.via.ways).insert(peer, Way::Resting { until });
-                return self.choose(Input::Gone { relay: peer });
+                let mut ways = lock(&self.via.ways);
+                // The peer may have come by a lane in the meantime.
+                if !ways.get(&peer).is_some_and(Way::is_up) {
+                    ways.insert(peer, Way::Resting { until });
+                    drop(ways);
+                    self.choose(Input::Gone { relay: peer });
+                }
             }
+        }
+    }
+
+    async fn dial_way(self: &Arc<Self>, peer: NodeId, by_lane: bool) -> Result<Dialled, DialError> {
+        let record = self.record_for_way(&peer).ok_or_else(|| DialError::Failed("forgotten".to_owned()))?;
+        let by_quic = async {
+            let options = ConnectOptions::new().with_transport_config(packet_transport());
+            let connection = self.dial_with(peer, &record, RELAY, options).await?;
+            let carrier = Carrier::Quic(connection.clone());
+            if carrier.is_direct() {
+                return Ok(Dialled::Quic(connection));
+            }
+            carrier.close(code::DONE, "a relay is reached directly or not at all");
+            Err(DialError::Failed("there is no direct path".to_owned()))
         };
-        let up = Way::Up { connection: connection.clone(), used: Instant::now() };
+        let lane = async { self.dial_lane(peer, RELAY, &record).await.map(|lane| Dialled::Lane(FrameLane::new(lane))) };
+        if by_lane { lane.await } else { either(by_quic, LANE_AFTER, lane).await }
+    }
+
+    /// What is for the peer goes by this from now on.
+    fn begin_way(self: &Arc<Self>, peer: NodeId, carrier: &Carrier) {
+        let up = Way::Up { carrier: carrier.clone(), used: Instant::now() };
         let before = lock(&self.via.ways).insert(peer, up);
+        self.show_passes(peer, carrier);
         if let Some(Way::Dialling { waiting }) = before {
             for load in waiting {
-                self.send_load_on(peer, &connection, load);
+                self.send_load_on(peer, carrier, load);
             }
         }
-        debug!(peer = %peer.short(), room = connection.max_datagram_size(), "relaying has a connection");
-        let idle = self.keep_way(peer, &connection).await;
-        connection.close(code::DONE.into(), b"nothing to relay");
-        if let Entry::Occupied(way) = lock(&self.via.ways).entry(peer)
-            && matches!(way.get(), Way::Up { connection: kept, .. } if kept.stable_id() == connection.stable_id())
-        {
-            way.remove();
+    }
+
+    fn end_way(self: &Arc<Self>, peer: NodeId, carrier: &Carrier, idle: bool) {
+        carrier.close(code::DONE, "nothing to relay");
+        let used = {
+            let mut ways = lock(&self.via.ways);
+            let used = matches!(ways.get(&peer), Some(Way::Up { carrier: kept, .. }) if kept.is(carrier));
+            if used {
+                ways.remove(&peer);
+            }
+            used
+        };
+        if used && carrier.is_lane() {
+            self.via.reach.set_laned(peer, false);
         }
-        if !idle {
+        if !idle && used {
             self.choose(Input::Gone { relay: peer });
         }
     }
 
-    async fn dial_way(&self, peer: NodeId) -> Result<Connection, DialError> {
-        let record = self.book.record(&peer).ok_or_else(|| DialError::Failed("forgotten".to_owned()))?;
-        let options = ConnectOptions::new().with_transport_config(packet_transport());
-        let connection = self.dial_with(peer, &record, RELAY, options).await?;
-        if !is_direct(&connection) {
-            connection.close(code::DONE.into(), b"a relay is reached directly or not at all");
-            return Err(DialError::Failed("there is no direct path".to_owned()));
+    async fn read_way(self: &Arc<Self>, peer: NodeId, connection: &Connection, carrier: &Carrier) {
+        let mut manners = Manners::new();
+        loop {
+            match connection.read_datagram().await {
+                Ok(frame) => self.hear_frame(peer, carrier, frame, &mut manners),
+                Err(error) => return debug!(peer = %peer.short(), %error, "a connection for relaying ended"),
+            }
         }
-        Ok(connection)
     }
 
-    /// Reads on a connection until it ends, is not direct any more, or was not used for a while: then true.
-    async fn keep_way(self: &Arc<Self>, peer: NodeId, connection: &Connection) -> bool {
-        let mut manners = Manners::new();
+    /// Carries on until `reading` ends, it is not direct any more, or another took its place or, if we dialled it, it was not used for a while: then true.
+    async fn keep_way(
+        self: &Arc<Self>,
+        peer: NodeId,
+        carrier: &Carrier,
+        dialled: bool,
+        reading: impl Future<Output = ()>,
+    ) -> bool {
+        let mut reading = std::pin::pin!(reading);
         let mut checks = interval(CHECK_EVERY);
         checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut direct_since = None;
         loop {
             tokio::select! {
-                read = connection.read_datagram() => match read {
-                    Ok(frame) => self.hear_frame(peer, connection, frame, &mut manners),
-                    Err(error) => {
-                        debug!(peer = %peer.short(), %error, "a connection for relaying ended");
-                        return false;
-                    }
-                },
+                () = &mut reading => return false,
                 _ = checks.tick() => {
                     let used = match lock(&self.via.ways).get(&peer) {
-                        Some(Way::Up { connection: kept, used }) if kept.stable_id() == connection.stable_id() => *used,
+                        Some(Way::Up { carrier: kept, used }) if kept.is(carrier) => *used,
                         _ => return true,
                     };
-                    if used.elapsed() >= IDLE {
+                    let needless = self.record_for_way(&peer).is_none();
+                    if dialled && used.elapsed() >= IDLE || needless {
                         return true;
                     }
-                    if !is_direct(connection) {
+                    let over = match carrier {
+                        Carrier::Quic(_) => !carrier.is_direct(),
+                        Carrier::Lane(lane) => is_silent(lane, used) || dialled && self.spares_lane(&peer, &mut direct_since),
+                    };
+                    if over {
                         return false;
                     }
                 }
@@ -215,13 +318,57 @@ impl Node {
         }
     }
 
+    /// Whether QUIC could take the place of a lane.
+    fn spares_lane(&self, peer: &NodeId, direct_since: &mut Option<Instant>) -> bool {
+        if !self.book.is_direct(peer) {
+            *direct_since = None;
+        }
+        self.book.is_direct(peer) && direct_since.get_or_insert_with(Instant::now).elapsed() >= LANE_SPARED
+    }
+
+    /// Carries frames of a peer on a lane, and those for it, until it ends.
+    async fn keep_lane<S: AsyncRead + AsyncWrite + Send>(
+        self: &Arc<Self>,
+        peer: NodeId,
+        lane: FrameLane<S>,
+        dialled: bool,
+    ) {
+        let carrier = Carrier::Lane(lane.end.clone());
+        self.begin_way(peer, &carrier);
+        // A stranger to whom we came for its help is not reached so itself.
+        self.via.reach.set_laned(peer, self.book.knows(&peer));
+        if let Some(keeper) = self.book.keeper(&peer) {
+            keeper.wake.notify_one();
+        }
+        let mut manners = Manners::new();
+        let reading = lane.run(peer, |frame| self.hear_frame(peer, &carrier, frame, &mut manners));
+        let idle = self.keep_way(peer, &carrier, dialled, reading).await;
+        self.end_way(peer, &carrier, idle);
+    }
+
     /// Takes in what a peer sends on a connection that it dialled.
     pub(crate) async fn receive_frames(self: Arc<Self>, peer: NodeId, connection: Connection, _admission: CountGuard) {
-        lock(&self.via.accepted).push((peer, connection.clone()));
+        let carrier = Carrier::Quic(connection.clone());
+        lock(&self.via.accepted).push((peer, carrier.clone()));
         let mut manners = Manners::new();
         while let Ok(frame) = connection.read_datagram().await {
-            self.hear_frame(peer, &connection, frame, &mut manners);
+            self.hear_frame(peer, &carrier, frame, &mut manners);
         }
-        lock(&self.via.accepted).retain(|(_, kept)| kept.stable_id() != connection.stable_id());
+        lock(&self.via.accepted).retain(|(_, kept)| !kept.is(&carrier));
+    }
+
+    /// The same on a lane. Who comes by one could not come otherwise, so what is for it goes by it, too.
+    pub(crate) async fn receive_frames_by_lane(
+        self: Arc<Self>,
+        peer: NodeId,
+        lane: impl AsyncRead + AsyncWrite + Send,
+        _admission: CountGuard,
+    ) {
+        debug!(peer = %peer.short(), "a peer has a lane for relaying");
+        let lane = FrameLane::new(lane);
+        let carrier = Carrier::Lane(lane.end.clone());
+        lock(&self.via.accepted).push((peer, carrier.clone()));
+        self.keep_lane(peer, lane, false).await;
+        lock(&self.via.accepted).retain(|(_, kept)| !kept.is(&carrier));
     }
 }

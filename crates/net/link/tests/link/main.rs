@@ -7,6 +7,7 @@ mod find;
 mod hostile;
 mod join;
 mod packets;
+mod reach;
 mod relay;
 mod streams;
 mod support;

@@ -9,9 +9,9 @@ use tokio::time::timeout;
 
 use crate::support::{ECHO, Node, PATIENCE, on_loopback};
 
-const GENEROUS: RelayBudget = RelayBudget { rate: 64 << 20, rate_per_user: 64 << 20 };
+pub(crate) const GENEROUS: RelayBudget = RelayBudget { rate: 64 << 20, rate_per_user: 64 << 20 };
 
-fn listening_on(addresses: &[&str], relay: Option<RelayBudget>) -> LinkConfig {
+pub(crate) fn listening_on(addresses: &[&str], relay: Option<RelayBudget>) -> LinkConfig {
     let bind: Vec<_> = addresses.iter().map(|address| address.parse().unwrap()).collect();
     LinkConfig {
         // A socket that dials TCP is of either family.
@@ -24,11 +24,11 @@ fn listening_on(addresses: &[&str], relay: Option<RelayBudget>) -> LinkConfig {
     }
 }
 
-fn relaying(relay: Option<RelayBudget>) -> LinkConfig {
+pub(crate) fn relaying(relay: Option<RelayBudget>) -> LinkConfig {
     listening_on(&["127.0.0.1:0", "[::1]:0"], relay)
 }
 
-async fn know_each_other(one: &Node, other: &Node) {
+pub(crate) async fn know_each_other(one: &Node, other: &Node) {
     one.handle.introduce(other.handle.own_record()).await.unwrap();
     other.handle.introduce(one.handle.own_record()).await.unwrap();
 }
@@ -48,7 +48,7 @@ async fn islands(relays: &[&Node]) -> (Node, Node) {
     (one, other)
 }
 
-fn path(from: &Node, to: &Node) -> Option<Path> {
+pub(crate) fn path(from: &Node, to: &Node) -> Option<Path> {
     from.handle.peer(&to.id())?.connected.map(|connected| connected.path)
 }
 

@@ -145,3 +145,68 @@ proptest! {
         assert!(forwarder.turns.is_empty());
     }
 }
+
+#[test]
+fn a_stranger_gets_little_until_it_is_one_no_more() {
+    let budget = Budget { rate: 1 << 20, rate_per_user: 1 << 20 };
+    let (mut forwarder, began) = (Forwarder::new(budget), Instant::now());
+    let mut carried_for = |began: Instant, guest: bool| {
+        let (mut now, mut carried) = (began, 0);
+        while now < began + Duration::from_secs(10) {
+            let offer = if guest { Forwarder::offer_from_guest } else { Forwarder::offer };
+            while offer(&mut forwarder, now, node(1), node(TO), payload(1000)).is_ok() {}
+            while let Next::Send { payload, .. } = forwarder.next(now) {
+                carried += payload.len() as u64;
+            }
+            now += Duration::from_millis(10);
+        }
+        carried
+    };
+    let carried = carried_for(began, true);
+    assert!((GUEST_RATE * 8..GUEST_RATE * 11 + BURST_LEAST).contains(&carried), "{carried}");
+    let carried = carried_for(began + Duration::from_secs(10), false);
+    assert!(carried > 8 << 20, "{carried}");
+}
+
+/// Strangers come, send what they may and are replaced by others, all the time; a peer has its share all the same.
+#[test]
+fn strangers_that_come_and_go_have_a_small_part_together() {
+    let budget = Budget { rate: 800_000, rate_per_user: 800_000 };
+    let (mut forwarder, began) = (Forwarder::new(budget), Instant::now());
+    let (time, peer) = (Duration::from_secs(5), node(1));
+    let (mut now, mut number) = (began, 1000);
+    let (mut of_peer, mut of_guests) = (0u64, 0u64);
+    while now < began + time {
+        for _ in 0..16 {
+            number += 1;
+            while forwarder.offer_from_guest(now, node(number), peer, payload(1200)).is_ok() {}
+        }
+        while forwarder.offer(now, peer, node(TO), payload(1200)).is_ok() {}
+        loop {
+            match forwarder.next(now) {
+                Next::Send { from, payload, .. } if from == peer => of_peer += payload.len() as u64,
+                Next::Send { payload, .. } => of_guests += payload.len() as u64,
+                Next::Wait(_) | Next::Nothing => break,
+            }
+        }
+        for gone in number - 15..=number {
+            forwarder.leave(&node(gone));
+        }
+        now += Duration::from_millis(10);
+    }
+    let rate = |bytes: u64| bytes / time.as_secs();
+    assert!(rate(of_guests) <= budget.rate / GUESTS_PART + 10_000, "{}", rate(of_guests));
+    assert!(rate(of_peer) >= budget.rate / 2, "{}", rate(of_peer));
+    let counts = forwarder.counts(now);
+    assert!(forwarder.users.len() <= 1 && counts.waiting_bytes <= USER_QUEUE_BYTES_MAX as u64, "{counts:?}");
+}
+
+#[test]
+fn who_was_a_stranger_and_became_a_peer_does_not_leave() {
+    let (mut forwarder, now) = (Forwarder::new(Budget { rate: 100_000, rate_per_user: 100_000 }), Instant::now());
+    forwarder.offer_from_guest(now, node(1), node(2), payload(100)).unwrap();
+    forwarder.offer(now, node(1), node(2), payload(100)).unwrap();
+    forwarder.leave(&node(1));
+    assert!(matches!(forwarder.next(now), Next::Send { .. }) && matches!(forwarder.next(now), Next::Send { .. }));
+    assert_eq!(forwarder.next(now), Next::Nothing);
+}
