@@ -6,6 +6,8 @@ use hyper::Method;
 use hyper::body::Frame;
 
 use futures_util::StreamExt as _;
+use futures_util::stream::once;
+use tokio::sync::oneshot;
 
 use super::{Body, Client, ClientError, Upload, uri};
 use crate::{ProxyRequest, ProxyStatus};
@@ -33,9 +35,16 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub async fn connect(&self, target: &str, port: u16, input: Upload) -> Result<Body, ClientError> {
-        let body = StreamBody::new(input.map(|part| part.map(Frame::data)));
+        // A node that refuses does not read on; what is still being written then would break the connection before its answer is read.
+        let (accepted, waiting) = oneshot::channel::<()>();
+        let input = once(async move {
+            let _: Result<(), _> = waiting.await;
+            input
+        });
+        let body = StreamBody::new(input.flatten().map(|part| part.map(Frame::data)));
         let uri = uri("/net/connect", &[("target", target), ("port", &port.to_string())]);
         let response = self.send(Method::POST, &uri, BoxBody::new(body)).await?;
+        let _: Result<(), _> = accepted.send(());
         Ok(Body { inner: response.into_body() })
     }
 }

@@ -321,8 +321,12 @@ impl LinkHandle {
         Some(peer)
     }
 
-    /// Who relays changes without the connection noticing.
+    /// Who relays changes without the connection noticing, and packets go over to relays before it does.
     fn name_relay(&self, peer: &mut Peer) {
+        let relayed = self.node.is_relayed(&peer.id);
+        if let Some(connected) = peer.connected.as_mut().filter(|_| relayed) {
+            connected.path = Path::Via(None);
+        }
         if let Some(Path::Via(relay)) = peer.connected.as_mut().map(|connected| &mut connected.path) {
             *relay = self.node.via.relay_to(&peer.id);
         }

@@ -42,6 +42,13 @@ const PER_WIDE_MAX: usize = 48;
 /// Messages to one node that wait for its line.
 const WAITING_MAX: usize = 8;
 
+/// Where a line could not be made it is not tried again for this long: whoever dies half-way leaves a handshake behind, and the other end should have room for those of
+/// people who wait.
+const RESTS: Duration = Duration::from_secs(20);
+
+/// Places of which this is remembered.
+const RESTING_MAX: usize = 256;
+
 /// How long a stream with one message may take.
 const STREAM_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -68,12 +75,25 @@ struct State {
     lines: Vec<Arc<Line>>,
     /// What waits for a line to be made.
     dialling: HashMap<NodeId, Vec<Bytes>>,
+    /// Since when a line cannot be made there.
+    resting: HashMap<(NodeId, SocketAddr), Instant>,
 }
 
 impl State {
     /// The line of this kind that was silent for the longest.
     fn stalest(&self, of: impl Fn(&Line) -> bool) -> Option<Arc<Line>> {
         self.lines.iter().filter(|line| of(line)).min_by_key(|line| line.used()).cloned()
+    }
+
+    fn rests(&self, to: &Contact) -> bool {
+        self.resting.get(&(to.node, to.at)).is_some_and(|since| since.elapsed() < RESTS)
+    }
+
+    fn let_rest(&mut self, to: &Contact) {
+        self.resting.retain(|_, since| since.elapsed() < RESTS);
+        if self.resting.len() < RESTING_MAX {
+            self.resting.insert((to.node, to.at), Instant::now());
+        }
     }
 
     fn remove(&mut self, line: &Line) {
@@ -156,6 +176,10 @@ impl Node {
             }
             return;
         }
+        if state.rests(&to) {
+            drop(state);
+            return self.finding.tell(Command::Unreachable(to.node));
+        }
         if state.dialling.len() >= DIALLED_MAX {
             drop(state);
             return debug!(node = %to.node.short(), "too many lines are being made");
@@ -201,6 +225,7 @@ impl Node {
             Ok(connection) => connection,
             Err(error) => {
                 debug!(node = %to.node.short(), at = %to.at, %error, "no line");
+                lines.lock().let_rest(&to);
                 return self.finding.tell(Command::Unreachable(to.node));
             }
         };
