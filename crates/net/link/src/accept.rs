@@ -126,8 +126,11 @@ impl Node {
         let from = address_of(&incoming);
         let handshake = async { incoming.accept().map_err(|e| e.to_string())?.await.map_err(|e| e.to_string()) };
         let outcome = timeout(HANDSHAKE_TIMEOUT, handshake).await;
-        if let Some(from) = from {
-            self.suspects().ended(Instant::now(), from, matches!(outcome, Ok(Ok(_))));
+        let went_well = matches!(outcome, Ok(Ok(_)));
+        match from {
+            Some(from) => self.suspects().ended(Instant::now(), from, went_well),
+            None if went_well => self.suspects().relayed(Instant::now()),
+            None => {}
         }
         let connection = match outcome {
             Ok(Ok(connection)) => connection,

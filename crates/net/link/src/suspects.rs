@@ -20,6 +20,9 @@ const OTHERS_FIRST: Duration = Duration::from_millis(500);
 /// What comes from an address that was just passed over, within this time, is a repetition: they follow after one second and after two more.
 const REPEATED: Duration = Duration::from_secs(4);
 
+/// How long nothing from an address is answered once another way was seen to be answered instead: several attempts of somebody who is in a hurry.
+const PROVED: Duration = Duration::from_secs(10);
+
 /// Addresses that are remembered at once. When there are more, nobody is suspected: what is lost is a remedy for something rare.
 const SUSPECTS_MAX: usize = 256;
 
@@ -31,6 +34,14 @@ struct Suspect {
     died: Option<Instant>,
     /// When one was left unanswered.
     passed_over: Option<Instant>,
+    /// When another way was answered instead.
+    proved: Option<Instant>,
+}
+
+impl Suspect {
+    fn new(since: Instant) -> Self {
+        Self { since, died: None, passed_over: None, proved: None }
+    }
 }
 
 /// See the module's documentation.
@@ -48,13 +59,16 @@ impl Suspects {
         }
         let Some(suspect) = self.suspects.get_mut(&from) else {
             if self.suspects.len() < SUSPECTS_MAX {
-                self.suspects.insert(from, Suspect { since: now, died: None, passed_over: None });
+                self.suspects.insert(from, Suspect::new(now));
             }
             return false;
         };
+        if suspect.proved.is_some_and(|at| since(at) < PROVED) {
+            return true;
+        }
         match suspect.died {
             Some(at) if since(at) >= REMEMBERED => {
-                (suspect.since, suspect.died, suspect.passed_over) = (now, None, None);
+                *suspect = Suspect::new(now);
                 return false;
             }
             None if since(suspect.since) < HANGS => return false,
@@ -63,7 +77,7 @@ impl Suspects {
         match suspect.passed_over {
             // The others had their chance.
             Some(at) if (OTHERS_FIRST..REPEATED).contains(&since(at)) => {
-                (suspect.since, suspect.died, suspect.passed_over) = (now, None, None);
+                *suspect = Suspect::new(now);
                 false
             }
             Some(at) if since(at) < OTHERS_FIRST => true,
@@ -71,6 +85,14 @@ impl Suspects {
                 suspect.passed_over = Some(now);
                 true
             }
+        }
+    }
+
+    /// A handshake by a relay went well: if one was passed over right before, it is most likely the same, and its own way is the one that loses answers.
+    pub(crate) fn relayed(&mut self, now: Instant) {
+        let lately = |at: Instant| now.saturating_duration_since(at) < OTHERS_FIRST;
+        for suspect in self.suspects.values_mut().filter(|suspect| suspect.passed_over.is_some_and(lately)) {
+            suspect.proved = Some(now);
         }
     }
 
@@ -113,6 +135,21 @@ mod tests {
         suspects.ended(later(10_000), bad, false);
         assert!(suspects.passes_over(later(20_000), bad), "it died");
         assert!(!suspects.passes_over(later(100_000), bad), "long ago");
+    }
+
+    /// Several protocols begin with a node at once, each with a handshake of its own.
+    #[test]
+    fn what_came_by_a_relay_instead_goes_on_coming_by_it() {
+        let (mut suspects, began) = (Suspects::default(), Instant::now());
+        let only = at("10.1.0.1:5000");
+        let later = |ms| began + Duration::from_millis(ms);
+        assert!(!suspects.passes_over(began, only));
+        assert!(suspects.passes_over(later(2000), only));
+        suspects.relayed(later(2020));
+        assert!(suspects.passes_over(later(5000), only), "another handshake, and no repetition");
+        suspects.relayed(later(9000));
+        assert!(suspects.passes_over(later(15_000), only));
+        assert!(!suspects.passes_over(later(16_000), only), "only what was passed over lately is proved by it");
     }
 
     #[test]

@@ -25,7 +25,8 @@ use super::{Command, FIND};
 use crate::acquaint::address;
 use crate::address::AddressRecord;
 use crate::node::Node;
-use crate::quic::code;
+use crate::peers::Path;
+use crate::quic::{code, path_of};
 
 /// A line on which nothing was said for this long is closed. Questions of one lookup, and of joining, follow each other within two seconds; keeping it longer
 /// costs signs of life, making another one about as much as 60 of these.
@@ -230,7 +231,16 @@ impl Node {
             }
         };
         lines.dialled.fetch_add(1, Ordering::Relaxed);
-        let at = address(&connection).unwrap_or(to.at);
+        let at = match path_of(&connection).map(|way| way.path) {
+            Some(Path::Direct(at)) => at,
+            None => to.at,
+            Some(Path::Via(_) | Path::Relay(_)) => {
+                // The other end would say the same.
+                connection.close(code::DONE.into(), b"strangers come directly");
+                lines.lock().let_rest(&to);
+                return self.finding.tell(Command::Unreachable(to.node));
+            }
+        };
         let line = Line { node: to.node, at, connection, dialled: true, used: Mutex::new(Instant::now()) };
         let line = Arc::new(line);
         {
