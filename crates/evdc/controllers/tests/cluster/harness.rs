@@ -105,7 +105,8 @@ impl Harness {
     /// Follows all pods until `done`, which sees every change and all pods after it.
     pub async fn pods_until(&self, what: &str, mut done: impl FnMut(&[Pod]) -> bool) {
         let mut pods: Vec<Pod> = Vec::new();
-        let mut events = std::pin::pin!(watcher(Api::<Pod>::all(self.client.clone()), watcher::Config::default()));
+        let mut events =
+            std::pin::pin!(watcher(Api::<Pod>::all(self.client.clone()), watcher::Config::default()).default_backoff());
         let follow = async {
             while let Some(event) = events.next().await {
                 let event = event.unwrap();
@@ -189,8 +190,9 @@ async fn renew(client: Client, alive: Alive) {
 
 /// Says of pods on live nodes that they run, and confirms that they ended.
 async fn run_pods(client: Client, alive: Alive) {
-    let mut events =
-        std::pin::pin!(watcher(Api::<Pod>::all(client.clone()), watcher::Config::default()).applied_objects());
+    // With pauses: once the server has ended, every attempt fails without waiting for anything, and who only tries again would never be cancelled.
+    let events = watcher(Api::<Pod>::all(client.clone()), watcher::Config::default()).default_backoff();
+    let mut events = std::pin::pin!(events.applied_objects());
     let mut address = 1_u32;
     while let Some(event) = events.next().await {
         let Ok(pod) = event else { continue };
