@@ -313,7 +313,7 @@ impl Packets {
         let outcome = self.node.send_packets(to, packets);
         self.node.packets.count(outcome, packets.len());
         match outcome {
-            Ok(sent) if sent < packets.len() => Err(PacketRefusal::TooLarge { mtu: self.mtu(&to).unwrap_or(0) }),
+            Ok(sent) if sent < packets.len() => Err(PacketRefusal::TooLarge { mtu: PACKET_BYTES_MAX }),
             Ok(_) => Ok(()),
             Err(refusal) => Err(refusal),
         }
@@ -689,10 +689,15 @@ impl Node {
     /// Puts packets into a connection, in halves where they are too large for its datagrams. Gives how many were of a size that is carried at all.
     fn hand_on(&self, to: NodeId, connection: &Connection, packets: &[Bytes]) -> Result<usize, PacketRefusal> {
         let mtu = connection.max_datagram_size().ok_or(PacketRefusal::Closed)?;
+        if packets.iter().all(|packet| packet.len() <= mtu) {
+            connection.send_many_datagrams(packets).map_err(|_| PacketRefusal::Closed)?;
+            self.meters.of(to).sent(packets.iter().map(Bytes::len).sum());
+            return Ok(packets.len());
+        }
         let fits = |packet: &Bytes| packet.len() <= PACKET_BYTES_MAX && half_of(packet.len()) <= mtu;
         let fitting: Vec<Bytes> = packets.iter().filter(|packet| fits(packet)).cloned().collect();
         if fitting.is_empty() && !packets.is_empty() {
-            return Err(PacketRefusal::TooLarge { mtu: PACKET_BYTES_MAX.min(mtu) });
+            return Err(PacketRefusal::TooLarge { mtu: PACKET_BYTES_MAX });
         }
         let parts = self.packets.fit(&fitting, mtu);
         connection.send_many_datagrams(&parts).map_err(|error| match error {

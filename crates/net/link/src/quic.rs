@@ -50,10 +50,6 @@ const PATH_IDLE: Duration = Duration::from_secs(5);
 /// How often a path is probed when nothing else is sent.
 pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(2);
 
-/// The same on the side that was dialled. A little longer than [`KEEP_ALIVE`], one side would probe and the other answer, with half the packets: measured with 2.5 s, and not in use until
-/// failing over to other relays was measured with it, too.
-const KEEP_ALIVE_ANSWERING: Duration = KEEP_ALIVE;
-
 /// A connection without a sign of life on any path ends after this.
 const CONNECTION_IDLE: Duration = Duration::from_secs(15);
 
@@ -98,15 +94,6 @@ pub(crate) fn transport(packets: bool) -> QuicTransportConfigBuilder {
         .datagram_receive_buffer_size(packets.then_some(DATAGRAM_BUFFER))
 }
 
-/// What connections have in common that others made.
-fn answering_transport() -> QuicTransportConfig {
-    // Datagrams are taken in whether or not packets are carried: relaying is done with them.
-    transport(true)
-        .keep_alive_interval(KEEP_ALIVE_ANSWERING)
-        .default_path_keep_alive_interval(KEEP_ALIVE_ANSWERING)
-        .build()
-}
-
 fn relay_mode(relays: &[String]) -> Result<RelayMode, BindError> {
     if relays.is_empty() {
         return Ok(RelayMode::Disabled);
@@ -129,7 +116,8 @@ pub(crate) async fn bind(
     let mut builder = Endpoint::builder(presets::Empty)
         .secret_key(SecretKey::from_bytes(&key.secret_bytes()))
         .crypto_provider(provider())
-        .transport_config(answering_transport())
+        // Datagrams are taken in whether or not packets are carried: relaying is done with them.
+        .transport_config(transport(true).build())
         .relay_mode(relay_mode(&config.relays)?)
         .clear_address_lookup()
         .address_lookup(via.1)

@@ -1,4 +1,4 @@
-//! One path to one peer, as long as the connection beside which it runs.
+//! One path to one peer: what seals, what opens, and the watch over where it goes.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
