@@ -1,9 +1,11 @@
 //! What is done to this host for the network as a whole and for one pod: namespaces, veth pairs, addresses, routes, the forwarding switch.
 //! Each step may be repeated. No rule of the firewall is made here.
 
+use std::ffi::OsStr;
 use std::io;
 use std::net::Ipv6Addr;
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::mount::UnmountFlags;
 use serde::Deserialize;
@@ -24,9 +26,17 @@ const IN_NAMESPACE: &str = "echo 0 >/proc/sys/net/ipv4/ip_unprivileged_port_star
 echo 0 2147483647 >/proc/sys/net/ipv4/ping_group_range
 exec ip -6 -batch -";
 
+/// Between two looks at whether an interface carries; most carry at the first.
+const CARRY_POLL: Duration = Duration::from_millis(5);
+
+/// How long the kernel may take to connect an interface that was set up. It does so on a worker that waits for the lock of all network
+/// configuration, which the end of other namespaces holds for seconds on a busy machine.
+const CARRY_TIMEOUT: Duration = Duration::from_secs(20);
+
 #[derive(Deserialize)]
 struct LinkView {
     mtu: u32,
+    operstate: String,
 }
 
 /// The planetary interface's MTU, or `None` when there is no such interface.
@@ -151,7 +161,27 @@ pub(crate) async fn connect(pod: &PodRecord, source: Ipv6Addr, mtu: u32, namespa
     let mut net = std::ffi::OsString::from("--net=");
     net.push(namespace);
     let arguments = [net.as_os_str(), "sh".as_ref(), "-c".as_ref(), IN_NAMESPACE.as_ref()];
-    run(Tool::Nsenter, "set up a pod's interface", &arguments, &batch(&inside)).await.map(drop)
+    run(Tool::Nsenter, "set up a pod's interface", &arguments, &batch(&inside)).await?;
+    carries(Tool::Ip, &["-j", "link", "show", "dev", interface]).await?;
+    let looked = [net.as_os_str(), "ip".as_ref(), "-j".as_ref(), "link".as_ref(), "show".as_ref(), "eth0".as_ref()];
+    carries(Tool::Nsenter, &looked).await
+}
+
+/// Waits until the interface that this shows is operational: before that, the kernel drops what is sent through it, and the first connection of a
+/// pod would wait a second for its packet to be sent again.
+async fn carries<A: AsRef<OsStr>>(tool: Tool, show: &[A]) -> Result<(), CommandError> {
+    let purpose = "wait for a pod's interface to carry packets";
+    let wait = async {
+        loop {
+            let output = run(tool, purpose, show, "").await?;
+            let links: Vec<LinkView> = serde_json::from_slice(&output).unwrap_or_default();
+            if links.first().is_some_and(|link| link.operstate == "UP") {
+                return Ok(());
+            }
+            tokio::time::sleep(CARRY_POLL).await;
+        }
+    };
+    tokio::time::timeout(CARRY_TIMEOUT, wait).await.map_err(|_| CommandError::Hung { tool, purpose })?
 }
 
 /// Removes the pair, if it is there.

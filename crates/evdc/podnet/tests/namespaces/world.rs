@@ -116,7 +116,7 @@ pub(crate) fn connect(from: &Path, to: SocketAddr) -> io::Result<TcpStream> {
 
 /// What the server there answers.
 pub(crate) fn talk(from: &Path, to: SocketAddr) -> io::Result<String> {
-    let mut stream = connect(from, to)?;
+    let mut stream = inside(from, || TcpStream::connect_timeout(&to, ANSWER_TIMEOUT))?;
     stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
     stream.write_all(b"?")?;
     let mut answer = String::new();
