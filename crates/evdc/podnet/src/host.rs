@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use rustix::mount::UnmountFlags;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use crate::address::link_addresses;
 use crate::command::{CommandError, Tool, batch, ip_batch, run};
@@ -26,17 +27,25 @@ const IN_NAMESPACE: &str = "echo 0 >/proc/sys/net/ipv4/ip_unprivileged_port_star
 echo 0 2147483647 >/proc/sys/net/ipv4/ping_group_range
 exec ip -6 -batch -";
 
-/// Between two looks at whether an interface carries; most carry at the first.
-const CARRY_POLL: Duration = Duration::from_millis(5);
+/// `ip`'s arguments that show which addresses are this network namespace's own.
+const LOCAL_ROUTES: [&str; 6] = ["-6", "-j", "route", "show", "table", "local"];
 
-/// How long the kernel may take to connect an interface that was set up. It does so on a worker that waits for the lock of all network
-/// configuration, which the end of other namespaces holds for seconds on a busy machine.
-const CARRY_TIMEOUT: Duration = Duration::from_secs(20);
+/// Between two looks at whether an interface passes packets; most do at the first.
+const SETTLE_POLL: Duration = Duration::from_millis(5);
+
+/// How long the kernel may take for that. Its workers wait for the lock of all network configuration, which the end of other namespaces holds for
+/// seconds on a busy machine.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(20);
 
 #[derive(Deserialize)]
 struct LinkView {
     mtu: u32,
     operstate: String,
+}
+
+#[derive(Deserialize)]
+struct RouteView {
+    dst: String,
 }
 
 /// The planetary interface's MTU, or `None` when there is no such interface.
@@ -73,7 +82,8 @@ pub(crate) async fn raise(config: &Config) -> Result<(), CommandError> {
     if let Some(planetary) = &config.planetary {
         lines.push(format!("route replace {} dev {planetary} src {source}", config.evdc));
     }
-    ip_batch("route the eVDC's network", &lines).await
+    ip_batch("route the eVDC's network", &lines).await?;
+    settled(Tool::Ip, &LOCAL_ROUTES.map(OsStr::new), |route: &RouteView| route.dst == source.to_string()).await
 }
 
 /// Takes away what [`raise`] made; what is gone already is fine.
@@ -162,26 +172,35 @@ pub(crate) async fn connect(pod: &PodRecord, source: Ipv6Addr, mtu: u32, namespa
     net.push(namespace);
     let arguments = [net.as_os_str(), "sh".as_ref(), "-c".as_ref(), IN_NAMESPACE.as_ref()];
     run(Tool::Nsenter, "set up a pod's interface", &arguments, &batch(&inside)).await?;
-    carries(Tool::Ip, &["-j", "link", "show", "dev", interface]).await?;
-    let looked = [net.as_os_str(), "ip".as_ref(), "-j".as_ref(), "link".as_ref(), "show".as_ref(), "eth0".as_ref()];
-    carries(Tool::Nsenter, &looked).await
+    let in_pod = [net.as_os_str(), "ip".as_ref()];
+    let is_up = |link: &LinkView| link.operstate == "UP";
+    settled(Tool::Ip, &["-j", "link", "show", "dev", interface].map(OsStr::new), is_up).await?;
+    let inner = ["-j", "link", "show", "dev", "eth0"].map(OsStr::new);
+    settled(Tool::Nsenter, &[&in_pod[..], &inner].concat(), is_up).await?;
+    let is_local = |route: &RouteView| route.dst == address.to_string();
+    settled(Tool::Nsenter, &[&in_pod[..], &LOCAL_ROUTES.map(OsStr::new)].concat(), is_local).await
 }
 
-/// Waits until the interface that this shows is operational: before that, the kernel drops what is sent through it, and the first connection of a
-/// pod would wait a second for its packet to be sent again.
-async fn carries<A: AsRef<OsStr>>(tool: Tool, show: &[A]) -> Result<(), CommandError> {
-    let purpose = "wait for a pod's interface to carry packets";
+/// Waits until one of what this shows is as it has to be. The kernel acknowledges an interface and an address before packets pass: what is sent
+/// through the interface is dropped until a worker has connected it, and what comes to the address until another has entered the address's route. A pod's
+/// first connection would wait a second for its packet to be sent again, and a first datagram be lost.
+async fn settled<V: DeserializeOwned>(
+    tool: Tool,
+    show: &[&OsStr],
+    is_it: impl Fn(&V) -> bool,
+) -> Result<(), CommandError> {
+    let purpose = "see a pod's interface take up its work";
     let wait = async {
         loop {
             let output = run(tool, purpose, show, "").await?;
-            let links: Vec<LinkView> = serde_json::from_slice(&output).unwrap_or_default();
-            if links.first().is_some_and(|link| link.operstate == "UP") {
+            let shown: Vec<V> = serde_json::from_slice(&output).unwrap_or_default();
+            if shown.iter().any(&is_it) {
                 return Ok(());
             }
-            tokio::time::sleep(CARRY_POLL).await;
+            tokio::time::sleep(SETTLE_POLL).await;
         }
     };
-    tokio::time::timeout(CARRY_TIMEOUT, wait).await.map_err(|_| CommandError::Hung { tool, purpose })?
+    tokio::time::timeout(SETTLE_TIMEOUT, wait).await.map_err(|_| CommandError::Hung { tool, purpose })?
 }
 
 /// Removes the pair, if it is there.

@@ -66,6 +66,10 @@ impl Host {
         for host in [self, other] {
             host.ip(&format!("link set dev {interface} addrgenmode none arp off up"));
         }
+        // Looking at an interface makes the kernel connect it at once; left alone, it drops what is sent until a worker has done so.
+        for host in [self, other] {
+            host.ip(&format!("link show dev {interface}"));
+        }
     }
 
     /// What a network could leave behind: interfaces, addresses, routes, rules.
