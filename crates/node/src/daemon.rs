@@ -312,6 +312,7 @@ impl Node {
 impl Parts {
     /// Who the node is and how it fares.
     pub(crate) async fn status(&self) -> NodeStatus {
+        self.peers.freshen().await;
         let addresses = self.link.addresses();
         NodeStatus {
             node: self.node,

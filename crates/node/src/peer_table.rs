@@ -25,9 +25,12 @@ use crate::storage::{LocalHome, status as storage_status};
 /// A node that died is noticed by the engine at once where it matters; this is for the status and for placement.
 const PROBE_EVERY: Duration = Duration::from_secs(5);
 
-/// The same while the link is connected with the peer and it answered: the link notices its death within five seconds and says so. A question and its answer take some hundred
-/// bytes, and most peers have nothing new to say.
-const PROBE_CONNECTED_EVERY: Duration = Duration::from_secs(30);
+/// The same while the link is connected with the peer and it answered: the link notices its death and says so. A question and its answer take a kilobyte, and most peers have
+/// nothing new to say; who wants to know now [asks](PeerTable::freshen).
+const PROBE_CONNECTED_EVERY: Duration = Duration::from_secs(300);
+
+/// What was said longer ago than this is asked for again before it is shown.
+const FRESH: Duration = Duration::from_secs(20);
 
 /// An answer that takes longer counts as none.
 const PROBE_WITHIN: Duration = Duration::from_secs(3);
@@ -37,6 +40,9 @@ const QUESTIONS_MAX: u32 = 5;
 
 /// Long enough for a connection to be replaced, short against [`PROBE_WITHIN`].
 const QUESTION_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long whoever wants to see what peers say waits for it.
+const FRESHEN_WITHIN: Duration = Duration::from_millis(500);
 
 /// A grant lets this node act for its owner on a peer. It is renewed long before it ends, and short enough that one that leaks
 /// does not matter for long.
@@ -167,6 +173,25 @@ impl PeerTable {
         join_all(peers.into_iter().map(|peer| self.probe(peer.id))).await;
     }
 
+    /// Asks those peers now that are there and have said nothing for a while, and waits a moment for the answers.
+    pub(crate) async fn freshen(&self) {
+        let old: Vec<NodeId> = {
+            let known = self.shared.read();
+            let is_old = |known: &Known| {
+                known.asking.reachable
+                    && !known.asking.asking
+                    && known.asking.last_seen.is_none_or(|at| at.elapsed() > FRESH)
+            };
+            known.iter().filter(|(_, known)| is_old(known)).map(|(peer, _)| *peer).collect()
+        };
+        let asked = old.into_iter().map(|peer| {
+            let table = self.clone();
+            // Who does not answer in this moment may yet, and is told apart by that.
+            tokio::spawn(async move { table.probe(peer).await })
+        });
+        let _: Result<_, _> = timeout(FRESHEN_WITHIN, join_all(asked)).await;
+    }
+
     /// Waits until every peer was asked at least once: right after a start or a join, what is not known yet would look as if it were
     /// not there. A peer that does not answer is waited for once, not every time.
     pub(crate) async fn settled(&self) {
@@ -205,7 +230,7 @@ impl PeerTable {
     }
 
     async fn ask_once(&self, peer: NodeId) -> Result<(Checked, Duration), String> {
-        let stream = self.shared.link.open(peer, card::PROTOCOL, Traffic::Control).await;
+        let stream = self.shared.link.open(peer, card::PROTOCOL, Traffic::Aside).await;
         let stream = stream.map_err(|error| error.to_string())?;
         let began = Instant::now();
         let checked = card::ask(stream, peer).await.map_err(|error| error.to_string())?;
@@ -359,7 +384,8 @@ mod tests {
         // There, and there still.
         check(fine, true, false, 5, false);
         check(fine, true, true, 60, false);
-        check(fine, true, false, 30, true);
+        check(fine, true, false, 60, false);
+        check(fine, true, false, 300, true);
         // Not there, or it does not answer.
         check(Asking { connected: false, ..fine }, false, false, 5, true);
         check(Asking { reachable: false, ..fine }, true, false, 5, true);

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use atoll_ids::NodeId;
 use atoll_lane::{Accepted, Acceptor, LaneStream};
-use iroh::endpoint::{Connection, Incoming, IncomingAddr, RecvStream, SendStream};
+use iroh::endpoint::{Incoming, IncomingAddr};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::timeout;
@@ -22,11 +22,12 @@ use crate::doors::{Network, Place};
 use crate::error::{BindError, Refusal};
 use crate::find::FIND;
 use crate::join::JOIN;
+use crate::kept::Kept;
 use crate::node::Node;
 use crate::packets::PACKET;
 use crate::presence::HELLO;
 use crate::quic::{address_error, code};
-use crate::stream::{BoxStream, CountedLane, QuicStream};
+use crate::stream::{BoxStream, CountedLane, Holds, QuicStream};
 use crate::suspects::Suspects;
 use crate::via::RELAY;
 
@@ -181,37 +182,56 @@ impl Node {
         let Some(protocol) = served.copied() else {
             return close(code::PROTOCOL, "this protocol is not served");
         };
-        self.connections.offer(peer, protocol, &connection);
-        self.serve_connection(peer, protocol, connection, Some(admission)).await;
+        let kept = Kept::new(connection);
+        self.connections.offer(peer, protocol, &kept);
+        self.serve_connection(peer, protocol, kept, Some(admission)).await;
     }
 
-    /// Serves the streams that a peer opens on a connection, until it closes. How many there are at once is limited by QUIC.
+    /// Serves the streams that a peer opens on a connection, until it closes or nothing is open on it any more. How many there are at once is limited by QUIC.
     pub(crate) async fn serve_connection(
         self: Arc<Self>,
         peer: NodeId,
         protocol: &'static str,
-        connection: Connection,
+        kept: Arc<Kept>,
         _admission: Option<CountGuard>,
     ) {
-        while let Ok((send, receive)) = connection.accept_bi().await {
-            self.spawn_stream(self.clone().serve_stream(peer, protocol, connection.clone(), send, receive));
+        let _used = self.book.admit(peer, Count::Uses);
+        loop {
+            tokio::select! {
+                stream = kept.connection().accept_bi() => match stream {
+                    Ok((send, receive)) => {
+                        let stream = QuicStream::new(send, receive, Holds::Kept(kept.enter()));
+                        self.spawn_stream(self.clone().serve_stream(peer, protocol, stream));
+                    }
+                    Err(_) => return,
+                },
+                () = kept.idle() => if self.connections.end_idle(peer, protocol, &kept).await {
+                    return;
+                },
+            }
         }
     }
 
-    async fn serve_stream(
-        self: Arc<Self>,
-        peer: NodeId,
-        protocol: &'static str,
-        connection: Connection,
-        send: SendStream,
-        receive: RecvStream,
-    ) {
-        let mut stream = QuicStream::new(send, receive, connection);
+    async fn serve_stream(self: Arc<Self>, peer: NodeId, protocol: &'static str, mut stream: QuicStream) {
         match timeout(HANDSHAKE_TIMEOUT, stream.read_u8()).await {
             Ok(Ok(OPENING)) => {}
             _ => return debug!(peer = %peer.short(), "a stream did not begin as streams do"),
         }
         self.begin(peer, protocol, Box::new(stream)).await;
+    }
+
+    /// Serves a stream on the connection of greetings, on which the opener's byte came and the protocol's name is to follow.
+    pub(crate) async fn serve_aside(self: Arc<Self>, peer: NodeId, mut stream: QuicStream) {
+        let name = async {
+            let length = stream.read_u8().await?;
+            let mut name = vec![0; usize::from(length)];
+            stream.read_exact(&mut name).await.map(|_| name)
+        };
+        match timeout(HANDSHAKE_TIMEOUT, name).await {
+            // A name that no protocol has is refused as one that is not served.
+            Ok(Ok(name)) => self.begin(peer, &String::from_utf8_lossy(&name), Box::new(stream)).await,
+            _ => debug!(peer = %peer.short(), "a stream did not say what it is for"),
+        }
     }
 
     /// Answers the opening of a stream, and serves it if it is welcome.

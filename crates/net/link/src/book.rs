@@ -42,6 +42,8 @@ pub(crate) enum Count {
     Served,
     /// Lanes between us, whoever opened them.
     Lanes,
+    /// Connections that are kept for a protocol, whoever made them.
+    Uses,
 }
 
 impl Count {
@@ -49,7 +51,7 @@ impl Count {
         match self {
             Self::Connections | Self::LanesIn => INCOMING_MAX,
             Self::Served => SERVED_MAX,
-            Self::Lanes => usize::MAX,
+            Self::Lanes | Self::Uses => usize::MAX,
         }
     }
 }
@@ -70,7 +72,7 @@ struct Entry {
     /// Connections on which the two greet, each with its number.
     present: Vec<(u64, Connection)>,
     instance: Option<u64>,
-    counts: [usize; 4],
+    counts: [usize; 5],
     lanes_rest_until: Option<Instant>,
     keeper: Keeper,
 }
@@ -335,6 +337,12 @@ impl Book {
         Some(CountGuard { book: self.clone(), node, count })
     }
 
+    /// Whether something goes on with a peer beside greetings.
+    pub(crate) fn is_in_use(&self, node: &NodeId) -> bool {
+        let used = |entry: &Entry| entry.counts[Count::Uses as usize] + entry.counts[Count::Lanes as usize] > 0;
+        self.lock().get(node).is_some_and(used)
+    }
+
     pub(crate) fn lanes_rest(&self, node: &NodeId) -> bool {
         let now = Instant::now();
         self.lock().get(node).and_then(|entry| entry.lanes_rest_until).is_some_and(|until| now < until)
@@ -358,7 +366,7 @@ impl Entry {
             last_seen,
             present: Vec::new(),
             instance: None,
-            counts: [0; 4],
+            counts: [0; 5],
             lanes_rest_until: None,
             keeper,
         }

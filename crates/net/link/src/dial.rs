@@ -1,13 +1,12 @@
 //! Towards a peer: connections that are kept, streams on them, and lanes where they can be had.
 //!
-//! There is one QUIC connection per peer and protocol (ALPN names a protocol per connection), used from both ends. A
+//! There is one QUIC connection per peer and protocol (ALPN names a protocol per connection), used from both ends and [kept](crate::kept) while it is used. A
 //! stream begins with one byte from the opener and one byte of answer, so that `open` knows whether it is served; on a lane the
-//! connection itself is the opener's byte.
+//! connection itself is the opener's byte, and on the connection of greetings the protocol's name follows that byte.
 
-use std::collections::HashMap;
 use std::future::pending;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_ids::NodeId;
@@ -24,9 +23,11 @@ use tracing::debug;
 use crate::address::{AddressRecord, is_dialable};
 use crate::book::Count;
 use crate::error::{OpenError, Refusal};
+use crate::kept::{Busy, Kept};
 use crate::node::Node;
-use crate::quic::{code, is_direct, transport};
-use crate::stream::{BoxStream, CountedLane, QuicStream, Traffic};
+use crate::presence::HELLO;
+use crate::quic::{code, is_direct, quiet_transport, transport};
+use crate::stream::{BoxStream, CountedLane, Holds, QuicStream, Traffic};
 use crate::via::RELAY;
 use crate::via::transport::address as via_address;
 use crate::via::ways::LANE_AFTER;
@@ -44,43 +45,6 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// not tell the client when the server finds no protocol in common, if the client's hello takes more than one packet, and
 /// with a post-quantum key share it always does.
 pub(crate) const NONE: &str = "atoll/none/1";
-
-type Slot = Arc<tokio::sync::Mutex<Option<Connection>>>;
-
-/// The connections that are kept, by peer and protocol. Whoever dials holds the slot, so that others wait for the same
-/// connection instead of making more.
-#[derive(Default)]
-pub(crate) struct Connections {
-    slots: Mutex<HashMap<(NodeId, &'static str), Slot>>,
-}
-
-impl Connections {
-    fn slot(&self, peer: NodeId, protocol: &'static str) -> Slot {
-        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        slots.entry((peer, protocol)).or_default().clone()
-    }
-
-    /// Keeps a connection that the peer made, unless there is one already.
-    pub(crate) fn offer(&self, peer: NodeId, protocol: &'static str, connection: &Connection) {
-        if let Ok(mut kept) = self.slot(peer, protocol).try_lock()
-            && kept.as_ref().is_none_or(|kept| kept.close_reason().is_some())
-        {
-            *kept = Some(connection.clone());
-        }
-    }
-
-    /// Closes all connections to a peer. One that is being dialled at this moment is new and stays.
-    pub(crate) fn close(&self, peer: &NodeId, code: u32, reason: &str) {
-        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        for (_, slot) in slots.extract_if(|(node, _), _| node == peer) {
-            if let Ok(mut kept) = slot.try_lock()
-                && let Some(connection) = kept.take()
-            {
-                connection.close(code.into(), reason.as_bytes());
-            }
-        }
-    }
-}
 
 /// Why a peer was not reached.
 #[derive(Debug)]
@@ -137,6 +101,11 @@ impl Node {
             return Err(OpenError::Closed);
         }
         let record = self.book.record(&peer).ok_or(OpenError::UnknownPeer { node: peer })?;
+        if traffic == Traffic::Aside
+            && let Some(opened) = self.open_aside(&peer, protocol).await
+        {
+            return opened;
+        }
         if traffic == Traffic::Bulk && !record.lane.is_empty() && !self.book.lanes_rest(&peer) {
             // TCP connects to a process that is stopped as well: the handshake and the answer need a limit of their own.
             let limit = self.config.lane_timeout + ANSWER_TIMEOUT / 2;
@@ -193,8 +162,9 @@ impl Node {
         record: &AddressRecord,
     ) -> Result<BoxStream, OpenError> {
         loop {
-            let (connection, kept) = self.connection(peer, protocol, record).await.map_err(|e| e.for_opening(peer))?;
-            match begin_stream(&connection).await {
+            let (busy, kept) = self.connection(peer, protocol, record).await.map_err(|e| e.for_opening(peer))?;
+            let connection = busy.connection().clone();
+            match begin_stream(Holds::Kept(busy), &[OPENING]).await {
                 Ok(stream) => return Ok(Box::new(stream)),
                 // It may have died long ago without anybody noticing: a new one tells.
                 Err(DialError::Failed(error)) if kept => {
@@ -206,30 +176,42 @@ impl Node {
         }
     }
 
-    /// The connection for a protocol, and whether it was there before.
+    /// Opens a stream on the connection that shows that the peer is there, if there is one and it takes it.
+    async fn open_aside(&self, peer: &NodeId, protocol: &str) -> Option<Result<BoxStream, OpenError>> {
+        let connection = self.book.present_on(peer).pop()?;
+        match begin_stream(Holds::Connection(connection), &aside(protocol)).await {
+            Ok(stream) => Some(Ok(Box::new(stream))),
+            Err(DialError::Refused(reason)) => Some(Err(OpenError::Refused { node: *peer, reason })),
+            Err(DialError::Failed(error)) => {
+                debug!(peer = %peer.short(), error, "nothing to be asked on the connection of greetings");
+                None
+            }
+        }
+    }
+
+    /// The connection for a protocol, on which a stream counts already, and whether it was there before.
     async fn connection(
         self: &Arc<Self>,
         peer: NodeId,
         protocol: &'static str,
         record: &AddressRecord,
-    ) -> Result<(Connection, bool), DialError> {
+    ) -> Result<(Busy, bool), DialError> {
         let slot = self.connections.slot(peer, protocol);
         let mut kept = slot.lock().await;
-        if let Some(connection) = kept.as_ref().filter(|kept| kept.close_reason().is_none()) {
-            return Ok((connection.clone(), true));
+        if let Some(kept) = kept.as_ref().filter(|kept| kept.connection().close_reason().is_none()) {
+            return Ok((kept.enter(), true));
         }
-        let connection = self.dial(peer, record, protocol).await?;
-        *kept = Some(connection.clone());
-        self.spawn(self.clone().serve_connection(peer, protocol, connection.clone(), None));
-        Ok((connection, false))
+        let dialled = Kept::new(self.dial(peer, record, protocol).await?);
+        let busy = dialled.enter();
+        *kept = Some(dialled.clone());
+        self.spawn(self.clone().serve_connection(peer, protocol, dialled, None));
+        Ok((busy, false))
     }
 
     async fn drop_connection(&self, peer: NodeId, protocol: &'static str, unusable: &Connection) {
         let slot = self.connections.slot(peer, protocol);
         let mut kept = slot.lock().await;
-        if kept.as_ref().is_some_and(|kept| kept.stable_id() == unusable.stable_id()) {
-            *kept = None;
-        }
+        kept.take_if(|kept| kept.connection().stable_id() == unusable.stable_id());
     }
 
     /// Makes a connection to a node where its record says it is.
@@ -239,7 +221,8 @@ impl Node {
         record: &AddressRecord,
         protocol: &str,
     ) -> Result<Connection, DialError> {
-        let options = ConnectOptions::new().with_transport_config(transport(true).build());
+        let transport = if protocol == HELLO { quiet_transport() } else { transport(true) };
+        let options = ConnectOptions::new().with_transport_config(transport.build());
         self.dial_with(peer, record, protocol, options).await
     }
 
@@ -335,8 +318,15 @@ async fn begin_lane(mut lane: LaneStream) -> Result<LaneStream, DialError> {
     Refusal::from_byte(answer).map_or(Ok(lane), |reason| Err(DialError::Refused(reason)))
 }
 
+/// How a stream of a protocol begins on the connection of greetings.
+fn aside(protocol: &str) -> Vec<u8> {
+    let length = u8::try_from(protocol.len()).expect("names of protocols are that short");
+    [&[OPENING, length], protocol.as_bytes()].concat()
+}
+
 /// Opens a stream on a connection and waits for the peer to accept it.
-async fn begin_stream(connection: &Connection) -> Result<QuicStream, DialError> {
+async fn begin_stream(on: Holds, opening: &[u8]) -> Result<QuicStream, DialError> {
+    let connection = on.connection().clone();
     let lost = |text: String| match connection.close_reason() {
         Some(reason) => DialError::of(&reason),
         None => DialError::Failed(text),
@@ -345,8 +335,8 @@ async fn begin_stream(connection: &Connection) -> Result<QuicStream, DialError> 
         Ok(opened) => opened.map_err(|error| DialError::of(&error))?,
         Err(_) => return Err(DialError::Refused(Refusal::Busy)),
     };
-    let mut stream = QuicStream::new(send, receive, connection.clone());
-    stream.write_all(&[OPENING]).await.map_err(|error| lost(error.to_string()))?;
+    let mut stream = QuicStream::new(send, receive, on);
+    stream.write_all(opening).await.map_err(|error| lost(error.to_string()))?;
     match timeout(ANSWER_TIMEOUT, stream.read_u8()).await {
         Ok(Ok(answer)) => match Refusal::from_byte(answer) {
             None => Ok(stream),

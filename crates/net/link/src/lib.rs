@@ -32,6 +32,7 @@ mod frames;
 mod introduce;
 mod invite;
 mod join;
+mod kept;
 mod lan;
 mod link;
 mod meter;

@@ -1,14 +1,19 @@
-//! Peers that stay known find each other again: `atoll/hello/1`.
+//! Peers that stay known find each other again: `atoll/hello/2`.
 //!
 //! One task looks after each peer. While the two are connected it waits; otherwise it dials where the peer was last, again
 //! and again with growing pauses. When they meet they exchange their signed records, and again whenever one of them moves, so two nodes find
-//! each other as long as one of them is still where the other saw it last. The connection stays and shows that the peer is alive: iroh ends
-//! it 5 s after the last sign of life.
+//! each other as long as one of them is still where the other saw it last. The connection stays and shows that the peer is alive. While something goes on between the two, a
+//! empty datagram asks for a sign of life every two seconds, and the connection ends after five without any. Otherwise iroh's own probes, a third as many, are enough, and
+//! it ends after fifteen.
+//!
+//! Either end opens streams on it. One begins with a byte that says what it is: a greeting, or a stream of a protocol that is named next, for those who have a few words to say now
+//! and then ([`Traffic::Aside`](crate::Traffic::Aside)).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use atoll_ids::NodeId;
+use bytes::Bytes;
 use iroh::endpoint::{Connection, ConnectionError, RecvStream, SendStream, Side};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -16,13 +21,20 @@ use tracing::{debug, info};
 
 use crate::address::open_record;
 use crate::book::{CountGuard, Keeper};
-use crate::dial::DialError;
+use crate::dial::{DialError, OPENING};
 use crate::frames::{Hello, receive, send};
 use crate::node::{Node, Own};
 use crate::quic::{KEEP_ALIVE, code, is_direct};
+use crate::stream::{Holds, QuicStream};
 
 /// The protocol's name.
-pub(crate) const HELLO: &str = "atoll/hello/1";
+pub(crate) const HELLO: &str = "atoll/hello/2";
+
+/// How a greeting begins. Streams of other protocols begin with [`OPENING`].
+const GREETING: u8 = 0;
+
+/// A datagram that asks for a sign of life: QUIC acknowledges it. No message about nodes is empty.
+pub(crate) const PROBE: &[u8] = b"";
 
 /// How long one exchange of greetings may take.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
@@ -33,11 +45,17 @@ const DOUBTFUL: Duration = Duration::from_millis(2500);
 /// A connection on which nothing came for this long is left, if the peer is heard from in another way. Two probes are missing.
 const SILENT: Duration = Duration::from_millis(4500);
 
+/// A connection between two that use each other ends when nothing came for this long.
+const DEAD: Duration = Duration::from_secs(5);
+
+/// How long after it last was a peer counts as used for packets.
+const PACKETS_USED: Duration = Duration::from_secs(60);
+
 /// Two that dial each other at the same moment may both keep what they made. After this long a connection is known to be alive beside another, and one of them
 /// goes.
 const SETTLED: Duration = Duration::from_secs(20);
 
-/// How long nothing came.
+/// How long nothing came although the peer was asked every two seconds.
 struct Silence {
     came: u64,
     since: Instant,
@@ -48,9 +66,9 @@ impl Silence {
         Self { came: 0, since: now }
     }
 
-    /// `came` is what came until now.
-    fn listen(&mut self, now: Instant, came: u64) -> Duration {
-        if came != self.came {
+    /// `came` is what came until now; `asked` is whether the peer is asked for signs of life.
+    fn listen(&mut self, now: Instant, came: u64, asked: bool) -> Duration {
+        if came != self.came || !asked {
             *self = Self { came, since: now };
         }
         now.duration_since(self.since)
@@ -150,7 +168,7 @@ impl Node {
         let Some(keeper) = self.book.keeper(&peer) else { return };
         let Some(present) = self.book.present(peer, connection.clone()) else { return };
         info!(peer = %peer.short(), "connected");
-        self.hear_of_nodes(peer, &connection);
+        self.hear_datagrams(peer, &connection);
         let began = Instant::now();
         let mut silence = Silence::new(began);
         let mut looks = interval(KEEP_ALIVE);
@@ -174,7 +192,12 @@ impl Node {
                     break;
                 }
                 _ = looks.tick() => {
-                    let silent = silence.listen(Instant::now(), connection.stats().udp_rx.datagrams);
+                    let used = self.is_used(&peer);
+                    let silent = silence.listen(Instant::now(), connection.stats().udp_rx.datagrams, used);
+                    if used && !silent.is_zero() {
+                        // One that cannot be sent is missed like one that was lost.
+                        let _: Result<(), _> = connection.send_datagram(Bytes::from_static(PROBE));
+                    }
                     self.mind_silence(peer, &connection, silent);
                     if began.elapsed() >= SETTLED && self.is_surplus(peer, &connection) {
                         connection.close(code::DUPLICATE.into(), b"another connection does the same");
@@ -182,7 +205,7 @@ impl Node {
                     }
                 }
                 stream = connection.accept_bi() => match stream {
-                    Ok((say, hear)) => self.spawn(self.clone().answer(peer, say, hear)),
+                    Ok((say, hear)) => self.clone().take_stream(peer, &connection, say, hear),
                     Err(_) => continue,
                 },
                 Ok(()) = own.changed() => {
@@ -213,6 +236,11 @@ impl Node {
         if silent < DOUBTFUL {
             return;
         }
+        if silent >= DEAD {
+            // Other connections along this way find out by themselves. If it leads nowhere, the next attempt may go by a relay.
+            connection.close(code::MOVING.into(), b"nothing comes this way");
+            return self.via.note(peer, false);
+        }
         if silent < SILENT {
             if is_direct(connection) && self.via.reach.has_relay_to(&self.book, &peer) {
                 self.measure_relays(peer);
@@ -228,6 +256,28 @@ impl Node {
         }
     }
 
+    /// Whether something goes on with a peer, so that it has to be noticed soon if it is gone.
+    fn is_used(&self, peer: &NodeId) -> bool {
+        self.book.is_in_use(peer)
+            || self.packets_heard_within(peer, PACKETS_USED)
+            || self.packets.open_with().contains(peer)
+    }
+
+    /// A stream that the peer opened on the connection of greetings.
+    fn take_stream(self: Arc<Self>, peer: NodeId, connection: &Connection, say: SendStream, mut hear: RecvStream) {
+        let (node, connection) = (self.clone(), connection.clone());
+        self.spawn_stream(async move {
+            let mut kind = [0];
+            match timeout(HELLO_TIMEOUT, hear.read_exact(&mut kind)).await {
+                Ok(Ok(())) if kind == [GREETING] => node.answer(peer, say, hear).await,
+                Ok(Ok(())) if kind == [OPENING] => {
+                    node.serve_aside(peer, QuicStream::new(say, hear, Holds::Connection(connection))).await;
+                }
+                _ => debug!(peer = %peer.short(), "a stream did not say what it is"),
+            }
+        });
+    }
+
     fn hello(&self, peer: &NodeId) -> Hello {
         let known = self.book.record(peer).map_or(0, |record| record.sequence);
         Hello { record: self.own.borrow().signed.clone(), known, instance: self.instance }
@@ -235,6 +285,7 @@ impl Node {
 
     async fn exchange(self: &Arc<Self>, peer: NodeId, connection: &Connection) -> Result<(), String> {
         let (mut say, mut hear) = connection.open_bi().await.map_err(|error| error.to_string())?;
+        say.write_all(&[GREETING]).await.map_err(|error| error.to_string())?;
         send(&mut say, &self.hello(&peer)).await.map_err(|error| error.to_string())?;
         say.finish().map_err(|error| error.to_string())?;
         let hello = receive(&mut hear).await.map_err(|error| error.to_string())?;

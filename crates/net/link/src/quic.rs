@@ -43,12 +43,18 @@ pub(crate) mod code {
 /// Streams that a peer may have open on one connection: a few per protocol are usual; more wait.
 pub(crate) const STREAMS_MAX: u32 = 256;
 
-/// A path without a sign of life is given up after this. Long enough for two lost probes, and the whole connection fails over or ends
+/// A path of a connection that is used for something is given up after this without a sign of life. Long enough for two lost probes, and the whole connection fails over or ends
 /// with its last path. iroh's default of 15 s keeps a dead path that long; 1 s was seen to black out for 27 s.
 const PATH_IDLE: Duration = Duration::from_secs(5);
 
-/// How often a path is probed when nothing else is sent.
+/// How often such a path is probed when nothing else is sent.
 pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(2);
+
+/// The same for connections that only show that a peer is there: iroh probes no path less often. The end whose timer is first asks, and the answer sets back the timers of both: 150 bytes between the two.
+const QUIET_KEEP_ALIVE: Duration = Duration::from_secs(5);
+
+/// Two lost probes, and iroh's limit as well.
+const QUIET_PATH_IDLE: Duration = Duration::from_secs(15);
 
 /// A connection without a sign of life on any path ends after this.
 const CONNECTION_IDLE: Duration = Duration::from_secs(15);
@@ -94,6 +100,16 @@ pub(crate) fn transport(packets: bool) -> QuicTransportConfigBuilder {
         .datagram_receive_buffer_size(packets.then_some(DATAGRAM_BUFFER))
 }
 
+/// Where nothing may be said for long. Also what our end of each connection does that a peer makes, as that has to be known before the protocol is: whoever dials
+/// probes as often as the use asks for.
+pub(crate) fn quiet_transport() -> QuicTransportConfigBuilder {
+    transport(true)
+        // Paths are probed; that the connection probes whichever of them as well would be one packet more.
+        .keep_alive_interval(CONNECTION_IDLE)
+        .default_path_keep_alive_interval(QUIET_KEEP_ALIVE)
+        .default_path_max_idle_timeout(QUIET_PATH_IDLE)
+}
+
 fn relay_mode(relays: &[String]) -> Result<RelayMode, BindError> {
     if relays.is_empty() {
         return Ok(RelayMode::Disabled);
@@ -117,7 +133,7 @@ pub(crate) async fn bind(
         .secret_key(SecretKey::from_bytes(&key.secret_bytes()))
         .crypto_provider(provider())
         // Datagrams are taken in whether or not packets are carried: relaying is done with them.
-        .transport_config(transport(true).build())
+        .transport_config(quiet_transport().build())
         .relay_mode(relay_mode(&config.relays)?)
         .clear_address_lookup()
         .address_lookup(via.1)

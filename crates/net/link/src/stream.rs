@@ -14,6 +14,7 @@ use iroh::endpoint::{Connection, RecvStream, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::book::CountGuard;
+use crate::kept::Busy;
 use crate::quic::code;
 
 /// Bytes both ways.
@@ -29,6 +30,9 @@ pub type BoxStream = Box<dyn Stream>;
 pub enum Traffic {
     /// Small and prompt: a QUIC stream, wherever the peer is.
     Control,
+    /// A few words now and then, which by themselves are no reason to keep a connection: on the one that shows that the peer is there, or as [`Self::Control`] while there
+    /// is none.
+    Aside,
     /// Much: a lane (TCP) if the peer can be reached that way, otherwise a QUIC stream.
     Bulk,
 }
@@ -53,12 +57,29 @@ pub(crate) struct QuicStream {
     send: SendStream,
     receive: RecvStream,
     finished: bool,
-    _connection: Connection,
+    _on: Holds,
+}
+
+/// What a stream keeps alive.
+pub(crate) enum Holds {
+    /// A connection that others look after.
+    Connection(Connection),
+    /// A place on a connection that is kept while it is used.
+    Kept(Busy),
+}
+
+impl Holds {
+    pub(crate) fn connection(&self) -> &Connection {
+        match self {
+            Self::Connection(connection) => connection,
+            Self::Kept(busy) => busy.connection(),
+        }
+    }
 }
 
 impl QuicStream {
-    pub(crate) fn new(send: SendStream, receive: RecvStream, connection: Connection) -> Self {
-        Self { send, receive, finished: false, _connection: connection }
+    pub(crate) fn new(send: SendStream, receive: RecvStream, on: Holds) -> Self {
+        Self { send, receive, finished: false, _on: on }
     }
 }
 

@@ -26,6 +26,7 @@ use crate::acquaint::address;
 use crate::address::AddressRecord;
 use crate::node::Node;
 use crate::peers::Path;
+use crate::presence::PROBE;
 use crate::quic::{code, path_of};
 
 /// A line on which nothing was said for this long is closed. Questions of one lookup, and of joining, follow each other within two seconds; keeping it longer
@@ -306,14 +307,14 @@ impl Node {
         }
     }
 
-    /// Hears what a peer says about where nodes are on the connection on which the two greet.
-    pub(crate) fn hear_of_nodes(self: &Arc<Self>, peer: NodeId, connection: &Connection) {
-        if !self.config.find {
-            return;
-        }
+    /// Hears the datagrams on the connection on which the two greet: what a peer says about where nodes are, and probes, which have done what they are for by arriving.
+    pub(crate) fn hear_datagrams(self: &Arc<Self>, peer: NodeId, connection: &Connection) {
         let (node, connection) = (self.clone(), connection.clone());
         self.spawn(async move {
             while let Ok(bytes) = connection.read_datagram().await {
+                if bytes.as_ref() == PROBE || !node.config.find {
+                    continue;
+                }
                 // One that comes through a relay: where the peer says that it is.
                 let said = || node.book.record(&peer)?.quic.first().copied();
                 if let Some(at) = address(&connection).or_else(said) {
