@@ -196,6 +196,7 @@ impl Node {
         _admission: Option<CountGuard>,
     ) {
         let _used = self.book.admit(peer, Count::Uses);
+        let keep_idle = self.config.keep_idle;
         loop {
             tokio::select! {
                 stream = kept.connection().accept_bi() => match stream {
@@ -205,7 +206,7 @@ impl Node {
                     }
                     Err(_) => return,
                 },
-                () = kept.idle() => if self.connections.end_idle(peer, protocol, &kept).await {
+                () = kept.idle(keep_idle) => if self.connections.end_idle((peer, protocol), &kept, keep_idle).await {
                     return;
                 },
             }

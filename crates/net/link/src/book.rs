@@ -404,6 +404,7 @@ impl Entry {
             last_seen: if connection.is_some() { now_ms() } else { self.last_seen },
             connected: connection.and_then(path_of),
             lanes: self.counts[Count::Lanes as usize],
+            connections: self.counts[Count::Uses as usize],
         }
     }
 }

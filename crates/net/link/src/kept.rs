@@ -13,10 +13,6 @@ use tokio::time::{Instant, sleep};
 
 use crate::quic::code;
 
-/// A connection on which nothing is open is ended after this. A new one takes some 8 kB for its post-quantum handshake, which is what the probes of an open one
-/// take in a minute or two.
-const IDLE: Duration = Duration::from_secs(60);
-
 /// A place for the kept connection of one protocol to one peer. Whoever dials holds it, so that others wait for the same connection instead of making more.
 pub(crate) type Slot = Arc<tokio::sync::Mutex<Option<Arc<Kept>>>>;
 
@@ -59,18 +55,18 @@ impl Kept {
     }
 
     /// How much longer it is kept if nothing is opened.
-    fn left(&self) -> Duration {
+    fn left(&self, keep_idle: Duration) -> Duration {
         let streams = self.streams();
-        if streams.count > 0 { IDLE } else { IDLE.saturating_sub(streams.since.elapsed()) }
+        if streams.count > 0 { keep_idle } else { keep_idle.saturating_sub(streams.since.elapsed()) }
     }
 
-    /// Returns when nothing was open for a while; never for a connection that the peer dialled.
-    pub(crate) async fn idle(&self) {
+    /// Returns when nothing was open for that long; never for a connection that the peer dialled.
+    pub(crate) async fn idle(&self, keep_idle: Duration) {
         if self.connection.side() == Side::Server {
             std::future::pending::<()>().await;
         }
         loop {
-            let left = self.left();
+            let left = self.left(keep_idle);
             if left.is_zero() {
                 return;
             }
@@ -112,12 +108,17 @@ impl Connections {
         }
     }
 
-    /// Ends a connection on which nothing was open for a while. False if something is by now.
-    pub(crate) async fn end_idle(&self, peer: NodeId, protocol: &'static str, idle: &Arc<Kept>) -> bool {
+    /// Ends a connection on which nothing was open for `keep_idle`. False if something is by now.
+    pub(crate) async fn end_idle(
+        &self,
+        (peer, protocol): (NodeId, &'static str),
+        idle: &Arc<Kept>,
+        keep_idle: Duration,
+    ) -> bool {
         let slot = self.slot(peer, protocol);
         // Streams are counted while the slot is held: none can come to be in between.
         let mut kept = slot.lock().await;
-        if !idle.left().is_zero() {
+        if !idle.left(keep_idle).is_zero() {
             return false;
         }
         kept.take_if(|kept| Arc::ptr_eq(kept, idle));

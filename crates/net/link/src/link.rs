@@ -73,6 +73,9 @@ pub struct LinkConfig {
     pub dial_timeout: Duration,
     /// How long the TCP connection of a lane may take to be made.
     pub lane_timeout: Duration,
+    /// How long a connection is kept on which nothing is open. A new one takes some 8 kB for its post-quantum handshake, which is what the probes of an open one take in a
+    /// minute or two.
+    pub keep_idle: Duration,
     /// The first pause between two attempts to reach a peer.
     pub retry_least: Duration,
     /// The longest pause between two attempts to reach a peer.
@@ -98,6 +101,7 @@ impl Default for LinkConfig {
             relay: None,
             dial_timeout: Duration::from_secs(5),
             lane_timeout: Duration::from_secs(1),
+            keep_idle: Duration::from_secs(60),
             retry_least: Duration::from_millis(500),
             retry_most: Duration::from_secs(60),
         }

@@ -123,6 +123,8 @@ pub struct Peer {
     pub connected: Option<Connected>,
     /// Lanes open to and from it.
     pub lanes: usize,
+    /// Connections that are kept for protocols beside the one that shows that it is there.
+    pub connections: usize,
 }
 
 /// A living connection.

@@ -348,6 +348,27 @@ mod tests {
     use super::*;
 
     #[test]
+    fn silence_counts_while_a_peer_is_asked() {
+        let start = Instant::now();
+        let mut silence = Silence::new(start);
+        // (at second, what came until then, whether the peer is asked, the silence)
+        for (at, came, asked, expect) in [
+            (2, 5, true, 0),
+            (4, 5, true, 2),
+            (6, 6, true, 0),
+            (8, 6, true, 2),
+            (10, 6, true, 4),
+            (12, 6, false, 0),
+            (40, 6, false, 0),
+            (42, 6, true, 2),
+            (44, 7, true, 0),
+        ] {
+            let silent = silence.listen(start + Duration::from_secs(at), came, asked);
+            assert_eq!(silent, Duration::from_secs(expect), "at {at} s");
+        }
+    }
+
+    #[test]
     fn pauses_grow_to_their_limit_and_start_again() {
         let mut pauses = Pauses::new(Duration::from_secs(1), Duration::from_secs(8));
         for nominal in [1, 2, 4, 8, 8] {

@@ -50,8 +50,12 @@ const PATH_IDLE: Duration = Duration::from_secs(5);
 /// How often such a path is probed when nothing else is sent.
 pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(2);
 
-/// The same for connections that only show that a peer is there: iroh probes no path less often. The end whose timer is first asks, and the answer sets back the timers of both: 150 bytes between the two.
+/// The same for connections that only show that a peer is there: iroh probes no path less often.
 const QUIET_KEEP_ALIVE: Duration = Duration::from_secs(5);
+
+/// The same at the end that was dialled. What comes sets back the timers of both ends, so with the same time both would ask at the same moment, always: with one a little
+/// shorter, one asks and the other answers, in 150 bytes.
+const QUIET_KEEP_ALIVE_DIALLED: Duration = Duration::from_millis(4500);
 
 /// Two lost probes, and iroh's limit as well.
 const QUIET_PATH_IDLE: Duration = Duration::from_secs(15);
@@ -100,8 +104,12 @@ pub(crate) fn transport(packets: bool) -> QuicTransportConfigBuilder {
         .datagram_receive_buffer_size(packets.then_some(DATAGRAM_BUFFER))
 }
 
-/// Where nothing may be said for long. Also what our end of each connection does that a peer makes, as that has to be known before the protocol is: whoever dials
-/// probes as often as the use asks for.
+/// What our end of each connection does that a peer makes. It has to be known before the protocol is: whoever dials probes as often as the use asks for.
+fn dialled_transport() -> QuicTransportConfigBuilder {
+    quiet_transport().default_path_keep_alive_interval(QUIET_KEEP_ALIVE_DIALLED)
+}
+
+/// Where nothing may be said for long.
 pub(crate) fn quiet_transport() -> QuicTransportConfigBuilder {
     transport(true)
         // Paths are probed; that the connection probes whichever of them as well would be one packet more.
@@ -133,7 +141,7 @@ pub(crate) async fn bind(
         .secret_key(SecretKey::from_bytes(&key.secret_bytes()))
         .crypto_provider(provider())
         // Datagrams are taken in whether or not packets are carried: relaying is done with them.
-        .transport_config(quiet_transport().build())
+        .transport_config(dialled_transport().build())
         .relay_mode(relay_mode(&config.relays)?)
         .clear_address_lookup()
         .address_lookup(via.1)

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use atoll_ids::NodeId;
 use atoll_keys::NodeKey;
-use atoll_link::{BoxStream, Link, MemoryPeers, OpenError, Refusal, Traffic};
+use atoll_link::{BoxStream, Link, LinkConfig, MemoryPeers, OpenError, Refusal, Traffic};
 use futures_util::future::BoxFuture;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -48,6 +48,58 @@ async fn bulk_takes_a_lane_and_control_does_not() {
         drop(stream);
         assert_eq!(other.handle.peer(&one.id()).unwrap().lanes, 0);
     }
+}
+
+async fn keeps(node: &Node, peer: NodeId, connections: usize) {
+    let waiting = async {
+        while node.handle.peer(&peer).unwrap().connections != connections {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waiting).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_is_kept_while_something_is_open_on_it() {
+    let config = LinkConfig { keep_idle: Duration::from_millis(400), ..on_loopback() };
+    let (one, other) = pair_with(config.clone(), config.clone()).await;
+    let third = Node::start_with(config).await;
+    third.handle.join(&one.handle.invite(PATIENCE, 1).unwrap()).await.unwrap();
+    let mut held = one.handle.open(other.id(), ECHO, Traffic::Control).await.unwrap();
+    for _ in 0..2 {
+        // What was opened later, by either end, is over long before.
+        one.asks(third.id(), Traffic::Control).await;
+        third.asks(one.id(), Traffic::Control).await;
+        keeps(&one, third.id(), 0).await;
+        keeps(&third, one.id(), 0).await;
+    }
+    assert_eq!(one.handle.peer(&other.id()).unwrap().connections, 1);
+    assert_eq!(other.handle.peer(&one.id()).unwrap().connections, 1);
+    held.write_all(b"still there?").await.unwrap();
+    held.shutdown().await.unwrap();
+    let mut answer = Vec::new();
+    held.read_to_end(&mut answer).await.unwrap();
+    assert_eq!(answer, b"still there?");
+    drop(held);
+    keeps(&one, other.id(), 0).await;
+    keeps(&other, one.id(), 0).await;
+    other.asks(one.id(), Traffic::Control).await;
+}
+
+#[tokio::test]
+async fn what_is_said_aside_takes_no_connection_of_its_own() {
+    let (one, other) = pair().await;
+    one.until_connected(other.id()).await;
+    other.until_connected(one.id()).await;
+    one.asks(other.id(), Traffic::Aside).await;
+    other.asks(one.id(), Traffic::Aside).await;
+    let refused = one.handle.open(other.id(), "atoll/unheard-of/1", Traffic::Aside).await;
+    assert!(matches!(refused, Err(OpenError::Refused { reason: Refusal::Protocol, .. })));
+    for (node, peer) in [(&one, &other), (&other, &one)] {
+        assert_eq!(node.handle.peer(&peer.id()).unwrap().connections, 0);
+    }
+    one.handle.forget(&other.id()).await.unwrap();
+    assert!(other.handle.open(one.id(), ECHO, Traffic::Aside).await.is_err());
 }
 
 async fn closed_port() -> SocketAddr {
