@@ -301,6 +301,8 @@ impl Worker {
         let (address, namespace) = attached.map_err(|problem| named("FailedCreatePodSandBox")(problem.0))?;
         self.observed.address = Some(address);
         self.namespace = namespace;
+        let known = self.shared.policies_known(&self.key).await;
+        known.map_err(|problem| named("FailedCreatePodSandBox")(problem.0))?;
         let facts = self.facts();
         let mut cut_off = self.shared.cut_off.clone();
         let mounted = tokio::select! {

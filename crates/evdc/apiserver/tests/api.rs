@@ -254,6 +254,12 @@ async fn kubectl_does_its_everyday_work() {
         json!({"apiVersion": "v1", "kind": "List", "items": [deployment(image), service]}).to_string()
     };
     let bad = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "t"}, "dota": {}}).to_string();
+    let policy = |port: u16| {
+        json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "db"},
+            "spec": {"podSelector": {"matchLabels": {"app": "db"}}, "ingress": [{"ports": [{"port": port, "protocol": "TCP"}],
+                "from": [{"podSelector": {"matchLabels": {"app": "web"}}}]}]}})
+        .to_string()
+    };
     let none = String::new;
     let steps: Vec<(&str, String, bool, &str)> = vec![
         ("api-resources", none(), true, "deployments"),
@@ -273,6 +279,18 @@ async fn kubectl_does_its_everyday_work() {
         ("get deployments -l tier=front", none(), true, "0/3"),
         ("explain deployment.spec.strategy", none(), true, "rollingUpdate"),
         ("auth can-i create pods", none(), true, "yes"),
+        ("apply -f -", policy(80), true, "networkpolicy.networking.k8s.io/db created"),
+        ("apply -f -", policy(80), true, "networkpolicy.networking.k8s.io/db unchanged"),
+        ("apply -f -", policy(81), true, "networkpolicy.networking.k8s.io/db configured"),
+        ("apply --server-side --force-conflicts -f -", policy(82), true, "serverside-applied"),
+        ("apply -f -", policy(0), false, "must be between 1 and 65535"),
+        ("get netpol", none(), true, "NAME   POD-SELECTOR   AGE\ndb     app=db "),
+        ("describe netpol db", none(), true, "PodSelector: app=web"),
+        ("explain netpol.spec.ingress.ports", none(), true, "endPort"),
+        ("patch netpol db --type=merge -p {\"spec\":{\"podSelector\":null}}", none(), true, "patched"),
+        ("get networkpolicies", none(), true, "db     <none> "),
+        ("delete netpol db", none(), true, "deleted"),
+        ("get podendpoints -A", none(), true, "No resources found"),
         ("delete configmap a", none(), true, "deleted"),
         ("get configmap a", none(), false, "configmaps \"a\" not found"),
         ("create deployment other --image=x:1", none(), true, "created"),

@@ -40,7 +40,7 @@ pub use command::{CommandError, Tool};
 pub use config::{Config, ConfigError, EvdcTag, NodeService, PodKey};
 pub use net::{Attachment, PodNet, PodNetError};
 pub use policies::{
-    Allow, GROUP_MEMBERS_MAX, Group, Peers, Policies, PodPolicy, PolicyRefusal, PolicyUpdate, Ports, RULE_PARTS_MAX,
+    Allow, GROUP_MEMBERS_MAX, Group, Peers, PodPolicy, Policies, PolicyRefusal, PolicyUpdate, Ports, RULE_PARTS_MAX,
 };
 pub use services::{
     Affinity, Backends, ENDPOINTS_MAX, Protocol, Refusal, SERVICE_PORTS_MAX, ServicePort, Services, Update,

@@ -125,9 +125,8 @@ impl PodNet {
         let (policies, _) = policies::admit(&config, &policies);
         nft("raise the eVDC's table", &Rules::new(&config).replace(&pods, &services, &policies)).await?;
         host::raise(&config).await?;
-        let verdict = |(pod, record): (&PodKey, &PodRecord)| {
-            (pod.clone(), (record.interface.clone(), policies.verdicts(pod)))
-        };
+        let verdict =
+            |(pod, record): (&PodKey, &PodRecord)| (pod.clone(), (record.interface.clone(), policies.verdicts(pod)));
         let verdicts = pods.iter().map(verdict).collect();
         let shared = Shared {
             config,

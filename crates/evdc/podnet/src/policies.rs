@@ -154,7 +154,9 @@ pub struct Policies {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum PolicyRefusal {
     /// More than [`GROUP_MEMBERS_MAX`].
-    #[error("the groups of this node's policies have {0} members; beyond the first {GROUP_MEMBERS_MAX} nobody is let in")]
+    #[error(
+        "the groups of this node's policies have {0} members; beyond the first {GROUP_MEMBERS_MAX} nobody is let in"
+    )]
     TooManyMembers(usize),
     /// More than [`RULE_PARTS_MAX`].
     #[error(
@@ -202,10 +204,7 @@ pub(crate) fn admit(config: &Config, wanted: &Policies) -> (Policies, Vec<Policy
     (Policies { pods, groups, named_ports }, refused)
 }
 
-fn admit_pods(
-    wanted: &BTreeMap<PodKey, PodPolicy>,
-    refused: &mut Vec<PolicyRefusal>,
-) -> BTreeMap<PodKey, PodPolicy> {
+fn admit_pods(wanted: &BTreeMap<PodKey, PodPolicy>, refused: &mut Vec<PolicyRefusal>) -> BTreeMap<PodKey, PodPolicy> {
     let (mut room, mut counted) = (RULE_PARTS_MAX, BTreeSet::new());
     let mut over = None;
     let mut fit = |direction: &'static str, pod: &PodKey, rules: &Option<Vec<Allow>>| -> Option<Vec<Allow>> {
@@ -361,7 +360,10 @@ mod tests {
         assert_eq!(lengths, [20_000, 0, 0]);
         assert_eq!(refused, [PolicyRefusal::TooManyRules("p2".parse().unwrap())]);
         let same = (1..=3_u16).map(|n| (format!("p{n}").parse().unwrap(), rules(1))).collect();
-        assert!(admit(&config(), &Policies { pods: same, ..Policies::default() }).1.is_empty(), "shared is counted once");
+        assert!(
+            admit(&config(), &Policies { pods: same, ..Policies::default() }).1.is_empty(),
+            "shared is counted once"
+        );
     }
 
     #[test]

@@ -64,6 +64,20 @@ impl Api {
             state.objects.insert(key, object.clone());
         }
         state.log.push((revision, collection.to_owned(), json!({"type": kind, "object": object})));
+        // What others may know of a pod is another view of the same object.
+        if let Some(namespaced) = collection.strip_suffix("/pods").and_then(|it| it.strip_prefix("/api/v1")) {
+            let endpoints = format!("/apis/networking.atoll.cloud/v1{namespaced}/podendpoints");
+            let metadata = object["metadata"].clone();
+            let view = json!({"apiVersion": "networking.atoll.cloud/v1", "kind": "PodEndpoint", "metadata": metadata,
+                "spec": {"nodeName": object["spec"]["nodeName"]}});
+            let key = (endpoints.clone(), name.to_owned());
+            if kind == "DELETED" {
+                state.objects.remove(&key);
+            } else {
+                state.objects.insert(key, view.clone());
+            }
+            state.log.push((revision, endpoints, json!({"type": kind, "object": view})));
+        }
         self.changed.send_replace(revision);
         object
     }

@@ -213,8 +213,7 @@ mod tests {
     #[test]
     fn a_pod_elsewhere_is_one_element() {
         let group = Group::of("web");
-        let rule =
-            Allow { peers: Peers::Of { group: Some(group.clone()), blocks: Vec::new() }, ports: Ports::All };
+        let rule = Allow { peers: Peers::Of { group: Some(group.clone()), blocks: Vec::new() }, ports: Ports::All };
         let policies = |members: u16| Policies {
             pods: BTreeMap::from([(
                 "p".parse().unwrap(),
