@@ -23,8 +23,14 @@ mod blocks;
 /// Policies of an eVDC that are enforced; the API server takes no more. Rules of further ones, in order of their names, allow nothing.
 pub const POLICIES_MAX: usize = 1_000;
 
-/// Different sets of selectors that are looked up for one node. A hundred policies of ten rules each have a thousand at most.
-pub const SELECTIONS_MAX: usize = 5_000;
+/// Rules, peers, ports, exceptions, and labels and values of selectors of one policy together; the API server takes none that is larger.
+pub const PARTS_MAX: usize = 1_000;
+
+/// Labels and values of the selectors of peers that are looked up for one node, each selector counted with one more. Each is compared with every pod.
+pub const SELECTIONS_MAX: usize = 20_000;
+
+/// Pods that can be peers, in order of namespace and name.
+pub const PODS_MAX: usize = 10_000;
 
 /// Labels of a pod or a namespace.
 pub type Labels = BTreeMap<String, String>;
@@ -92,7 +98,14 @@ pub struct Compiled {
 /// is not believed, as it could make its neighbours' pods somebody's peers.
 #[must_use]
 pub fn compile(node: &str, objects: &Objects, subnets: Option<&BTreeMap<String, Prefix>>) -> Compiled {
-    let mut compiler = Compiler { objects, subnets, done: Compiled::default() };
+    let peers = &objects.pods[..objects.pods.len().min(PODS_MAX)];
+    let large = objects.policies.iter().map(|policy| weight(&policy.spec) > PARTS_MAX).collect();
+    let mut compiler =
+        Compiler { objects, peers, large, subnets, selections: SELECTIONS_MAX, done: Compiled::default() };
+    if peers.len() < objects.pods.len() {
+        let note = format!("there are more than {PODS_MAX} pods; the others are nobody's peers");
+        compiler.done.left_out.push(note);
+    }
     for pod in objects.pods.iter().filter(|pod| pod.node == node) {
         let Ok(key) = pod.uid.parse() else { continue };
         let policy = compiler.pod(pod);
@@ -105,6 +118,11 @@ pub fn compile(node: &str, objects: &Objects, subnets: Option<&BTreeMap<String, 
 
 struct Compiler<'a> {
     objects: &'a Objects,
+    peers: &'a [Arc<Place>],
+    /// By policy: whether it is larger than [`PARTS_MAX`].
+    large: Vec<bool>,
+    /// How many of [`SELECTIONS_MAX`] are left.
+    selections: usize,
     subnets: Option<&'a BTreeMap<String, Prefix>>,
     done: Compiled,
 }
@@ -134,14 +152,44 @@ fn directions(spec: &NetworkPolicySpec) -> (bool, bool) {
     }
 }
 
+/// What a policy is made of, counted: what reading it costs.
+fn weight(spec: &NetworkPolicySpec) -> usize {
+    let rule = |rule: Rule<'_>| 1 + rule.ports.len() + rule.peers.iter().map(peer_weight).sum::<usize>();
+    let ingress = spec.ingress.iter().flatten().map(|it| rule(inward(it)));
+    let egress = spec.egress.iter().flatten().map(|it| rule(outward(it)));
+    spec.pod_selector.as_ref().map_or(0, selector_weight) + ingress.chain(egress).sum::<usize>()
+}
+
+fn peer_weight(peer: &NetworkPolicyPeer) -> usize {
+    let selectors = peer.pod_selector.iter().chain(&peer.namespace_selector).map(selector_weight);
+    let except = peer.ip_block.iter().flat_map(|block| &block.except).map(Vec::len);
+    1 + selectors.chain(except).sum::<usize>()
+}
+
+fn selector_weight(selector: &LabelSelector) -> usize {
+    let labels = selector.match_labels.as_ref().map_or(0, BTreeMap::len);
+    let values = selector.match_expressions.iter().flatten().map(|it| 1 + it.values.as_ref().map_or(0, Vec::len));
+    labels + values.sum::<usize>()
+}
+
 impl<'a> Compiler<'a> {
     fn pod(&mut self, pod: &'a Place) -> PodPolicy {
         let mut policy = PodPolicy::default();
         let objects = self.objects;
         for (index, it) in objects.policies.iter().enumerate().filter(|(_, it)| it.namespace == pod.namespace) {
-            let selected = it.spec.pod_selector.as_ref().map_or(Some(true), |selector| matches(selector, &pod.labels));
+            let large = self.large[index];
+            let selected = match &it.spec.pod_selector {
+                Some(selector) if !large => matches(selector, &pod.labels),
+                _ => Some(true),
+            };
             let readable = match selected {
                 Some(false) => continue,
+                Some(true) if large => {
+                    let why =
+                        format!("it has more than {PARTS_MAX} parts; it isolates its namespace and allows nothing");
+                    self.leave_out(it, &why);
+                    false
+                }
                 Some(true) if index < POLICIES_MAX => true,
                 Some(true) => {
                     self.leave_out(it, &format!("there are more than {POLICIES_MAX} policies; it allows nothing"));
@@ -189,6 +237,9 @@ impl<'a> Compiler<'a> {
                     Ok(found) => spans.extend(found),
                     Err(why) => self.leave_out(policy, &why),
                 },
+                None if peer.namespace_selector.is_none() && peer.pod_selector.is_none() => {
+                    self.leave_out(policy, "one of its peers names nobody");
+                }
                 None => selectors.push((&peer.namespace_selector, &peer.pod_selector)),
             }
         }
@@ -212,10 +263,15 @@ impl<'a> Compiler<'a> {
         if self.done.policies.groups.contains_key(&group) {
             return Some(group);
         }
-        if self.done.policies.groups.len() >= SELECTIONS_MAX {
-            self.leave_out(policy, &format!("its peers are of more than {SELECTIONS_MAX} kinds; they are not let in"));
+        let compared = |(one, two): &(&Option<LabelSelector>, &Option<LabelSelector>)| {
+            1 + [one, two].iter().map(|it| it.as_ref().map_or(0, selector_weight)).sum::<usize>()
+        };
+        let Some(left) = self.selections.checked_sub(selectors.iter().map(compared).sum()) else {
+            let why = format!("the selectors of all peers have more than {SELECTIONS_MAX} parts; its are not let in");
+            self.leave_out(policy, &why);
             return None;
-        }
+        };
+        self.selections = left;
         let mut members = BTreeSet::new();
         for (namespaces, pods) in selectors {
             let found = self.select(&policy.namespace, namespaces.as_ref(), pods.as_ref());
@@ -247,7 +303,7 @@ impl<'a> Compiler<'a> {
         let selected = |pod: &&Arc<Place>| {
             within.contains(&pod.namespace) && pods.is_none_or(|selector| matches(selector, &pod.labels) == Some(true))
         };
-        Some(self.objects.pods.iter().filter(selected).flat_map(|pod| self.addresses(pod)).collect())
+        Some(self.peers.iter().filter(selected).flat_map(|pod| self.addresses(pod)).collect())
     }
 
     fn addresses<'p>(&self, pod: &'p Place) -> impl Iterator<Item = Ipv6Addr> + use<'p, 'a> {
@@ -301,7 +357,7 @@ impl<'a> Compiler<'a> {
         let group = Group::of(&format!("port {protocol:?} {name}"));
         if !self.done.policies.named_ports.contains_key(&group) {
             let mut found = BTreeSet::new();
-            for pod in &self.objects.pods {
+            for pod in self.peers {
                 for port in pod.ports.iter().filter(|it| it.name == name && it.protocol == protocol) {
                     found.extend(self.addresses(pod).map(|address| (address, port.number)));
                 }

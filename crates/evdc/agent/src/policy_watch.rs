@@ -25,6 +25,10 @@ use crate::policies::{Labels, NamedPort, Objects, Place, Policy, compile};
 /// A rollout changes several pods within milliseconds; new pods wait for this, so it is short.
 const TOGETHER: Duration = Duration::from_millis(10);
 
+/// Of the time that compiling and programming took, this many times as much passes before it is done again: whoever changes objects all the time does not
+/// get more than a small part of this node for it, which no lease pays for.
+const PAUSE_TIMES: u32 = 4;
+
 /// After the network refused.
 const TRY_AGAIN: Duration = Duration::from_secs(2);
 
@@ -58,7 +62,7 @@ pub(crate) async fn run(shared: Arc<Shared>, programmed: channel::Sender<u64>) {
     let (mut pod_mirror, mut namespace_mirror, mut policy_mirror) = (Mirror::new(), Mirror::new(), Mirror::new());
     let mut subnets = shared.config.subnets.clone();
     let mut due: Option<tokio::time::Instant> = None;
-    let mut told = Vec::new();
+    let (mut told, mut rested) = (Vec::new(), tokio::time::Instant::now());
     loop {
         let changed = tokio::select! {
             Some(event) = pods.next() => pod_mirror.take(event, |it| Arc::new(place(&it))),
@@ -72,7 +76,10 @@ pub(crate) async fn run(shared: Arc<Shared>, programmed: channel::Sender<u64>) {
                     namespaces: namespace_mirror.objects.iter().map(|(key, it)| (key.1.clone(), it.clone())).collect(),
                     pods: pod_mirror.objects.values().cloned().collect(),
                 };
-                if program(&shared, objects, &mut told).await {
+                let began = tokio::time::Instant::now();
+                let done = program(&shared, objects, &mut told).await;
+                rested = tokio::time::Instant::now() + began.elapsed() * PAUSE_TIMES;
+                if done {
                     programmed.send_modify(|times| *times += 1);
                 } else {
                     due = Some(tokio::time::Instant::now() + TRY_AGAIN);
@@ -82,7 +89,7 @@ pub(crate) async fn run(shared: Arc<Shared>, programmed: channel::Sender<u64>) {
         };
         let complete = pod_mirror.complete && namespace_mirror.complete && policy_mirror.complete;
         if changed && complete && due.is_none() {
-            due = Some(tokio::time::Instant::now() + TOGETHER);
+            due = Some(rested.max(tokio::time::Instant::now() + TOGETHER));
         }
     }
 }

@@ -227,13 +227,28 @@ fn what_cannot_be_enforced_allows_nothing_and_is_named() {
     check(json!({"ingress": [{"from": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}]}), "IPv4");
     check(json!({"ingress": [{"from": [{"ipBlock": {"cidr": "nonsense"}}]}]}), "no block");
     check(json!({"ingress": [{"from": [{"podSelector": odd}]}]}), "cannot be read");
+    check(json!({"ingress": [{"from": [{}]}]}), "names nobody");
     check(json!({"podSelector": odd, "ingress": [{}]}), "isolates its namespace");
+    let many = |count: usize| vec![json!({"port": 80}); count];
+    check(json!({"podSelector": {"matchLabels": {"app": "x"}}, "ingress": [{"ports": many(PARTS_MAX)}]}), "1000 parts");
     let last = json!({"podSelector": {}, "ingress": [{}]});
     let mut policies = vec![("ops", json!({})); POLICIES_MAX];
     policies.push(("shop", last));
     let compiled = compile("n1", &objects(&policies), None);
     assert!(compiled.left_out[0].contains("more than 1000 policies"), "{:?}", compiled.left_out);
     assert_eq!(compiled.policies.pods[&"shop.db".parse().unwrap()].ingress, Some(Vec::new()));
+}
+
+#[test]
+fn selectors_have_an_end() {
+    let values = |n: usize| (0..900).map(|m| json!(format!("v{n}-{m}"))).collect::<Vec<_>>();
+    let from = |n: usize| json!([{"podSelector": {"matchExpressions": [{"key": "app", "operator": "NotIn", "values": values(n)}]}}]);
+    let policies: Vec<(&str, Value)> =
+        (0..30).map(|n| ("shop", json!({"podSelector": {}, "ingress": [{"from": from(n)}]}))).collect();
+    let compiled = compile("n1", &objects(&policies), None);
+    assert_eq!(compiled.policies.groups.len(), SELECTIONS_MAX / 902);
+    assert!(compiled.left_out.iter().all(|note| note.contains("more than 20000 parts")), "{:?}", compiled.left_out);
+    assert!(!compiled.left_out.is_empty());
 }
 
 #[test]
@@ -416,7 +431,33 @@ fn a_policy() -> impl Strategy<Value = (&'static str, Value)> {
     )
 }
 
+/// As nobody's API server would let them be: any text where a block, an operator or a name of a protocol should stand, any number for a port.
+fn a_hostile_policy() -> impl Strategy<Value = (&'static str, Value)> {
+    let text = || prop_oneof![Just("::/0".to_owned()), Just("In".to_owned()), Just("TCP".to_owned()), "[ -~]{0,12}"];
+    let selector = (text(), text(), prop::collection::vec(text(), 0..3)).prop_map(
+        |(key, operator, values)| json!({"matchExpressions": [{"key": key, "operator": operator, "values": values}]}),
+    );
+    let peer = prop_oneof![
+        (text(), prop::collection::vec(text(), 0..3))
+            .prop_map(|(cidr, except)| json!({"ipBlock": {"cidr": cidr, "except": except}})),
+        selector.prop_map(|it| json!({"podSelector": it})),
+        Just(json!({})),
+    ];
+    let port = (text(), any::<i32>(), any::<i32>())
+        .prop_map(|(protocol, port, end)| json!({"protocol": protocol, "port": port, "endPort": end}));
+    let rule = (prop::collection::vec(peer, 1..4), prop::collection::vec(port, 0..3));
+    let rule = rule.prop_map(|(peers, ports)| json!({"from": peers, "ports": ports}));
+    prop::collection::vec(rule, 0..3).prop_map(|rules| ("shop", json!({"podSelector": {}, "ingress": rules})))
+}
+
 proptest! {
+    #[test]
+    fn hostile_policies_are_compiled_and_isolate(policies in prop::collection::vec(a_hostile_policy(), 1..4)) {
+        let compiled = compile("n1", &objects(&policies), None);
+        let isolated = |pod: &str| compiled.policies.pods[&pod.parse().unwrap()].ingress.is_some();
+        prop_assert_eq!((isolated("shop.db"), isolated("shop.web"), isolated("ops.web")), (true, true, false));
+    }
+
     #[test]
     fn compiled_policies_mean_what_kubernetes_says(policies in prop::collection::vec(a_policy(), 0..5)) {
         let objects = objects(&policies);

@@ -10,8 +10,8 @@ use crate::{
     object::{list, text},
 };
 
-/// Most rules, peers, ports and exceptions of one policy, counted together. Nodes keep some thousands of all policies together, so one of this size is
-/// already large; and a policy is read by every node upon every change.
+/// Most rules, peers, ports, exceptions, and labels and values of selectors of one policy, counted together. A policy is read by every node upon every change
+/// to any pod, and nodes have room for some tens of thousands of all policies together. They count in the same way.
 const PARTS_MAX: usize = 1_000;
 
 const PROTOCOLS: [&str; 2] = ["TCP", "UDP"];
@@ -22,8 +22,7 @@ const CIDR: &str = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/
 
 /// What is wrong with `spec`.
 pub(super) fn spec(spec: &Value, causes: &mut Vec<Cause>) {
-    selector(&spec["podSelector"], "spec.podSelector", causes);
-    let mut parts = 0;
+    let mut parts = selector(&spec["podSelector"], "spec.podSelector", causes);
     for (direction, peers) in [("ingress", "from"), ("egress", "to")] {
         for (index, rule) in list(spec, &[direction]).iter().enumerate() {
             let path = format!("spec.{direction}[{index}]");
@@ -34,13 +33,13 @@ pub(super) fn spec(spec: &Value, causes: &mut Vec<Cause>) {
             }
             for (index, it) in others.iter().enumerate() {
                 parts += list(it, &["ipBlock", "except"]).len();
-                peer(it, &format!("{path}.{peers}[{index}]"), causes);
+                parts += peer(it, &format!("{path}.{peers}[{index}]"), causes);
             }
         }
     }
     if parts > PARTS_MAX {
         let message = format!(
-            "Too many: {parts}: must have at most {PARTS_MAX} rules, peers, ports and exceptions together; spread them over several policies"
+            "Too many: {parts}: must have at most {PARTS_MAX} rules, peers, ports, exceptions and values of selectors together; spread them over several policies"
         );
         causes.push(Cause { field: "spec".to_owned(), reason: "FieldValueTooMany", message });
     }
@@ -91,12 +90,13 @@ fn policy_port(it: &Value, path: &str, causes: &mut Vec<Cause>) {
     }
 }
 
-fn peer(it: &Value, path: &str, causes: &mut Vec<Cause>) {
-    let mut selectors = 0;
+/// Counts what its selectors are made of.
+fn peer(it: &Value, path: &str, causes: &mut Vec<Cause>) -> usize {
+    let (mut selectors, mut parts) = (0, 0);
     for field in ["podSelector", "namespaceSelector"] {
         if let Some(found) = it.get(field) {
             selectors += 1;
-            selector(found, &format!("{path}.{field}"), causes);
+            parts += selector(found, &format!("{path}.{field}"), causes);
         }
     }
     match it.get("ipBlock") {
@@ -109,6 +109,7 @@ fn peer(it: &Value, path: &str, causes: &mut Vec<Cause>) {
             block(found, &format!("{path}.ipBlock"), causes);
         }
     }
+    parts
 }
 
 fn block(it: &Value, path: &str, causes: &mut Vec<Cause>) {
@@ -160,11 +161,14 @@ pub(crate) fn has_ipv4(object: &Value) -> bool {
     peers.filter_map(|peer| cidr_of(text(peer, &["ipBlock", "cidr"]))).any(|(address, _)| address.is_ipv4())
 }
 
-fn selector(it: &Value, path: &str, causes: &mut Vec<Cause>) {
+/// Counts what it is made of.
+fn selector(it: &Value, path: &str, causes: &mut Vec<Cause>) -> usize {
+    let mut parts = it["matchLabels"].as_object().map_or(0, serde_json::Map::len);
     labels(it.get("matchLabels"), &format!("{path}.matchLabels"), causes);
     for (index, expression) in list(it, &["matchExpressions"]).iter().enumerate() {
         let path = format!("{path}.matchExpressions[{index}]");
         let values = list(expression, &["values"]);
+        parts += 1 + values.len();
         match text(expression, &["operator"]) {
             "In" | "NotIn" if values.is_empty() => {
                 let detail = "must be specified when `operator` is 'In' or 'NotIn'";
@@ -191,6 +195,7 @@ fn selector(it: &Value, path: &str, causes: &mut Vec<Cause>) {
             }
         }
     }
+    parts
 }
 
 #[cfg(test)]
@@ -281,5 +286,8 @@ mod tests {
         let ports = |count: usize| ingress(json!({"ports": vec![json!({"port": 1}); count]}));
         check(ports(PARTS_MAX - 1), &[]);
         check(ports(PARTS_MAX), &[("spec", "Too many: 1001")]);
+        let values = |count: usize| json!({"podSelector": {"matchExpressions": [{"key": "a", "operator": "In", "values": vec!["b"; count]}]}});
+        check(values(PARTS_MAX - 1), &[]);
+        check(values(PARTS_MAX), &[("spec", "Too many: 1001")]);
     }
 }
