@@ -286,7 +286,7 @@ fn a_large_evdc_is_compiled_quickly() {
     let started = Instant::now();
     let compiled = compile("n1", &objects, None);
     let took = started.elapsed();
-    println!("1,000 pods and 100 policies, 100 pods here: {took:?}, {} groups", compiled.policies.groups.len());
+    eprintln!("1,000 pods and 100 policies, 100 pods here: {took:?}, {} groups", compiled.policies.groups.len());
     assert_eq!(compiled.policies.pods.len(), 100);
     assert!(took < Duration::from_secs(1), "{took:?}");
 }

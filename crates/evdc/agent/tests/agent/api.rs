@@ -34,6 +34,8 @@ struct State {
     /// Revision, collection, what happened.
     log: Vec<(u64, String, Value)>,
     cut: bool,
+    /// Others do not learn of pods.
+    held: bool,
 }
 
 type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
@@ -52,6 +54,15 @@ impl Api {
         self.state.lock().unwrap().cut = cut;
     }
 
+    /// From now on nobody learns of pods by their endpoints, or of all at last.
+    pub(crate) fn hold_endpoints(&self, held: bool) {
+        self.state.lock().unwrap().held = held;
+        let objects = self.state.lock().unwrap().objects.clone();
+        for ((collection, name), pod) in objects.into_iter().filter(|((of, _), _)| !held && of.ends_with("/pods")) {
+            self.put(&collection, &name, pod, "MODIFIED");
+        }
+    }
+
     fn put(&self, collection: &str, name: &str, mut object: Value, kind: &str) -> Value {
         let mut state = self.state.lock().unwrap();
         state.revision += 1;
@@ -65,7 +76,8 @@ impl Api {
         }
         state.log.push((revision, collection.to_owned(), json!({"type": kind, "object": object})));
         // What others may know of a pod is another view of the same object.
-        if let Some(namespaced) = collection.strip_suffix("/pods").and_then(|it| it.strip_prefix("/api/v1")) {
+        let namespaced = collection.strip_suffix("/pods").and_then(|it| it.strip_prefix("/api/v1"));
+        if let Some(namespaced) = namespaced.filter(|_| !state.held) {
             let endpoints = format!("/apis/networking.atoll.cloud/v1{namespaced}/podendpoints");
             let metadata = object["metadata"].clone();
             let view = json!({"apiVersion": "networking.atoll.cloud/v1", "kind": "PodEndpoint", "metadata": metadata,

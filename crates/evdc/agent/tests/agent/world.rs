@@ -329,6 +329,14 @@ impl Addresses {
         self.pods.until(BTreeMap::is_empty).await;
     }
 
+    pub(crate) async fn until_attached(&self) {
+        self.pods.until(|pods| !pods.is_empty()).await;
+    }
+
+    pub(crate) async fn until_policies(&self, good: impl Fn(&Policies) -> bool) {
+        self.policies.until(good).await;
+    }
+
     pub(crate) async fn until_services(&self, good: impl Fn(&Services) -> bool) {
         self.services.until(good).await;
     }

@@ -315,7 +315,7 @@ fn large_groups_are_programmed_quickly() {
         let started = Instant::now();
         assert_eq!(net.set_policies(&wanted).await.unwrap().changed, 1);
         let one = started.elapsed();
-        println!("100 groups of 999 in {all:?}, one member more in {one:?}");
+        eprintln!("100 groups of 999 in {all:?}, one member more in {one:?}");
         assert!(one < Duration::from_secs(2), "one change among many took {one:?}");
         assert!(talk(&web.namespace, server.at()).is_ok());
         net.tear_down().await.unwrap();
