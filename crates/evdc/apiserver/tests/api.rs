@@ -15,6 +15,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, future::join_all};
 use k8s_openapi::api::{
     apps::v1::Deployment,
     core::v1::{ConfigMap, Pod, Service},
+    networking::v1::NetworkPolicy,
 };
 use kube::{
     Api, Client,
@@ -260,6 +261,9 @@ async fn kubectl_does_its_everyday_work() {
                 "from": [{"podSelector": {"matchLabels": {"app": "web"}}}]}]}})
         .to_string()
     };
+    let ipv4 = json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "old"},
+        "spec": {"podSelector": {}, "ingress": [{"from": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}]}})
+    .to_string();
     let none = String::new;
     let steps: Vec<(&str, String, bool, &str)> = vec![
         ("api-resources", none(), true, "deployments"),
@@ -289,7 +293,8 @@ async fn kubectl_does_its_everyday_work() {
         ("explain netpol.spec.ingress.ports", none(), true, "endPort"),
         ("patch netpol db --type=merge -p {\"spec\":{\"podSelector\":null}}", none(), true, "patched"),
         ("get networkpolicies", none(), true, "db     <none> "),
-        ("delete netpol db", none(), true, "deleted"),
+        ("apply -f -", ipv4, true, "an ipBlock of IPv4 addresses selects nobody"),
+        ("delete netpol db old", none(), true, "deleted"),
         ("get podendpoints -A", none(), true, "No resources found"),
         ("delete configmap a", none(), true, "deleted"),
         ("get configmap a", none(), false, "configmaps \"a\" not found"),
@@ -301,4 +306,23 @@ async fn kubectl_does_its_everyday_work() {
         let (succeeded, text) = kubectl(config.clone(), arguments, input).await;
         assert!(succeeded == succeeds && text.contains(says), "kubectl {arguments}: expected {says:?}, got\n{text}");
     }
+}
+
+/// Nodes enforce a thousand, so one more is refused where somebody hears of it.
+#[tokio::test]
+async fn policies_have_an_end() {
+    let fixture = open().await;
+    let policies: Api<NetworkPolicy> = Api::default_namespaced(fixture.client());
+    let policy = |n: usize| object(json!({"metadata": {"name": format!("np{n}")}, "spec": {"podSelector": {}}}));
+    let started = Instant::now();
+    for n in 0..1_000 {
+        policies.create(&PostParams::default(), &policy(n)).await.unwrap();
+    }
+    eprintln!("a thousand policies in {:?}", started.elapsed());
+    let Err(kube::Error::Api(refused)) = policies.create(&PostParams::default(), &policy(1_000)).await else {
+        panic!("one too many was taken");
+    };
+    assert_eq!((refused.code, refused.message.contains("1000 NetworkPolicies")), (403, true), "{refused}");
+    policies.delete("np7", &DeleteParams::default()).await.unwrap();
+    policies.create(&PostParams::default(), &policy(1_000)).await.unwrap();
 }

@@ -367,9 +367,7 @@ async fn admit_kind(
 /// Nodes enforce this many; more are refused here, where somebody hears of it. Several at the same moment may pass together: nodes have a bound of
 /// their own.
 async fn room_for_policy(server: &Server, context: &Context, object: &Value) -> Result<(), ApiError> {
-    let prefix = server.store.prefix(&context.resource, "");
-    let listed = server.store.list(&prefix, None, POLICIES_MAX, None, |_| true).await?;
-    if listed.objects.len() < POLICIES_MAX {
+    if server.store.count(&context.resource, POLICIES_MAX).await? < POLICIES_MAX {
         return Ok(());
     }
     let why = format!("there are {POLICIES_MAX} NetworkPolicies, and nodes enforce no more; put rules together");
