@@ -6,7 +6,9 @@ use std::net::{Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use atoll_podnet::{Affinity, Allow, Attachment, Config, Group, Peers, PodNet, PodPolicy, Policies, Ports, Protocol};
+use atoll_podnet::{
+    Affinity, Allow, Attachment, Config, Group, Peers, PodNet, PodPolicy, Policies, Ports, Protocol, RULE_PARTS_MAX,
+};
 
 use super::world::{Host, Server, connect, inside, talk};
 use super::{SERVICE, config, service};
@@ -318,6 +320,35 @@ fn large_groups_are_programmed_quickly() {
         eprintln!("100 groups of 999 in {all:?}, one member more in {one:?}");
         assert!(one < Duration::from_secs(2), "one change among many took {one:?}");
         assert!(talk(&web.namespace, server.at()).is_ok());
+        net.tear_down().await.unwrap();
+    });
+}
+
+/// What is admitted is also taken by the kernel, in less time than a tool is given; printed with `--nocapture`.
+#[test]
+fn the_limits_can_be_reached() {
+    let host = Host::new();
+    host.run(async {
+        let net = PodNet::open(config(&host, "x", "fd00:1:2")).await.unwrap();
+        let (db, web) = (attach(&net, "db").await, attach(&net, "web").await);
+        let server = Server::start(&db.namespace, db.address, "db");
+        let rule = |n: u16| {
+            let block = (Ipv6Addr::new(0xfd00, 1, 2, 8, n, 0, 0, 0), Ipv6Addr::new(0xfd00, 1, 2, 8, n, 0, 0, 9));
+            let peers = Peers::Of { group: None, blocks: vec![block] };
+            Allow { peers, ports: ports(&[(n, n)], &[(n, n)]) }
+        };
+        let count = u16::try_from(RULE_PARTS_MAX / 4 - 1).unwrap();
+        let mut rules: Vec<Allow> = (0..count).map(rule).collect();
+        rules.push(Allow { peers: Peers::All, ports: Ports::All });
+        let wanted = policies([("db", ingress(rules)), ("web", open())]);
+        let started = Instant::now();
+        assert!(net.set_policies(&wanted).await.unwrap().refused.is_empty());
+        eprintln!("{count} rules of four parts in {:?}", started.elapsed());
+        assert!(talk(&web.namespace, server.at()).is_ok(), "the last rule of many");
+        let started = Instant::now();
+        drop(net);
+        let net = PodNet::open(config(&host, "x", "fd00:1:2")).await.unwrap();
+        eprintln!("and again for a later process in {:?}", started.elapsed());
         net.tear_down().await.unwrap();
     });
 }
