@@ -7,7 +7,7 @@
 //!
 //! What cannot be enforced never opens anything: it isolates, allows nothing, and stands in [`Compiled::left_out`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::Ipv6Addr;
 use std::sync::Arc;
 
@@ -28,6 +28,10 @@ pub const PARTS_MAX: usize = 1_000;
 
 /// Labels and values of the selectors of peers that are looked up for one node, each selector counted with one more. Each is compared with every pod.
 pub const SELECTIONS_MAX: usize = 20_000;
+
+/// Rules of all pods of one node together, each counted for every pod that it is about: what compiling costs. More than the kernel is given, because pods
+/// with the same rules share them there.
+pub const RULES_MAX: usize = 200_000;
 
 /// Pods that can be peers, in order of namespace and name.
 pub const PODS_MAX: usize = 10_000;
@@ -100,8 +104,8 @@ pub struct Compiled {
 pub fn compile(node: &str, objects: &Objects, subnets: Option<&BTreeMap<String, Prefix>>) -> Compiled {
     let peers = &objects.pods[..objects.pods.len().min(PODS_MAX)];
     let large = objects.policies.iter().map(|policy| weight(&policy.spec) > PARTS_MAX).collect();
-    let mut compiler =
-        Compiler { objects, peers, large, subnets, selections: SELECTIONS_MAX, done: Compiled::default() };
+    let done = Compiled::default();
+    let mut compiler = Compiler { objects, peers, large, subnets, selections: SELECTIONS_MAX, rules: RULES_MAX, done };
     if peers.len() < objects.pods.len() {
         let note = format!("there are more than {PODS_MAX} pods; the others are nobody's peers");
         compiler.done.left_out.push(note);
@@ -123,6 +127,8 @@ struct Compiler<'a> {
     large: Vec<bool>,
     /// How many of [`SELECTIONS_MAX`] are left.
     selections: usize,
+    /// How many of [`RULES_MAX`] are left.
+    rules: usize,
     subnets: Option<&'a BTreeMap<String, Prefix>>,
     done: Compiled,
 }
@@ -148,6 +154,8 @@ fn directions(spec: &NetworkPolicySpec) -> (bool, bool) {
     match types {
         // The API server writes them down; this is what it writes.
         [] => (true, spec.egress.as_ref().is_some_and(|rules| !rules.is_empty())),
+        // One that is not known might be either.
+        _ if types.iter().any(|it| it != "Ingress" && it != "Egress") => (true, true),
         _ => (named("Ingress"), named("Egress")),
     }
 }
@@ -203,14 +211,19 @@ impl<'a> Compiler<'a> {
             let (ingress, egress) = directions(&it.spec);
             if ingress {
                 let rules = it.spec.ingress.iter().flatten().map(inward).filter(|_| readable);
-                let rules: Vec<Allow> = rules.filter_map(|rule| self.rule(it, &rule, Some(pod))).collect();
-                add(&mut policy.ingress, rules);
+                let rules = rules.filter_map(|rule| self.rule(it, &rule, Some(pod)));
+                policy.ingress.get_or_insert_default().extend(rules);
             }
             if egress {
                 let rules = it.spec.egress.iter().flatten().map(outward).filter(|_| readable);
-                let rules: Vec<Allow> = rules.filter_map(|rule| self.rule(it, &rule, None)).collect();
-                add(&mut policy.egress, rules);
+                let rules = rules.filter_map(|rule| self.rule(it, &rule, None));
+                policy.egress.get_or_insert_default().extend(rules);
             }
+        }
+        // The same rule twice is one.
+        for rules in policy.ingress.iter_mut().chain(&mut policy.egress) {
+            let mut seen = HashSet::new();
+            rules.retain(|rule| seen.insert(rule.clone()));
         }
         policy
     }
@@ -221,6 +234,14 @@ impl<'a> Compiler<'a> {
 
     /// `target`: the pod that is connected to, if that is always the same.
     fn rule(&mut self, policy: &'a Policy, rule: &Rule<'a>, target: Option<&Place>) -> Option<Allow> {
+        let Some(left) = self.rules.checked_sub(1) else {
+            self.leave_out(
+                policy,
+                &format!("the pods here have more than {RULES_MAX} rules; its others allow nothing"),
+            );
+            return None;
+        };
+        self.rules = left;
         let peers = self.peers(policy, rule.peers)?;
         Some(Allow { peers, ports: self.ports(policy, rule.ports, target) })
     }
@@ -365,16 +386,6 @@ impl<'a> Compiler<'a> {
             self.done.policies.named_ports.insert(group.clone(), found);
         }
         group
-    }
-}
-
-/// Adds rules to what isolates a pod; the same rule twice is one.
-fn add(rules: &mut Option<Vec<Allow>>, more: Vec<Allow>) {
-    let rules = rules.get_or_insert_default();
-    for rule in more {
-        if !rules.contains(&rule) {
-            rules.push(rule);
-        }
     }
 }
 

@@ -62,7 +62,7 @@ fn hash(what: &str, bytes: &[u8]) -> String {
 }
 
 /// Who is at the other end.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Peers {
     /// Anyone.
@@ -77,7 +77,7 @@ pub enum Peers {
 }
 
 /// What is spoken.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Ports {
     /// Any protocol, any port.
@@ -94,7 +94,7 @@ pub enum Ports {
 }
 
 /// One rule: lets pass what is of these peers and on these ports.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct Allow {
     /// Who is at the other end: the sender of what a pod hears, the receiver of what it says.
     pub peers: Peers,

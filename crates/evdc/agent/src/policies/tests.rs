@@ -240,6 +240,25 @@ fn what_cannot_be_enforced_allows_nothing_and_is_named() {
 }
 
 #[test]
+fn rules_have_an_end() {
+    let rules = |n: u16| (0..495_u16).map(|m| json!({"ports": [{"port": 1 + n * 100 + m}]})).collect::<Vec<_>>();
+    let policies: Vec<(&str, Value)> = (0..200).map(|n| ("shop", json!({"ingress": rules(n)}))).collect();
+    let started = Instant::now();
+    let compiled = compile("n1", &objects(&policies), None);
+    eprintln!("{RULES_MAX} rules in {:?}", started.elapsed());
+    assert!(compiled.left_out.is_empty(), "as many as there may be: {:?}", compiled.left_out.first());
+    let count = |compiled: &Compiled, pod: &str| {
+        compiled.policies.pods[&pod.parse().unwrap()].ingress.as_ref().map_or(0, Vec::len)
+    };
+    assert_eq!(count(&compiled, "shop.db"), 199 * 100 + 495, "the same rule twice is one");
+    let mut objects = objects(&policies);
+    objects.pods.push(Arc::new(place("shop", "third", &[], "n1", 9)));
+    let compiled = compile("n1", &objects, None);
+    assert!(compiled.left_out[0].contains("more than 200000 rules"), "{:?}", compiled.left_out);
+    assert_eq!(count(&compiled, "shop.db"), 199 * 100 + 495);
+}
+
+#[test]
 fn selectors_have_an_end() {
     let values = |n: usize| (0..900).map(|m| json!(format!("v{n}-{m}"))).collect::<Vec<_>>();
     let from = |n: usize| json!([{"podSelector": {"matchExpressions": [{"key": "app", "operator": "NotIn", "values": values(n)}]}}]);
