@@ -8,6 +8,7 @@
 //! What cannot be enforced never opens anything: it isolates, allows nothing, and stands in [`Compiled::left_out`].
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::fmt;
 use std::net::Ipv6Addr;
 use std::sync::Arc;
 
@@ -89,13 +90,31 @@ pub struct Objects {
     pub pods: Vec<Arc<Place>>,
 }
 
+/// Something that is not enforced as written, and why.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct LeftOut {
+    /// Namespace and name of the policy; none, if it is about all of them.
+    pub policy: Option<(String, String)>,
+    /// In words.
+    pub why: String,
+}
+
+impl fmt::Display for LeftOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.policy {
+            Some((namespace, name)) => write!(f, "NetworkPolicy {namespace}/{name}: {}", self.why),
+            None => f.write_str(&self.why),
+        }
+    }
+}
+
 /// What the objects come to.
 #[derive(Clone, Debug, Default)]
 pub struct Compiled {
     /// For the pod network.
     pub policies: Policies,
-    /// What is not enforced as written, for the log: policy and reason.
-    pub left_out: Vec<String>,
+    /// To be told to whoever wrote them.
+    pub left_out: BTreeSet<LeftOut>,
 }
 
 /// For the pods of the node of this name. `subnets`: where pods of each Node have their addresses, if that is known; a node that reports others for its pods
@@ -107,16 +126,14 @@ pub fn compile(node: &str, objects: &Objects, subnets: Option<&BTreeMap<String, 
     let done = Compiled::default();
     let mut compiler = Compiler { objects, peers, large, subnets, selections: SELECTIONS_MAX, rules: RULES_MAX, done };
     if peers.len() < objects.pods.len() {
-        let note = format!("there are more than {PODS_MAX} pods; the others are nobody's peers");
-        compiler.done.left_out.push(note);
+        let why = format!("there are more than {PODS_MAX} pods; the others are nobody's peers");
+        compiler.done.left_out.insert(LeftOut { policy: None, why });
     }
     for pod in objects.pods.iter().filter(|pod| pod.node == node) {
         let Ok(key) = pod.uid.parse() else { continue };
         let policy = compiler.pod(pod);
         compiler.done.policies.pods.insert(key, policy);
     }
-    compiler.done.left_out.sort_unstable();
-    compiler.done.left_out.dedup();
     compiler.done
 }
 
@@ -229,7 +246,8 @@ impl<'a> Compiler<'a> {
     }
 
     fn leave_out(&mut self, policy: &Policy, why: &str) {
-        self.done.left_out.push(format!("NetworkPolicy {}/{}: {why}", policy.namespace, policy.name));
+        let of = Some((policy.namespace.clone(), policy.name.clone()));
+        self.done.left_out.insert(LeftOut { policy: of, why: why.to_owned() });
     }
 
     /// `target`: the pod that is connected to, if that is always the same.

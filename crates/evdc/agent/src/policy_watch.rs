@@ -3,6 +3,7 @@
 //!
 //! Of pods it reads `PodEndpoint`s: the API server shows a node no more of those that it does not run.
 
+use std::collections::BTreeSet;
 use std::net::Ipv6Addr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use std::time::Duration;
 
 use atoll_podnet::Protocol;
 use futures_util::StreamExt;
-use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::core::v1::{Namespace, ObjectReference};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::core::{DynamicObject, GroupVersionKind};
 use kube::discovery::ApiResource;
@@ -20,7 +21,7 @@ use tokio::sync::watch as channel;
 
 use crate::agent::Shared;
 use crate::mirror::{Mirror, follow, sleep_until};
-use crate::policies::{Labels, NamedPort, Objects, Place, Policy, compile};
+use crate::policies::{Labels, LeftOut, NamedPort, Objects, Place, Policy, compile};
 
 /// A rollout changes several pods within milliseconds; new pods wait for this, so it is short.
 const TOGETHER: Duration = Duration::from_millis(10);
@@ -62,7 +63,7 @@ pub(crate) async fn run(shared: Arc<Shared>, programmed: channel::Sender<u64>) {
     let (mut pod_mirror, mut namespace_mirror, mut policy_mirror) = (Mirror::new(), Mirror::new(), Mirror::new());
     let mut subnets = shared.config.subnets.clone();
     let mut due: Option<tokio::time::Instant> = None;
-    let (mut told, mut rested) = (Vec::new(), tokio::time::Instant::now());
+    let (mut told, mut rested) = (BTreeSet::new(), tokio::time::Instant::now());
     loop {
         let changed = tokio::select! {
             Some(event) = pods.next() => pod_mirror.take(event, |it| Arc::new(place(&it))),
@@ -105,7 +106,7 @@ async fn changed<T>(known: &mut Option<channel::Receiver<T>>) {
     }
 }
 
-async fn program(shared: &Arc<Shared>, objects: Objects, told: &mut Vec<String>) -> bool {
+async fn program(shared: &Arc<Shared>, objects: Objects, told: &mut BTreeSet<LeftOut>) -> bool {
     let config = shared.clone();
     // A large eVDC takes milliseconds, one that is made to be slow may take more: not on the threads that serve everything else.
     let compiled = tokio::task::spawn_blocking(move || {
@@ -115,9 +116,11 @@ async fn program(shared: &Arc<Shared>, objects: Objects, told: &mut Vec<String>)
     let Ok(compiled) = compiled.await else { return false };
     match shared.network.set_policies(&compiled.policies).await {
         Ok(refused) => {
-            let notes: Vec<String> = compiled.left_out.into_iter().chain(refused).collect();
-            for note in notes.iter().filter(|note| !told.contains(note)) {
-                tracing::warn!(note, "part of a NetworkPolicy allows nothing");
+            let general = refused.into_iter().map(|why| LeftOut { policy: None, why });
+            let notes: BTreeSet<LeftOut> = compiled.left_out.into_iter().chain(general).collect();
+            for note in notes.difference(told) {
+                tracing::warn!(%note, "part of a NetworkPolicy allows nothing");
+                tell(shared, note);
             }
             *told = notes;
             true
@@ -127,6 +130,19 @@ async fn program(shared: &Arc<Shared>, objects: Objects, told: &mut Vec<String>)
             false
         }
     }
+}
+
+/// Whoever wrote the policy does not see this node's log; an Event is where they look.
+fn tell(shared: &Shared, note: &LeftOut) {
+    let Some((namespace, name)) = note.policy.clone() else { return };
+    let about = ObjectReference {
+        api_version: Some("networking.k8s.io/v1".to_owned()),
+        kind: Some("NetworkPolicy".to_owned()),
+        namespace: Some(namespace),
+        name: Some(name),
+        ..ObjectReference::default()
+    };
+    shared.events.about(about, true, "NotEnforced", &note.why);
 }
 
 fn labels(object: &impl ResourceExt) -> Labels {

@@ -331,6 +331,11 @@ async fn a_pod_waits_until_it_is_known_what_it_may() {
     world.api.create("/apis/networking.k8s.io/v1/namespaces/default/networkpolicies", policy);
     let isolated = |policies: &Policies| policies.pods.values().all(|it| it.ingress == Some(Vec::new()));
     world.network.until_policies(isolated).await;
+
+    let odd = json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "odd", "namespace": "default"},
+        "spec": {"podSelector": {}, "ingress": [{"ports": [{"protocol": "SCTP", "port": 1}]}]}});
+    world.api.create("/apis/networking.k8s.io/v1/namespaces/default/networkpolicies", odd);
+    world.api.until_event("NotEnforced").await;
     agent.stop().await;
 }
 

@@ -135,6 +135,12 @@ impl Api {
         tokio::time::timeout(PATIENCE, wait).await.expect("it stays").unwrap();
     }
 
+    pub(crate) async fn until_event(&self, reason: &str) {
+        let mut changed = self.changed.subscribe();
+        let wait = changed.wait_for(|_| self.event_reasons().iter().any(|it| it == reason));
+        tokio::time::timeout(PATIENCE, wait).await.expect("nobody says so").unwrap();
+    }
+
     pub(crate) fn event_reasons(&self) -> Vec<String> {
         let state = self.state.lock().unwrap();
         let events = state.objects.iter().filter(|((collection, _), _)| collection.ends_with("/events"));
