@@ -48,6 +48,8 @@ mod node;
 mod partition;
 #[path = "processes/pods.rs"]
 mod pods;
+#[path = "processes/policies.rs"]
+mod policies;
 #[path = "processes/reach.rs"]
 mod reach;
 #[path = "processes/relay.rs"]

@@ -11,6 +11,7 @@ use atoll_gateway::{Connector, Dial, DialError, PROTOCOL as GATEWAY_PROTOCOL, Se
 use atoll_ids::{EvdcId, NodeId};
 use atoll_images::{ImageError, Store};
 use atoll_kubelet::Kubelet;
+use atoll_lease::Member;
 use atoll_link::{LinkHandle, Traffic};
 use atoll_podnet::{EvdcTag, NodeService, PodNet, Protocol};
 use atoll_runtime::{GroupName, GroupSpec, Resources, Runtime};
@@ -89,7 +90,12 @@ struct Running {
     assigned: Assigned,
     stop: CancellationToken,
     tasks: TaskTracker,
+    /// New members do not interrupt what runs; the agent hears of them.
+    subnets: watch::Sender<Subnets>,
 }
+
+/// Where the pods of each member have their addresses, by the name of its Node.
+type Subnets = BTreeMap<String, atoll_podnet::Prefix>;
 
 impl Workers {
     /// Nothing runs yet.
@@ -142,7 +148,10 @@ impl Workers {
             route(&self.parts, &assigned);
             match self.running.get_mut(&id) {
                 // Renewed leases and new members change routes and claims, not what runs.
-                Some(running) if same_work(&running.assigned, &assigned) => running.assigned = assigned,
+                Some(running) if same_work(&running.assigned, &assigned) => {
+                    running.subnets.send_replace(subnets(&assigned));
+                    running.assigned = assigned;
+                }
                 Some(_) => {
                     if let Some(running) = self.running.remove(&id) {
                         running.end().await;
@@ -193,16 +202,17 @@ fn route(parts: &WorkerParts, assigned: &Assigned) {
 fn start(parts: &WorkerParts, assigned: Assigned, stop: &CancellationToken) -> Running {
     let (stop, tasks) = (stop.child_token(), TaskTracker::new());
     // Ends between two steps, wherever it is: what is half done is done again by the next start.
-    tasks.spawn(work(parts.clone(), assigned.clone(), stop.clone()));
-    Running { assigned, stop, tasks }
+    let (subnets, known) = watch::channel(subnets(&assigned));
+    tasks.spawn(work(parts.clone(), assigned.clone(), known, stop.clone()));
+    Running { assigned, stop, tasks, subnets }
 }
 
-async fn work(parts: WorkerParts, assigned: Assigned, stop: CancellationToken) {
+async fn work(parts: WorkerParts, assigned: Assigned, subnets: watch::Receiver<Subnets>, stop: CancellationToken) {
     let evdc = assigned.membership.evdc;
     let mounts = Arc::new(Mounts::default());
     parts.mounted.add(&mounts);
     loop {
-        let tried = stop.run_until_cancelled(member(&parts, &assigned, &mounts, &stop).boxed()).await;
+        let tried = stop.run_until_cancelled(member(&parts, &assigned, &subnets, &mounts, &stop).boxed()).await;
         match tried {
             None | Some(Ok(())) => break,
             Some(Err(why)) => tracing::warn!(evdc = %evdc.short(), why, "a member's part cannot be done yet"),
@@ -217,6 +227,7 @@ async fn work(parts: WorkerParts, assigned: Assigned, stop: CancellationToken) {
 async fn member(
     parts: &WorkerParts,
     assigned: &Assigned,
+    subnets: &watch::Receiver<Subnets>,
     mounts: &Arc<Mounts>,
     stop: &CancellationToken,
 ) -> Result<(), String> {
@@ -253,6 +264,7 @@ async fn member(
     let listener =
         TcpListener::bind(api).await.map_err(|error| format!("pods cannot reach the API at {api}: {error}"))?;
     config.api = Some(api);
+    config.subnets = Some(subnets.clone());
     let fetch = from_home(parts.link.clone(), membership.home, dir.join("incoming"));
     let agent = Agent::new(
         config,
@@ -282,6 +294,16 @@ fn beside_the_api() -> Taint {
 fn api_of(parts: &WorkerParts, assigned: &Assigned) -> Result<SocketAddrV6, String> {
     let config = network_config(&parts.run_dir, None, assigned)?;
     Ok(SocketAddrV6::new(config.node_address(), API_PORT, 0, 0))
+}
+
+/// As the tenant has signed them.
+fn subnets(assigned: &Assigned) -> Subnets {
+    let membership = &assigned.membership;
+    let subnet = |member: &Member| {
+        // Of 64 bits, as all of them; see `Membership::subnet`.
+        Some((member.name.clone(), atoll_podnet::Prefix::new(membership.subnet(member), 64).ok()?))
+    };
+    membership.members.iter().filter_map(subnet).collect()
 }
 
 /// Carries pods' connections to the API. TLS is between them and the API server, which knows them by their tokens.

@@ -78,7 +78,7 @@ spec:
 
 /// Nodes on machines of their own: a tenant, a gateway, three that lend, and one that nobody rents.
 pub(crate) struct World {
-    nodes: BTreeMap<&'static str, NodeProcess>,
+    pub(crate) nodes: BTreeMap<&'static str, NodeProcess>,
     // Ended in this order: what runs in containers, then the machines, then the folder.
     _containers: Containers,
     pub(crate) lab: Lab,
@@ -100,11 +100,11 @@ impl Drop for Containers {
 
 /// A pod as the API shows it.
 #[derive(Debug, Clone)]
-struct Pod {
-    name: String,
-    node: String,
-    address: String,
-    uid: String,
+pub(crate) struct Pod {
+    pub(crate) name: String,
+    pub(crate) node: String,
+    pub(crate) address: String,
+    pub(crate) uid: String,
 }
 
 impl World {
@@ -150,7 +150,7 @@ impl World {
         String::from_utf8(ran.stdout).unwrap()
     }
 
-    fn pods(&self, app: &str) -> Vec<Pod> {
+    pub(crate) fn pods(&self, app: &str) -> Vec<Pod> {
         let list = self.kubectl(&["get", "pods", "-l", &format!("app={app}"), "-o", "json"]);
         let list: Value = serde_json::from_str(&list).unwrap();
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -163,12 +163,12 @@ impl World {
         list["items"].as_array().unwrap().iter().map(pod).collect()
     }
 
-    fn service(&self, name: &str) -> String {
+    pub(crate) fn service(&self, name: &str) -> String {
         self.kubectl(&["get", "service", name, "-o", "jsonpath={.spec.clusterIP}"])
     }
 
     /// The machine of the node with this name in the eVDC.
-    fn machine(&self, node: &str) -> (&'static str, &Host) {
+    pub(crate) fn machine(&self, node: &str) -> (&'static str, &Host) {
         let evdc = run_json(&self.dir("home"), &["evdc", "show", "hello"]);
         let member = evdc["members"].as_array().unwrap().iter().find(|it| it["name"] == node).unwrap();
         let id = |name: &str| run_json(&self.dir(name), &["id", "show"])["node"].clone();
@@ -177,7 +177,7 @@ impl World {
     }
 
     /// The page through the gateway, seen from a machine that takes no part.
-    fn page(&self) -> Output {
+    pub(crate) fn page(&self) -> Output {
         let mut curl = self.lab.outside().command("curl");
         curl.args(["-sS", "--fail", "--max-time", "20", "--cacert"]).arg(self.dir("ca.pem"));
         curl.args(["--resolve", &format!("web.cloud.example:443:{}", self.host("gateway").ipv4())]);
@@ -187,7 +187,7 @@ impl World {
 
 impl Pod {
     /// Runs a program in the pod's network.
-    fn command(&self, program: &str) -> Command {
+    pub(crate) fn command(&self, program: &str) -> Command {
         // Other nodes of this machine come and go meanwhile.
         let entries = |folder: PathBuf| std::fs::read_dir(folder).into_iter().flatten().flatten().map(|it| it.path());
         let evdcs = entries("/run/atoll".into()).flat_map(entries);
@@ -199,7 +199,7 @@ impl Pod {
 }
 
 /// What answers there, if anything does.
-fn fetch(mut curl: Command, url: &str) -> Result<String, String> {
+pub(crate) fn fetch(mut curl: Command, url: &str) -> Result<String, String> {
     let ran = curl.args(["-sS", "--fail", "--max-time", "4", "--noproxy", "*", url]).output().unwrap();
     match ran.status.success() {
         true => Ok(String::from_utf8(ran.stdout).unwrap()),
@@ -207,7 +207,7 @@ fn fetch(mut curl: Command, url: &str) -> Result<String, String> {
     }
 }
 
-fn rent(world: &World) {
+pub(crate) fn rent(world: &World) {
     let home = world.dir("home");
     let gateway = run_json(&world.dir("gateway"), &["id", "show"])["node"].as_str().unwrap().to_owned();
     let rent = ["--nodes", "3", "--cpu", "500m", "--memory", "256M", "--storage", "256M"];

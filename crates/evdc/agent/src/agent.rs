@@ -13,7 +13,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use atoll_podnet::PodKey;
+use atoll_podnet::{PodKey, Prefix};
 use atoll_runtime::{GroupName, Runtime, SandboxId};
 use futures_util::StreamExt;
 use k8s_openapi::api::core::v1::{Pod, PodSpec, Service, Taint};
@@ -25,9 +25,10 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::log_files;
+use crate::policy_watch;
 use crate::records;
 use crate::report::Events;
-use crate::seams::{ImageSource, Network, VolumeDriver};
+use crate::seams::{ImageSource, Network, Problem, VolumeDriver};
 use crate::service_watch;
 use crate::services;
 use crate::volumes::Volumes;
@@ -38,6 +39,9 @@ const PULLS_AT_ONCE: usize = 4;
 
 /// A pod's variables name Services; so long it waits for them to be known (kubelet waits as well).
 const SERVICES_PATIENCE: Duration = Duration::from_secs(10);
+
+/// A pod waits so long for its policies before it says so; then it tries again.
+const POLICIES_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What the node is, and how the agent behaves.
 #[derive(Clone, Debug)]
@@ -68,6 +72,8 @@ pub struct Config {
     pub host_path: bool,
     /// Where on this node pods find the API: stands behind the Service `kubernetes`.
     pub api: Option<SocketAddrV6>,
+    /// Where pods of each Node have their addresses. Policies count nobody's pods at others; not known: any address is believed.
+    pub subnets: Option<channel::Receiver<BTreeMap<String, Prefix>>>,
     /// Name servers for pods' resolv.conf.
     pub dns: Vec<Ipv6Addr>,
     /// `cluster.local` by custom.
@@ -101,6 +107,7 @@ impl Config {
             group: None,
             host_path: false,
             api: None,
+            subnets: None,
             dns: Vec::new(),
             cluster_domain: "cluster.local".to_owned(),
             lease_renew: Duration::from_secs(10),
@@ -139,9 +146,31 @@ pub(crate) struct Shared {
     pub(crate) pulls: Semaphore,
     pub(crate) cut_off: channel::Receiver<bool>,
     pub(crate) services: channel::Receiver<Option<Arc<Vec<Service>>>>,
+    /// Changes whenever policies were programmed.
+    pub(crate) policies: channel::Receiver<u64>,
 }
 
 impl Shared {
+    /// Waits until it is known what the pod may; until then its network is closed.
+    pub(crate) async fn policies_known(&self, pod: &PodKey) -> Result<(), Problem> {
+        let mut programmed = self.policies.clone();
+        let known = async {
+            loop {
+                programmed.borrow_and_update();
+                if self.network.is_known(pod).await {
+                    return;
+                }
+                if programmed.changed().await.is_err() {
+                    // The agent ends.
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        let late =
+            || Problem("its NetworkPolicies are not known yet; until they are, its network is closed".to_owned());
+        tokio::time::timeout(POLICIES_PATIENCE, known).await.map_err(|_| late())
+    }
+
     pub(crate) async fn service_variables(&self, namespace: &str, links: bool) -> BTreeMap<String, String> {
         let mut known = self.services.clone();
         let known = tokio::time::timeout(SERVICES_PATIENCE, known.wait_for(Option::is_some)).await;
@@ -198,6 +227,7 @@ pub struct Agent {
     shared: Arc<Shared>,
     cut_off: channel::Sender<bool>,
     services: channel::Sender<Option<Arc<Vec<Service>>>>,
+    policies: channel::Sender<u64>,
 }
 
 struct Known {
@@ -219,6 +249,7 @@ impl Agent {
         private.map_err(|source| StartError::Folder { path: config.volatile_dir.clone(), source })?;
         let (cut_off, cut_off_seen) = channel::channel(false);
         let (services, services_seen) = channel::channel(None);
+        let (policies, policies_seen) = channel::channel(0);
         let volumes = Volumes {
             client: parts.client.clone(),
             driver: parts.volumes,
@@ -233,6 +264,7 @@ impl Agent {
             pulls: Semaphore::new(PULLS_AT_ONCE),
             cut_off: cut_off_seen,
             services: services_seen,
+            policies: policies_seen,
             client: parts.client,
             runtime: parts.runtime,
             network: parts.network,
@@ -240,7 +272,7 @@ impl Agent {
             volumes,
             config,
         };
-        Ok(Self { shared: Arc::new(shared), cut_off, services })
+        Ok(Self { shared: Arc::new(shared), cut_off, services, policies })
     }
 
     /// For logs and commands; works as long as any clone of it is held.
@@ -253,14 +285,16 @@ impl Agent {
 
     /// Runs until `stop`; containers run on after it.
     pub async fn run(self, stop: CancellationToken) {
-        let Self { shared, cut_off, services } = self;
+        let Self { shared, cut_off, services, policies } = self;
         let node = crate::node::run(shared.clone(), cut_off);
         let services = service_watch::run(shared.clone(), services);
+        let policies = policy_watch::run(shared.clone(), policies);
         let logs = log_files::run(shared.clone());
         let pods = Pods { shared, known: HashMap::new(), workers: JoinSet::new(), stop: stop.clone(), swept: false };
         tokio::select! {
             () = node => {}
             () = services => {}
+            () = policies => {}
             () = logs => {}
             () = pods.run() => {}
             () = stop.cancelled() => {}

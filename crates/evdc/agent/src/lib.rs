@@ -1,8 +1,8 @@
 //! Makes the pods bound to this node run, and reports on them. It schedules nothing and makes no endpoints: those are controllers'.
 //!
-//! [`Agent`] is what a kubelet and a kube-proxy are together, as an ordinary API client: it registers the Node, renews its Lease, watches
+//! [`Agent`] is what a kubelet, a kube-proxy and a network plugin's agent are together, as an ordinary API client: it registers the Node, renews its Lease, watches
 //! the pods bound to
-//! it, gives each a worker, and programs Services into the pod network. What it runs containers with, how they get a network, images and persistent
+//! it, gives each a worker, and programs Services and NetworkPolicies into the pod network. What it runs containers with, how they get a network, images and persistent
 //! volumes, is handed in ([`Parts`]).
 //!
 //! # How a pod is run
@@ -18,6 +18,8 @@
 //! - **Not twice**: a pod with a volume that one node may write stops when the API server has been out of reach for
 //!   [`Config::cut_off_after`]; the pod is deleted from the API only after nothing of it is left here, and only if it is this very one (uid).
 //! - **Secrets touch memory only**: volumes made of objects lie in [`Config::volatile_dir`].
+//!
+//! - **No pod runs before it is known what it may**: its network is closed until its policies are in force, and its containers wait for that.
 //!
 //! # What is refused
 //!
@@ -37,9 +39,12 @@ pub mod files;
 pub mod inputs;
 mod launch;
 mod log_files;
+mod mirror;
 mod node;
 pub mod observed;
 pub mod plan;
+pub mod policies;
+mod policy_watch;
 mod probes;
 pub mod quantity;
 mod records;

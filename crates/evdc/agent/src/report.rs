@@ -43,8 +43,6 @@ impl Events {
     /// About the pod, or about one container of it.
     pub(crate) fn send(&self, pod: &Pod, container: Option<&str>, warning: bool, reason: &str, message: &str) {
         let meta = &pod.metadata;
-        let now = Timestamp::now();
-        let name = format!("{}.{:x}", meta.name.as_deref().unwrap_or("pod"), now.as_nanosecond());
         let involved = ObjectReference {
             api_version: Some("v1".to_owned()),
             kind: Some("Pod".to_owned()),
@@ -54,8 +52,15 @@ impl Events {
             resource_version: meta.resource_version.clone(),
             field_path: container.map(|name| format!("spec.containers{{{name}}}")),
         };
+        self.about(involved, warning, reason, message);
+    }
+
+    /// About any object of a namespace.
+    pub(crate) fn about(&self, involved: ObjectReference, warning: bool, reason: &str, message: &str) {
+        let now = Timestamp::now();
+        let name = format!("{}.{:x}", involved.name.as_deref().unwrap_or("pod"), now.as_nanosecond());
         let event = Event {
-            metadata: ObjectMeta { name: Some(name), namespace: meta.namespace.clone(), ..ObjectMeta::default() },
+            metadata: ObjectMeta { name: Some(name), namespace: involved.namespace.clone(), ..ObjectMeta::default() },
             involved_object: involved,
             reason: Some(reason.to_owned()),
             message: Some(message.chars().take(1_024).collect()),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 
-use atoll_podnet::{PodKey, PodNet, Services};
+use atoll_podnet::{PodKey, PodNet, Policies, Services};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
@@ -26,6 +26,12 @@ pub trait Network: Send + Sync + 'static {
 
     /// Makes these the eVDC's Services; what was refused, in words.
     fn set_services<'a>(&'a self, services: &'a Services) -> BoxFuture<'a, Result<Vec<String>, Problem>>;
+
+    /// Makes these the policies of this node's pods; what was refused, in words. A pod that is not among them is closed.
+    fn set_policies<'a>(&'a self, policies: &'a Policies) -> BoxFuture<'a, Result<Vec<String>, Problem>>;
+
+    /// Whether the pod was among the policies that are in force.
+    fn is_known<'a>(&'a self, pod: &'a PodKey) -> BoxFuture<'a, bool>;
 }
 
 impl Network for PodNet {
@@ -51,6 +57,18 @@ impl Network for PodNet {
             Ok(update.refused.iter().map(ToString::to_string).collect())
         }
         .boxed()
+    }
+
+    fn set_policies<'a>(&'a self, policies: &'a Policies) -> BoxFuture<'a, Result<Vec<String>, Problem>> {
+        async move {
+            let update = Self::set_policies(self, policies).await.map_err(|error| Problem(error.to_string()))?;
+            Ok(update.refused.iter().map(ToString::to_string).collect())
+        }
+        .boxed()
+    }
+
+    fn is_known<'a>(&'a self, pod: &'a PodKey) -> BoxFuture<'a, bool> {
+        Self::is_known(self, pod).boxed()
     }
 }
 

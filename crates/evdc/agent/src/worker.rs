@@ -301,6 +301,14 @@ impl Worker {
         let (address, namespace) = attached.map_err(|problem| named("FailedCreatePodSandBox")(problem.0))?;
         self.observed.address = Some(address);
         self.namespace = namespace;
+        let mut wish = self.wish.clone();
+        let known = tokio::select! {
+            biased;
+            known = self.shared.policies_known(&self.key) => known,
+            // Nobody will ever say what it may.
+            _ = wish.wait_for(|wish| wish.gone) => Err(Problem("the pod is gone".to_owned())),
+        };
+        known.map_err(|problem| named("FailedCreatePodSandBox")(problem.0))?;
         let facts = self.facts();
         let mut cut_off = self.shared.cut_off.clone();
         let mounted = tokio::select! {

@@ -8,6 +8,7 @@ mod world;
 
 use atoll_agent::streams::Streams;
 use atoll_kubelet::{Command, CommandIo, LogWish, Pods, Refusal};
+use atoll_podnet::Policies;
 use serde_json::{Value, json};
 use world::World;
 
@@ -311,5 +312,42 @@ async fn nobody_reaches_into_the_pods_of_another_evdc() {
     let wish = LogWish { namespace: "default".to_owned(), pod: "web".to_owned(), ..LogWish::default() };
     assert!(matches!(Pods::logs(&other, wish).await, Err(Refusal::NotFound(_))));
     assert!(matches!(other.dial("default", "web", 80).await, Err(Refusal::Invalid(_))));
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_pod_waits_until_it_is_known_what_it_may() {
+    let world = World::new();
+    let agent = world.start();
+    world.api.hold_endpoints(true);
+    world.api.create(POD, simple("web"));
+    world.network.until_attached().await;
+    assert_eq!(world.runtime.created("uid-web.one.0"), 0, "attached and closed, and nothing runs");
+    world.api.hold_endpoints(false);
+    world.api.until(POD, "web", is_ready).await;
+    world.network.until_policies(|policies| policies.pods.len() == 1).await;
+    let policy = json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+        "metadata": {"name": "np", "namespace": "default"}, "spec": {"podSelector": {}}});
+    world.api.create("/apis/networking.k8s.io/v1/namespaces/default/networkpolicies", policy);
+    let isolated = |policies: &Policies| policies.pods.values().all(|it| it.ingress == Some(Vec::new()));
+    world.network.until_policies(isolated).await;
+
+    let odd = json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "odd", "namespace": "default"},
+        "spec": {"podSelector": {}, "ingress": [{"ports": [{"protocol": "SCTP", "port": 1}]}]}});
+    world.api.create("/apis/networking.k8s.io/v1/namespaces/default/networkpolicies", odd);
+    world.api.until_event("NotEnforced").await;
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_pod_that_is_gone_waits_for_no_policies() {
+    let world = World::new();
+    let agent = world.start();
+    world.api.hold_endpoints(true);
+    world.api.create(POD, simple("web"));
+    world.network.until_attached().await;
+    world.api.remove(POD, "web");
+    world.network.until_empty().await;
+    assert_eq!(world.runtime.created("uid-web.one.0"), 0);
     agent.stop().await;
 }

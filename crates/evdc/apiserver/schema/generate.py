@@ -25,7 +25,7 @@ storage.v1: StorageClass
 events.v1: Event
 coordination.v1: Lease
 discovery.v1: EndpointSlice
-networking.v1: Ingress IngressClass
+networking.v1: Ingress IngressClass NetworkPolicy
 rbac.v1: Role RoleBinding ClusterRole ClusterRoleBinding
 authentication.v1: TokenRequest TokenReview SelfSubjectReview
 authorization.v1: SelfSubjectAccessReview SubjectAccessReview LocalSubjectAccessReview SelfSubjectRulesReview

@@ -39,6 +39,7 @@ pub(crate) fn apply(resource: &Resource, object: &mut Value, old: Option<&Value>
         ("apps", "StatefulSet") => stateful_set(child(object, "spec")),
         ("discovery.k8s.io", "EndpointSlice") => endpoint_slice(object),
         ("networking.k8s.io", "Ingress") => ingress(object),
+        ("networking.k8s.io", "NetworkPolicy") => network_policy(child(object, "spec")),
         ("storage.k8s.io", "StorageClass") => {
             default(object, "reclaimPolicy", "Delete");
             default(object, "volumeBindingMode", "Immediate");
@@ -182,6 +183,23 @@ fn ingress(object: &mut Value) {
     }
 }
 
+/// Who writes no types means what comes in, and what goes out if there are rules for it.
+fn network_policy(spec: &mut Value) {
+    child(spec, "podSelector");
+    for direction in ["ingress", "egress"] {
+        for rule in each(spec, direction) {
+            for port in each(rule, "ports") {
+                default(port, "protocol", "TCP");
+            }
+        }
+    }
+    if list(spec, &["policyTypes"]).is_empty() {
+        let egress = !list(spec, &["egress"]).is_empty();
+        fields(spec)
+            .insert("policyTypes".to_owned(), if egress { json!(["Ingress", "Egress"]) } else { json!(["Ingress"]) });
+    }
+}
+
 fn binding(object: &mut Value) {
     default(child(object, "roleRef"), "apiGroup", "rbac.authorization.k8s.io");
     for subject in each(object, "subjects") {
@@ -244,6 +262,23 @@ mod tests {
         );
         let again = applied("apps", "deployments", found.clone());
         assert_eq!(again, found, "defaults do not change what is complete");
+    }
+
+    #[test]
+    fn policies_say_what_they_are_about() {
+        let check = |spec: Value, types: &[&str]| {
+            let found = applied("networking.k8s.io", "networkpolicies", json!({"spec": spec}));
+            assert_eq!(found["spec"]["policyTypes"], json!(types), "{spec}");
+            assert!(found["spec"]["podSelector"].is_object());
+        };
+        check(json!({}), &["Ingress"]);
+        check(json!({"podSelector": {}, "egress": []}), &["Ingress"]);
+        check(json!({"egress": [{}]}), &["Ingress", "Egress"]);
+        check(json!({"egress": [{}], "policyTypes": ["Egress"]}), &["Egress"]);
+        let ports = json!({"spec": {"ingress": [{"ports": [{"port": 53, "protocol": "UDP"}, {"port": 80}]}]}});
+        let found = applied("networking.k8s.io", "networkpolicies", ports);
+        assert_eq!(found["spec"]["ingress"][0]["ports"][1], json!({"port": 80, "protocol": "TCP"}));
+        assert_eq!(found["spec"]["ingress"][0]["ports"][0]["protocol"], "UDP");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::{error::About, schema::Message};
 
-mod builtin;
+pub(crate) mod builtin;
 pub(crate) mod custom;
 
 /// Where the numbers of the scale subresource stand in an object.
@@ -60,6 +60,8 @@ pub(crate) struct Resource {
     pub(crate) scale: Option<ScalePaths>,
     /// Only `create`, nothing stored: a question and its answer.
     pub(crate) is_review: bool,
+    /// Only read: its objects are those of another kind, shown in part.
+    pub(crate) is_view: bool,
     /// Fields of a built-in kind.
     pub(crate) message: Option<&'static Message>,
     pub(crate) custom: Option<Custom>,
@@ -100,6 +102,8 @@ impl Resource {
     pub(crate) fn verbs(&self) -> &'static [&'static str] {
         if self.is_review {
             &["create"]
+        } else if self.is_view {
+            &["get", "list", "watch"]
         } else {
             &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"]
         }

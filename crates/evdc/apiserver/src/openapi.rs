@@ -114,6 +114,12 @@ fn add_paths(resource: &Resource, paths: &mut Map<String, Value>) {
         operation["requestBody"] = json!({"content": content});
         operation
     };
+    const LIST: &[&str] = &["labelSelector", "fieldSelector", "limit", "continue", "watch", "resourceVersion"];
+    if resource.is_view {
+        paths.insert(format!("{collection}/{{name}}"), json!({"get": operation("get", &[])}));
+        paths.insert(collection, json!({"get": operation("list", LIST)}));
+        return;
+    }
     let writes = ["dryRun", "fieldManager", "fieldValidation"];
     let any = ["application/json", "application/yaml", crate::protobuf::MEDIA_TYPE];
     let mut on_collection = json!({"post": with_body("post", &any, &writes)});
@@ -121,8 +127,7 @@ fn add_paths(resource: &Resource, paths: &mut Map<String, Value>) {
         paths.insert(collection, on_collection);
         return;
     }
-    on_collection["get"] =
-        operation("list", &["labelSelector", "fieldSelector", "limit", "continue", "watch", "resourceVersion"]);
+    on_collection["get"] = operation("list", LIST);
     on_collection["delete"] = operation("deletecollection", &["dryRun", "labelSelector", "propagationPolicy"]);
     let mut patches =
         vec!["application/apply-patch+yaml", "application/json-patch+json", "application/merge-patch+json"];

@@ -34,6 +34,8 @@ fn builtin(resource: &Resource) -> &'static [Column] {
         ("discovery.k8s.io", "EndpointSlice") => cells::ENDPOINT_SLICE,
         ("networking.k8s.io", "Ingress") => cells::INGRESS,
         ("networking.k8s.io", "IngressClass") => cells::INGRESS_CLASS,
+        ("networking.k8s.io", "NetworkPolicy") => cells::NETWORK_POLICY,
+        ("networking.atoll.cloud", "PodEndpoint") => cells::POD_ENDPOINT,
         ("storage.k8s.io", "StorageClass") => cells::STORAGE_CLASS,
         ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => cells::BINDING,
         _ => &[],

@@ -12,6 +12,9 @@ pub(crate) mod conform;
 
 const TABLE: &str = include_str!("../schema/builtin.txt");
 
+/// The same for kinds that Kubernetes does not have.
+const OWN_TABLE: &str = include_str!("../schema/own.txt");
+
 /// What a field holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Type {
@@ -91,7 +94,11 @@ struct Tables {
     messages: BTreeMap<&'static str, Message>,
 }
 
-static TABLES: LazyLock<Tables> = LazyLock::new(|| Tables { messages: parse(TABLE) });
+static TABLES: LazyLock<Tables> = LazyLock::new(|| {
+    let mut messages = parse(TABLE);
+    messages.extend(parse(OWN_TABLE));
+    Tables { messages }
+});
 
 type Flat = HashMap<&'static str, BTreeMap<&'static str, &'static Field>>;
 
@@ -143,6 +150,7 @@ pub(crate) fn message_of(group: &str, version: &str, kind: &str) -> Option<&'sta
         "authentication.k8s.io" => "authentication",
         "authorization.k8s.io" => "authorization",
         "apiextensions.k8s.io" => "apiextensions",
+        "networking.atoll.cloud" => "networkingatoll",
         "apps" | "policy" | "autoscaling" => group,
         _ => return None,
     };

@@ -125,6 +125,12 @@ impl Store {
         Ok(self.list(&self.prefix(resource, namespace), None, usize::MAX, None, |_| true).await?.objects)
     }
 
+    /// How many objects of a resource there are, counted up to this many, or to a chunk.
+    pub(crate) async fn count(&self, resource: &Resource, up_to: usize) -> Result<usize, ApiError> {
+        let scan = Scan::new(self.prefix(resource, ""), up_to.clamp(1, CHUNK_ENTRIES));
+        Ok(self.kv.scan_at(scan, None).await?.entries.len())
+    }
+
     /// Changes of keys with this prefix.
     pub(crate) fn watch(&self, prefix: Bytes, after: Revision) -> Result<ChangeStream, ApiError> {
         Ok(self.kv.watch(prefix, after)?)

@@ -11,6 +11,7 @@ use crate::{
 
 mod names;
 mod pod;
+pub(crate) mod policy;
 
 /// Most bytes of annotations, names and values together.
 const ANNOTATION_BYTES_MAX: usize = 256 << 10;
@@ -82,6 +83,7 @@ fn content(resource: &Resource, object: &Value, causes: &mut Vec<Cause>) {
         ("", "PersistentVolume") => volume(&object["spec"], causes),
         ("apps", "Deployment" | "ReplicaSet" | "StatefulSet") => workload(resource, object, causes),
         ("networking.k8s.io", "Ingress") => ingress(object, causes),
+        ("networking.k8s.io", "NetworkPolicy") => policy::spec(&object["spec"], causes),
         ("storage.k8s.io", "StorageClass") if text(object, &["provisioner"]).is_empty() => {
             causes.push(Cause::required("provisioner", ""));
         }

@@ -36,6 +36,9 @@ pub(crate) async fn dispatch(
         let body = body::read(body).await?;
         return sub::review(server, &context, &body).await;
     }
+    if context.resource.is_view && !context.resource.verbs().contains(&context.verb) {
+        return Err(ApiError::method_not_allowed());
+    }
     if !target.subresource.is_empty() {
         let known = context.resource.subresources();
         let found = known.iter().find(|it| it.name == target.subresource).ok_or_else(ApiError::no_route)?;

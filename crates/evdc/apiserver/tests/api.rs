@@ -15,6 +15,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, future::join_all};
 use k8s_openapi::api::{
     apps::v1::Deployment,
     core::v1::{ConfigMap, Pod, Service},
+    networking::v1::NetworkPolicy,
 };
 use kube::{
     Api, Client,
@@ -254,6 +255,15 @@ async fn kubectl_does_its_everyday_work() {
         json!({"apiVersion": "v1", "kind": "List", "items": [deployment(image), service]}).to_string()
     };
     let bad = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "t"}, "dota": {}}).to_string();
+    let policy = |port: u16| {
+        json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "db"},
+            "spec": {"podSelector": {"matchLabels": {"app": "db"}}, "ingress": [{"ports": [{"port": port, "protocol": "TCP"}],
+                "from": [{"podSelector": {"matchLabels": {"app": "web"}}}]}]}})
+        .to_string()
+    };
+    let ipv4 = json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "old"},
+        "spec": {"podSelector": {}, "ingress": [{"from": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}]}})
+    .to_string();
     let none = String::new;
     let steps: Vec<(&str, String, bool, &str)> = vec![
         ("api-resources", none(), true, "deployments"),
@@ -273,6 +283,19 @@ async fn kubectl_does_its_everyday_work() {
         ("get deployments -l tier=front", none(), true, "0/3"),
         ("explain deployment.spec.strategy", none(), true, "rollingUpdate"),
         ("auth can-i create pods", none(), true, "yes"),
+        ("apply -f -", policy(80), true, "networkpolicy.networking.k8s.io/db created"),
+        ("apply -f -", policy(80), true, "networkpolicy.networking.k8s.io/db unchanged"),
+        ("apply -f -", policy(81), true, "networkpolicy.networking.k8s.io/db configured"),
+        ("apply --server-side --force-conflicts -f -", policy(82), true, "serverside-applied"),
+        ("apply -f -", policy(0), false, "must be between 1 and 65535"),
+        ("get netpol", none(), true, "NAME   POD-SELECTOR   AGE\ndb     app=db "),
+        ("describe netpol db", none(), true, "PodSelector: app=web"),
+        ("explain netpol.spec.ingress.ports", none(), true, "endPort"),
+        ("patch netpol db --type=merge -p {\"spec\":{\"podSelector\":null}}", none(), true, "patched"),
+        ("get networkpolicies", none(), true, "db     <none> "),
+        ("apply -f -", ipv4, true, "an ipBlock of IPv4 addresses selects nobody"),
+        ("delete netpol db old", none(), true, "deleted"),
+        ("get podendpoints -A", none(), true, "No resources found"),
         ("delete configmap a", none(), true, "deleted"),
         ("get configmap a", none(), false, "configmaps \"a\" not found"),
         ("create deployment other --image=x:1", none(), true, "created"),
@@ -283,4 +306,23 @@ async fn kubectl_does_its_everyday_work() {
         let (succeeded, text) = kubectl(config.clone(), arguments, input).await;
         assert!(succeeded == succeeds && text.contains(says), "kubectl {arguments}: expected {says:?}, got\n{text}");
     }
+}
+
+/// Nodes enforce a thousand, so one more is refused where somebody hears of it.
+#[tokio::test]
+async fn policies_have_an_end() {
+    let fixture = open().await;
+    let policies: Api<NetworkPolicy> = Api::default_namespaced(fixture.client());
+    let policy = |n: usize| object(json!({"metadata": {"name": format!("np{n}")}, "spec": {"podSelector": {}}}));
+    let started = Instant::now();
+    for n in 0..1_000 {
+        policies.create(&PostParams::default(), &policy(n)).await.unwrap();
+    }
+    eprintln!("a thousand policies in {:?}", started.elapsed());
+    let Err(kube::Error::Api(refused)) = policies.create(&PostParams::default(), &policy(1_000)).await else {
+        panic!("one too many was taken");
+    };
+    assert_eq!((refused.code, refused.message.contains("1000 NetworkPolicies")), (403, true), "{refused}");
+    policies.delete("np7", &DeleteParams::default()).await.unwrap();
+    policies.create(&PostParams::default(), &policy(1_000)).await.unwrap();
 }

@@ -8,12 +8,13 @@ use atoll_kv::{Embedded, EmbeddedConfig};
 use k8s_openapi::api::{
     authentication::v1::TokenRequest,
     coordination::v1::Lease,
-    core::v1::{ConfigMap, Node, PersistentVolume, PersistentVolumeClaim, Pod, Secret, ServiceAccount},
+    core::v1::{ConfigMap, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, Secret, ServiceAccount},
+    networking::v1::NetworkPolicy,
 };
 use kube::{
     Api, Client, Resource,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
-    core::NamespaceResourceScope,
+    core::{DynamicObject, NamespaceResourceScope},
 };
 use serde_json::{Value, json};
 
@@ -197,4 +198,45 @@ async fn a_node_speaks_for_itself_alone() {
     // Its name alone makes nobody a node.
     let stranger = Client::new(fixture.server.local_service(User::new("system:node:n1", ["others"])), "default");
     assert_eq!(code(Api::<Pod>::default_namespaced(stranger).get("p1").await), 403);
+}
+
+/// A node enforces policies about pods that are not its own; of those it learns where they are and how their ports are called.
+#[tokio::test]
+async fn a_node_learns_of_other_pods_where_they_are() {
+    let fixture = open().await;
+    let spec = json!({"containers": [{"name": "c", "image": "hidden", "env": [{"name": "PASSWORD", "value": "hidden"}],
+        "ports": [{"name": "http", "containerPort": 8080}]}]});
+    fixture.pod("theirs", "n2", spec).await;
+    let policy = json!({"metadata": {"name": "np"}, "spec": {"podSelector": {}}});
+    fixture.make::<NetworkPolicy>("default", policy.clone()).await;
+    let pods: Api<Pod> = Api::all(fixture.admin());
+    let addresses = json!({"status": {"podIPs": [{"ip": "fd00::5"}], "podIP": "fd00::5", "phase": "Running"}});
+    let own: Api<Pod> = Api::default_namespaced(fixture.node("n2"));
+    own.patch_status("theirs", &PatchParams::default(), &Patch::Merge(addresses)).await.unwrap();
+
+    let one = fixture.node("n1");
+    assert_eq!(code(Api::<Pod>::all(one.clone()).list(&ListParams::default()).await), 403);
+    let kind = kube::discovery::ApiResource::from_gvk(&kube::core::GroupVersionKind::gvk(
+        "networking.atoll.cloud",
+        "v1",
+        "PodEndpoint",
+    ));
+    let endpoints: Api<DynamicObject> = Api::all_with(one.clone(), &kind);
+    let found = endpoints.list(&ListParams::default()).await.unwrap();
+    let expected = json!({"nodeName": "n2", "podIPs": ["fd00::5"],
+        "ports": [{"name": "http", "containerPort": 8080, "protocol": "TCP"}]});
+    assert_eq!(found.items[0].data["spec"], expected);
+    let whole = serde_json::to_string(&found).unwrap();
+    assert!(!whole.contains("hidden"), "{whole}");
+    let policies: Api<NetworkPolicy> = Api::default_namespaced(one.clone());
+    assert_eq!(policies.list(&ListParams::default()).await.unwrap().items.len(), 1);
+    assert_eq!(code(policies.delete("np", &DeleteParams::default()).await), 403);
+    assert_eq!(code(Api::<Namespace>::all(one).list(&ListParams::default()).await), 200);
+
+    // It is a view: nobody writes it, and deleting one would be deleting the pod.
+    let as_admin: Api<DynamicObject> = Api::default_namespaced_with(fixture.admin(), &kind);
+    assert_eq!(code(as_admin.delete("theirs", &DeleteParams::default()).await), 405);
+    let change = Patch::Merge(json!({"spec": {"podIPs": []}}));
+    assert_eq!(code(as_admin.patch("theirs", &PatchParams::default(), &change).await), 405);
+    assert_eq!(code(pods.list(&ListParams::default()).await), 200);
 }

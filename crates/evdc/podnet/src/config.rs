@@ -5,6 +5,8 @@ use std::net::Ipv6Addr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 use crate::address::Prefix;
 use crate::services::Protocol;
 
@@ -31,7 +33,8 @@ pub(crate) const MTU_DEFAULT: u32 = 1_500;
 pub struct EvdcTag(String);
 
 /// What distinguishes a pod for ever, as its uid: letters, digits, `.`, `_`, `-`, at most 128, not beginning with a dot.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct PodKey(String);
 
 /// A port of the node that pods may reach, at the node's address in the eVDC (see [`Config::node_address`]).
@@ -156,6 +159,20 @@ impl FromStr for PodKey {
             return Err(ConfigError::PodKey(text.to_owned()));
         }
         Ok(Self(text.to_owned()))
+    }
+}
+
+impl TryFrom<String> for PodKey {
+    type Error = ConfigError;
+
+    fn try_from(text: String) -> Result<Self, ConfigError> {
+        text.parse()
+    }
+}
+
+impl From<PodKey> for String {
+    fn from(key: PodKey) -> Self {
+        key.0
     }
 }
 

@@ -1,4 +1,4 @@
-//! [`PodNet`]: the one handle. It orders what the other modules do, and holds what is live: the pods' records and the Services programmed.
+//! [`PodNet`]: the one handle. It orders what the other modules do, and holds what is live: the pods' records, the Services and the policies programmed.
 //! Memory follows the kernel: a record is written before its namespace is made and removed after it is gone; Services are noted after they are in force.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,8 +13,9 @@ use crate::address::allocate;
 use crate::command::{CommandError, Tool, nft, run};
 use crate::config::{Config, ConfigError, PodKey};
 use crate::host;
+use crate::policies::{self, Policies, PolicyUpdate, Verdicts};
 use crate::records::{PodRecord, Records};
-use crate::rules::Rules;
+use crate::rules::{Move, Rules};
 use crate::services::{Services, Update, admit, difference};
 
 /// Why something about the network could not be done.
@@ -79,6 +80,16 @@ struct Shared {
     pods: std::sync::Mutex<BTreeMap<PodKey, PodRecord>>,
     /// Held over a transaction: the kernel takes one at a time anyway. Guards what was programmed last.
     services: Mutex<Services>,
+    /// The same for policies, and for which pods they are in force.
+    enforced: Mutex<Enforced>,
+}
+
+/// What of policies the kernel has.
+#[derive(Debug, Default)]
+struct Enforced {
+    policies: Policies,
+    /// Of pods that have elements in the maps, however far their attaching came.
+    verdicts: BTreeMap<PodKey, (String, Verdicts)>,
 }
 
 impl PodNet {
@@ -110,9 +121,20 @@ impl PodNet {
         host::forward().map_err(PodNetError::io("could not switch IPv6 forwarding on"))?;
         // What an earlier configuration allowed is not what this one does.
         let (services, _) = admit(&config, &services);
-        nft("raise the eVDC's table", &Rules::new(&config).replace(pods.values(), &services)).await?;
+        let policies = records.policies().map_err(PodNetError::io("could not read the policies last programmed"))?;
+        let (policies, _) = policies::admit(&config, &policies);
+        nft("raise the eVDC's table", &Rules::new(&config).replace(&pods, &services, &policies)).await?;
         host::raise(&config).await?;
-        let shared = Shared { config, records, pods: std::sync::Mutex::new(pods), services: Mutex::new(services) };
+        let verdict =
+            |(pod, record): (&PodKey, &PodRecord)| (pod.clone(), (record.interface.clone(), policies.verdicts(pod)));
+        let verdicts = pods.iter().map(verdict).collect();
+        let shared = Shared {
+            config,
+            records,
+            pods: std::sync::Mutex::new(pods),
+            services: Mutex::new(services),
+            enforced: Mutex::new(Enforced { policies, verdicts }),
+        };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -144,14 +166,27 @@ impl PodNet {
             host::disconnect(&record.interface).await?;
             let broken = "could not remove what was left of a namespace";
             host::remove_namespace(&namespace).map_err(PodNetError::io(broken))?;
-            // Closed before connected: there is no moment in which a pod could send as it likes.
-            nft("let a pod in", &Rules::new(&shared.config).add_pod(&record)).await?;
+            // Closed before connected: there is no moment in which a pod could send, or hear, what it may not.
+            self.let_in(pod, &record).await?;
             host::make_namespace(&namespace).await?;
             let mtu = host::mtu(&shared.config).await?;
             host::connect(&record, shared.config.node_address(), mtu, &namespace).await?;
             tracing::debug!(%pod, address = %record.address, "pod attached");
         }
         Ok(Attachment { address: record.address, namespace, interface: record.interface })
+    }
+
+    /// The pod's elements, with its policy in force: as it was last given, or closed.
+    async fn let_in(&self, pod: &PodKey, record: &PodRecord) -> Result<(), PodNetError> {
+        let rules = Rules::new(&self.shared.config);
+        let mut enforced = self.shared.enforced.lock().await;
+        let after = enforced.policies.verdicts(pod);
+        let before = enforced.verdicts.get(pod).map(|(_, verdicts)| verdicts);
+        let mut commands = rules.move_pod(&Move { interface: &record.interface, before, after: Some(&after) });
+        commands.extend(rules.add_pod(record));
+        nft("let a pod in", &commands).await?;
+        enforced.verdicts.insert(pod.clone(), (record.interface.clone(), after));
+        Ok(())
     }
 
     /// The pod's record, made and kept on disk if it is new.
@@ -183,7 +218,14 @@ impl PodNet {
         host::disconnect(&record.interface).await?;
         host::remove_namespace(&shared.records.namespace(pod))
             .map_err(PodNetError::io("could not remove a pod's namespace"))?;
-        nft("let a pod go", &Rules::new(&shared.config).remove_pod(&record)).await?;
+        let rules = Rules::new(&shared.config);
+        let mut enforced = shared.enforced.lock().await;
+        let before = enforced.verdicts.get(pod).map(|(_, verdicts)| verdicts);
+        let mut commands = rules.move_pod(&Move { interface: &record.interface, before, after: None });
+        commands.extend(rules.remove_pod(&record));
+        nft("let a pod go", &commands).await?;
+        enforced.verdicts.remove(pod);
+        drop(enforced);
         shared.records.remove_pod(pod).map_err(PodNetError::io("could not forget a pod's address"))?;
         self.pods().remove(pod);
         Ok(())
@@ -218,6 +260,44 @@ impl PodNet {
             shared.records.save_services(&current).map_err(PodNetError::io("could not note the Services"))?;
         }
         Ok(Update { changed, removed, refused })
+    }
+
+    /// Makes these the policies of this node's pods. Only differences to the last call are programmed, in one transaction. What a connection may is asked of
+    /// every packet of the side that began it, so one that is allowed before and after goes on, and one that is not any more ends.
+    ///
+    /// # Errors
+    ///
+    /// What `nft` refuses; then nothing has changed.
+    pub async fn set_policies(&self, wanted: &Policies) -> Result<PolicyUpdate, PodNetError> {
+        let shared = &*self.shared;
+        let (admitted, refused) = policies::admit(&shared.config, wanted);
+        let mut enforced = shared.enforced.lock().await;
+        if enforced.policies == admitted {
+            return Ok(PolicyUpdate { changed: 0, refused });
+        }
+        let after: BTreeMap<PodKey, (String, Verdicts)> = enforced
+            .verdicts
+            .iter()
+            .map(|(pod, (interface, _))| (pod.clone(), (interface.clone(), admitted.verdicts(pod))))
+            .collect();
+        let moved = enforced.verdicts.values().zip(after.values());
+        let moves: Vec<Move<'_>> = moved
+            .filter(|(before, after)| before != after)
+            .map(|(before, after)| Move { interface: &after.0, before: Some(&before.1), after: Some(&after.1) })
+            .collect();
+        let commands = Rules::new(&shared.config).change_policies(&enforced.policies, &admitted, &moves);
+        if !commands.is_empty() {
+            nft("change policies", &commands).await?;
+        }
+        *enforced = Enforced { policies: admitted, verdicts: after };
+        let broken = "could not note the policies";
+        shared.records.save_policies(&enforced.policies).map_err(PodNetError::io(broken))?;
+        Ok(PolicyUpdate { changed: commands.len(), refused })
+    }
+
+    /// Whether it is known what this pod may; until then it is closed.
+    pub async fn is_known(&self, pod: &PodKey) -> bool {
+        self.shared.enforced.lock().await.policies.pods.contains_key(pod)
     }
 
     /// Ends it all: every pod's network, the routes, the rules, the run folder. Pods must not run any more.

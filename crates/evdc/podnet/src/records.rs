@@ -1,4 +1,4 @@
-//! What this crate remembers in its run folder: one small file per pod, and the Services last programmed. Written whole and renamed into
+//! What this crate remembers in its run folder: one small file per pod, and the Services and policies last programmed. Written whole and renamed into
 //! place; not synced, because the namespaces they speak of do not survive the machine either. A file that cannot be read is reported, not guessed at.
 
 use std::io;
@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::config::PodKey;
+use crate::policies::Policies;
 use crate::services::{Backends, ServicePort, Services};
 
 const VERSION: u32 = 1;
@@ -30,6 +31,12 @@ impl PodRecord {
 struct ServicesRecord {
     version: u32,
     services: Vec<(ServicePort, Backends)>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct PoliciesRecord {
+    version: u32,
+    policies: Policies,
 }
 
 /// The run folder.
@@ -87,6 +94,20 @@ impl Records {
         write(&self.root.join("services.json"), &ServicesRecord { version: VERSION, services })
     }
 
+    /// None at all leave every pod closed until somebody says what it may.
+    pub(crate) fn policies(&self) -> io::Result<Policies> {
+        match read::<PoliciesRecord>(&self.root.join("policies.json")) {
+            Ok(record) => Ok(record.policies),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Policies::default()),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(crate) fn save_policies(&self, policies: &Policies) -> io::Result<()> {
+        let record = PoliciesRecord { version: VERSION, policies: policies.clone() };
+        write(&self.root.join("policies.json"), &record)
+    }
+
     /// Takes away the folder; fails when something is still mounted in it.
     pub(crate) fn remove_all(&self) -> io::Result<()> {
         absent_is_fine(std::fs::remove_dir_all(&self.root))
@@ -133,6 +154,16 @@ mod tests {
         std::fs::write(dir.path().join("services.json"), services).unwrap();
         let expected = PodRecord::new("fd00::5".parse().unwrap(), "atp0123456789a".to_owned());
         assert_eq!(records.pods().unwrap(), [("p1".parse().unwrap(), expected)]);
+        let policies = r#"{"version":1,"policies":{"pods":{"p1":{"ingress":[{"peers":{"of":{"group":
+            "00112233445566778899aabbccddeeff","blocks":[["fd00::","fd00::ff"]]}},"ports":{"of":{"tcp":[[80,90]],"udp":[],
+            "named":[["udp","ffeeddccbbaa99887766554433221100"]]}}}],"egress":null}},
+            "groups":{"00112233445566778899aabbccddeeff":["fd00::5"]},
+            "named_ports":{"ffeeddccbbaa99887766554433221100":[["fd00::5",53]]}}}"#;
+        std::fs::write(dir.path().join("policies.json"), policies).unwrap();
+        let policies = records.policies().unwrap();
+        assert_eq!((policies.pods.len(), policies.groups.len(), policies.named_ports.len()), (1, 1, 1));
+        records.save_policies(&policies).unwrap();
+        assert_eq!(records.policies().unwrap(), policies);
         let services = records.services().unwrap();
         assert_eq!(services.len(), 1);
         records.save_services(&services).unwrap();

@@ -1,16 +1,23 @@
 //! The nftables table of one eVDC, as libnftables-json(5) (pure). It is put together from typed values only, so nothing can be smuggled in.
 //!
 //! Base chains accept what is not this eVDC's: several eVDCs have a table each, a packet passes all of them, and one that drops is enough.
-//! What concerns this eVDC's pods is decided in `from_pod`, `to_pod` and `pod_to_node`, which end closed.
+//! What concerns this eVDC's pods is decided in `from_pod`, `to_pod` and `pod_to_node`, which end closed; what policies say of it, before that
+//! (`rules/policies.rs`).
 
+use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
 
 use serde_json::{Value, json};
 
 use crate::address::INTERFACE_PREFIX;
-use crate::config::Config;
+use crate::config::{Config, PodKey};
+use crate::policies::Policies;
 use crate::records::PodRecord;
 use crate::services::{Affinity, Backends, Difference, ServicePort, Services};
+
+mod policies;
+
+pub(crate) use policies::Move;
 
 /// Commands for one table.
 pub(crate) struct Rules<'a> {
@@ -24,7 +31,12 @@ impl<'a> Rules<'a> {
     }
 
     /// The whole table in place of whatever was there, in one transaction.
-    pub(crate) fn replace<'p>(&self, pods: impl Iterator<Item = &'p PodRecord>, services: &Services) -> Vec<Value> {
+    pub(crate) fn replace(
+        &self,
+        pods: &BTreeMap<PodKey, PodRecord>,
+        services: &Services,
+        policies: &Policies,
+    ) -> Vec<Value> {
         let mut commands = self.absent();
         commands.push(json!({"add": {"table": self.named_table()}}));
         commands.extend(self.sets());
@@ -33,7 +45,11 @@ impl<'a> Rules<'a> {
         commands.extend(self.entering_pod());
         commands.extend(self.pod_to_node());
         commands.extend(self.base_rules());
-        for pod in pods {
+        commands.extend(self.policy_base());
+        commands.extend(self.change_policies(&Policies::default(), policies, &[]));
+        for (key, pod) in pods {
+            let after = policies.verdicts(key);
+            commands.extend(self.move_pod(&Move { interface: &pod.interface, before: None, after: Some(&after) }));
             commands.extend(self.add_pod(pod));
         }
         let added = Difference { added: services.iter().collect(), ..Difference::default() };

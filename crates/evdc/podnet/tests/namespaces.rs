@@ -2,6 +2,8 @@
 //! `apt-get install nftables iproute2 util-linux`; makes only namespaces of its own.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+#[path = "namespaces/policies.rs"]
+mod policies;
 #[path = "namespaces/world.rs"]
 mod world;
 
@@ -10,7 +12,8 @@ use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use atoll_podnet::{
-    Affinity, Attachment, Backends, Config, NodeService, PodNet, PodNetError, Protocol, ServicePort, Services,
+    Affinity, Attachment, Backends, Config, NodeService, PodNet, PodNetError, PodPolicy, Policies, Protocol,
+    ServicePort, Services,
 };
 use world::{Host, Server, connect, inside, talk};
 
@@ -29,8 +32,12 @@ fn config(host: &Host, tag: &str, evdc: &str) -> Config {
     }
 }
 
+/// Attached, and no policy speaks of any pod here.
 async fn attach(net: &PodNet, pod: &str) -> Attachment {
-    net.attach(&pod.parse().unwrap()).await.unwrap()
+    let attachment = net.attach(&pod.parse().unwrap()).await.unwrap();
+    let pods = net.attachments().into_keys().map(|pod| (pod, PodPolicy::default())).collect();
+    net.set_policies(&Policies { pods, ..Policies::default() }).await.unwrap();
+    attachment
 }
 
 fn service(protocol: Protocol, endpoints: &[(Ipv6Addr, u16)], affinity: Affinity) -> Services {

@@ -34,6 +34,8 @@ struct State {
     /// Revision, collection, what happened.
     log: Vec<(u64, String, Value)>,
     cut: bool,
+    /// Others do not learn of pods.
+    held: bool,
 }
 
 type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
@@ -52,6 +54,15 @@ impl Api {
         self.state.lock().unwrap().cut = cut;
     }
 
+    /// From now on nobody learns of pods by their endpoints, or of all at last.
+    pub(crate) fn hold_endpoints(&self, held: bool) {
+        self.state.lock().unwrap().held = held;
+        let objects = self.state.lock().unwrap().objects.clone();
+        for ((collection, name), pod) in objects.into_iter().filter(|((of, _), _)| !held && of.ends_with("/pods")) {
+            self.put(&collection, &name, pod, "MODIFIED");
+        }
+    }
+
     fn put(&self, collection: &str, name: &str, mut object: Value, kind: &str) -> Value {
         let mut state = self.state.lock().unwrap();
         state.revision += 1;
@@ -64,6 +75,21 @@ impl Api {
             state.objects.insert(key, object.clone());
         }
         state.log.push((revision, collection.to_owned(), json!({"type": kind, "object": object})));
+        // What others may know of a pod is another view of the same object.
+        let namespaced = collection.strip_suffix("/pods").and_then(|it| it.strip_prefix("/api/v1"));
+        if let Some(namespaced) = namespaced.filter(|_| !state.held) {
+            let endpoints = format!("/apis/networking.atoll.cloud/v1{namespaced}/podendpoints");
+            let metadata = object["metadata"].clone();
+            let view = json!({"apiVersion": "networking.atoll.cloud/v1", "kind": "PodEndpoint", "metadata": metadata,
+                "spec": {"nodeName": object["spec"]["nodeName"]}});
+            let key = (endpoints.clone(), name.to_owned());
+            if kind == "DELETED" {
+                state.objects.remove(&key);
+            } else {
+                state.objects.insert(key, view.clone());
+            }
+            state.log.push((revision, endpoints, json!({"type": kind, "object": view})));
+        }
         self.changed.send_replace(revision);
         object
     }
@@ -107,6 +133,12 @@ impl Api {
         let mut changed = self.changed.subscribe();
         let wait = changed.wait_for(|_| self.get(collection, name).is_none());
         tokio::time::timeout(PATIENCE, wait).await.expect("it stays").unwrap();
+    }
+
+    pub(crate) async fn until_event(&self, reason: &str) {
+        let mut changed = self.changed.subscribe();
+        let wait = changed.wait_for(|_| self.event_reasons().iter().any(|it| it == reason));
+        tokio::time::timeout(PATIENCE, wait).await.expect("nobody says so").unwrap();
     }
 
     pub(crate) fn event_reasons(&self) -> Vec<String> {

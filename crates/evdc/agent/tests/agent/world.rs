@@ -11,7 +11,7 @@ use atoll_agent::{
     Agent, Attached, Config, ImageFacts, ImageProblem, ImageSource, Network, Parts, Problem, Pull, UserIds,
     VolumeDriver, VolumeRequest,
 };
-use atoll_podnet::{PodKey, Services};
+use atoll_podnet::{PodKey, Policies, Services};
 use atoll_runtime::{
     ContainerId, ContainerSpec, ContainerStatus, ExecExit, ExecIo, ExecOutput, ExecSpec, Exit, ExitReason, GroupName,
     GroupSpec, Machine, Runtime, RuntimeError, SandboxId, SandboxSpec, SandboxStatus, Signal, State, Target, Usage,
@@ -317,6 +317,7 @@ impl<T> Watched<T> {
 pub(crate) struct Addresses {
     pods: Watched<BTreeMap<PodKey, Ipv6Addr>>,
     services: Watched<Services>,
+    policies: Watched<Policies>,
 }
 
 impl Addresses {
@@ -326,6 +327,14 @@ impl Addresses {
 
     pub(crate) async fn until_empty(&self) {
         self.pods.until(BTreeMap::is_empty).await;
+    }
+
+    pub(crate) async fn until_attached(&self) {
+        self.pods.until(|pods| !pods.is_empty()).await;
+    }
+
+    pub(crate) async fn until_policies(&self, good: impl Fn(&Policies) -> bool) {
+        self.policies.until(good).await;
     }
 
     pub(crate) async fn until_services(&self, good: impl Fn(&Services) -> bool) {
@@ -357,6 +366,16 @@ impl Network for Addresses {
     fn set_services<'a>(&'a self, services: &'a Services) -> BoxFuture<'a, Result<Vec<String>, Problem>> {
         self.services.0.send_replace(services.clone());
         std::future::ready(Ok(Vec::new())).boxed()
+    }
+
+    fn set_policies<'a>(&'a self, policies: &'a Policies) -> BoxFuture<'a, Result<Vec<String>, Problem>> {
+        self.policies.0.send_replace(policies.clone());
+        std::future::ready(Ok(Vec::new())).boxed()
+    }
+
+    fn is_known<'a>(&'a self, pod: &'a PodKey) -> BoxFuture<'a, bool> {
+        let known = self.policies.0.borrow().pods.contains_key(pod);
+        std::future::ready(known).boxed()
     }
 }
 

@@ -19,7 +19,7 @@ const EVERYTHING: &[Rule] = &[("*", "*", "*")];
 const VIEW: &[Rule] = &[
     ("", CORE, READ),
     ("apps", APPS, READ),
-    ("networking.k8s.io", "ingresses", READ),
+    ("networking.k8s.io", "ingresses,networkpolicies", READ),
     ("discovery.k8s.io", "endpointslices", READ),
     ("events.k8s.io", "events", READ),
     ("", "namespaces", READ),
@@ -28,7 +28,7 @@ const VIEW: &[Rule] = &[
 const EDIT: &[Rule] = &[
     ("", CORE, ANY),
     ("apps", APPS, ANY),
-    ("networking.k8s.io", "ingresses", ANY),
+    ("networking.k8s.io", "ingresses,networkpolicies", ANY),
     ("discovery.k8s.io", "endpointslices", ANY),
     ("events.k8s.io", "events", ANY),
     ("", "namespaces", READ),

@@ -71,6 +71,10 @@ pub(crate) fn decide(node: &str, wanted: &Attributes, selector: &str) -> Decisio
         ("", "serviceaccounts", "token") => needed(verb == "create"),
         ("", "services" | "endpoints", "") | ("discovery.k8s.io", "endpointslices", "") => yes(READ.contains(&verb)),
         ("storage.k8s.io", "storageclasses", "") => yes(READ.contains(&verb)),
+        // What policies are made of: who may speak with whom, and where pods are. Of other nodes' pods nothing else.
+        ("", "namespaces", "")
+        | ("networking.k8s.io", "networkpolicies", "")
+        | ("networking.atoll.cloud", "podendpoints", "") => yes(READ.contains(&verb)),
         ("" | "events.k8s.io", "events", "") => yes(WRITE.contains(&verb)),
         ("coordination.k8s.io", "leases", "") => yes(wanted.namespace == LEASES
             && (verb == "create" || own && matches!(verb, "get" | "patch" | "update" | "delete"))),
@@ -287,6 +291,11 @@ mod tests {
         check("update", "configmaps", "c", "", No);
         check("create", "serviceaccounts/token", "a", "", IfNeeded);
         check("watch", "services", "", "", Yes);
+        check("watch", "networking.k8s.io:networkpolicies", "", "", Yes);
+        check("create", "networking.k8s.io:networkpolicies", "", "", No);
+        check("watch", "networking.atoll.cloud:podendpoints", "", "", Yes);
+        check("list", "namespaces", "", "", Yes);
+        check("patch", "namespaces", "n", "", No);
         check("update", "services", "s", "", No);
         check("update", "coordination.k8s.io:leases", "n1", "", Yes);
         check("update", "coordination.k8s.io:leases", "n2", "", No);

@@ -8,6 +8,8 @@ const NAMESPACED: u8 = 1;
 const STATUS: u8 = 2;
 const SCALE: u8 = 4;
 const REVIEW: u8 = 8;
+/// Only read: shows objects of another kind.
+const VIEW: u8 = 16;
 
 /// Group, version, kind, plural, short names, categories, flags.
 type Row =
@@ -16,6 +18,9 @@ type Row =
 const ALL: &[&str] = &["all"];
 const EXTENSIONS: &[&str] = &["api-extensions"];
 const RBAC: &str = "rbac.authorization.k8s.io";
+
+/// What nodes may know of pods that are not theirs; see `convert::endpoint`.
+pub(crate) const POD_ENDPOINTS: &str = "networking.atoll.cloud";
 
 const ROWS: &[Row] = &[
     ("", "v1", "Namespace", "namespaces", &["ns"], &[], STATUS),
@@ -38,6 +43,8 @@ const ROWS: &[Row] = &[
     ("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices", &[], &[], NAMESPACED),
     ("networking.k8s.io", "v1", "Ingress", "ingresses", &["ing"], &[], NAMESPACED | STATUS),
     ("networking.k8s.io", "v1", "IngressClass", "ingressclasses", &[], &[], 0),
+    ("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies", &["netpol"], &[], NAMESPACED),
+    (POD_ENDPOINTS, "v1", "PodEndpoint", "podendpoints", &[], &[], NAMESPACED | VIEW),
     ("storage.k8s.io", "v1", "StorageClass", "storageclasses", &["sc"], &[], 0),
     (RBAC, "v1", "Role", "roles", &[], &[], NAMESPACED),
     (RBAC, "v1", "RoleBinding", "rolebindings", &[], &[], NAMESPACED),
@@ -101,6 +108,11 @@ fn resource((group, version, kind, plural, short_names, categories, flags): &Row
     let strings = |list: &[&str]| list.iter().map(|&text| text.to_owned()).collect();
     // Both groups show the same events; they lie as the core kind.
     let storage_group = if *group == "events.k8s.io" { "" } else { group };
+    let storage = if *group == POD_ENDPOINTS {
+        "core/pods".to_owned()
+    } else {
+        format!("{}/{plural}", if storage_group.is_empty() { "core" } else { storage_group })
+    };
     Resource {
         group: (*group).to_owned(),
         version: (*version).to_owned(),
@@ -116,6 +128,7 @@ fn resource((group, version, kind, plural, short_names, categories, flags): &Row
         is_review: flags & REVIEW != 0,
         message: message_of(group, version, kind),
         custom: None,
-        storage: format!("{}/{plural}", if storage_group.is_empty() { "core" } else { storage_group }),
+        is_view: flags & VIEW != 0,
+        storage,
     }
 }

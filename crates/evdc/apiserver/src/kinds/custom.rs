@@ -39,6 +39,7 @@ fn resource(definition: &Value, version: &Value) -> Resource {
         status: subresources.get("status").is_some(),
         scale: subresources.get("scale").map(scale),
         is_review: false,
+        is_view: false,
         message: None,
         custom: Some(Custom {
             columns: list(version, &["additionalPrinterColumns"]).iter().map(column).collect(),

@@ -315,6 +315,14 @@ pub(super) const INGRESS_CLASS: &[Column] = &[
     ("Parameters", "string", 0, |it| or_none(text(it, &["spec", "parameters", "name"]))),
 ];
 
+pub(super) const NETWORK_POLICY: &[Column] =
+    &[("Pod-Selector", "string", 0, |it| or_none(&LabelSelector::of(&it["spec"]["podSelector"]).to_string()))];
+
+pub(super) const POD_ENDPOINT: &[Column] = &[
+    ("Node", "string", 0, |it| or_none(text(it, &["spec", "nodeName"]))),
+    ("Addresses", "string", 0, |it| joined(list(it, &["spec", "podIPs"]).iter().filter_map(Value::as_str))),
+];
+
 pub(super) const STORAGE_CLASS: &[Column] = &[
     ("Provisioner", "string", 0, |it| text(it, &["provisioner"]).into()),
     ("ReclaimPolicy", "string", 0, |it| text(it, &["reclaimPolicy"]).into()),

@@ -8,6 +8,8 @@ const LABEL_1035: &str = "a DNS-1035 label must consist of lower case alphanumer
 const QUALIFIED: &str = "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
 const LABEL_VALUE: &str = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
 const DATA_KEY: &str = "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')";
+const PORT_CHARS: &str = "must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-), none at the beginning, at the end or beside another, and at least one letter";
+const PORT_LENGTH: &str = "must be no more than 15 characters";
 const PATH_SEGMENT: &str = "may not be '.' or '..', or contain '/' or '%'";
 
 /// The name of an object of this resource.
@@ -59,6 +61,14 @@ pub(super) fn qualified(key: &str) -> Option<&'static str> {
 
 pub(super) fn label_value(value: &str) -> Option<&'static str> {
     (!value.is_empty() && !is_name_part(value)).then_some(LABEL_VALUE)
+}
+
+/// The name of a port: RFC 6335, in lower case.
+pub(super) fn port(name: &str) -> Option<&'static str> {
+    let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    let hyphens = name.starts_with('-') || name.ends_with('-') || name.contains("--");
+    let fits = name.chars().all(inner) && !hyphens && name.contains(|c: char| c.is_ascii_lowercase());
+    if name.len() > 15 { Some(PORT_LENGTH) } else { (!fits).then_some(PORT_CHARS) }
 }
 
 pub(super) fn data_key(key: &str) -> Option<&'static str> {

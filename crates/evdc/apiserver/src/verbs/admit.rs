@@ -16,6 +16,9 @@ use crate::{
     validate,
 };
 
+/// NetworkPolicies of an eVDC. Each node keeps and compiles all of them.
+const POLICIES_MAX: usize = 1_000;
+
 /// Longest generated prefix, so that the suffix fits into a name.
 const GENERATE_PREFIX_MAX: usize = 58;
 
@@ -71,6 +74,10 @@ pub(crate) fn check_fields(context: &Context, mut object: Value, extras: &mut Ex
         }
         (None, None) => Vec::new(),
     };
+    if resource.is("networking.k8s.io", "NetworkPolicy") && validate::policy::has_ipv4(&object) {
+        let warning = "pods of an eVDC have IPv6 addresses only: an ipBlock of IPv4 addresses selects nobody";
+        extras.warnings.push(warning.to_owned());
+    }
     let named: Vec<String> = unknown.iter().map(|path| format!("unknown field \"{path}\"")).collect();
     match context.query.text("fieldValidation") {
         "Strict" if !named.is_empty() => {
@@ -348,10 +355,23 @@ async fn admit_kind(
     if resource.is("", "Pod") && old.is_none() {
         return super::account::admit(server, context, object).await;
     }
+    if resource.is("networking.k8s.io", "NetworkPolicy") && old.is_none() {
+        return room_for_policy(server, context, object).await;
+    }
     if resource.group == "rbac.authorization.k8s.io" {
         return may_give(server, context, object);
     }
     Ok(())
+}
+
+/// Nodes enforce this many; more are refused here, where somebody hears of it. Several at the same moment may pass together: nodes have a bound of
+/// their own.
+async fn room_for_policy(server: &Server, context: &Context, object: &Value) -> Result<(), ApiError> {
+    if server.store.count(&context.resource, POLICIES_MAX).await? < POLICIES_MAX {
+        return Ok(());
+    }
+    let why = format!("there are {POLICIES_MAX} NetworkPolicies, and nodes enforce no more; put rules together");
+    Err(ApiError::forbidden(context.resource.about(), name(object), &why))
 }
 
 /// Nobody gives rights that they do not have, unless a rule lets them `escalate` or `bind`.
